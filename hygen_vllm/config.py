@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyGenConfig: everything a user can set, validated before the engine starts.
+
+Read once, from the first of: `--additional-config '{"hygen": {...}}'`, the same key naming a YAML
+or JSON file, the environment variable HYGEN_CONFIG naming such a file, nothing (all defaults).
+Prefer a file for values that change: vLLM hashes the text of --additional-config into the key of
+its torch.compile cache, so another number there means compiling again.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hygen_vllm.request_class import RequestClass
+
+CONFIG_KEY = "hygen"
+CONFIG_ENV = "HYGEN_CONFIG"
+MODES = ("tolerance", "fixed", "off")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; one line with field, value, limit and remedy."""
+
+
+@dataclass(frozen=True)
+class HyGenConfig:
+    """Settings of the scheduler. All have defaults that can be left alone."""
+
+    mode: str | None = None
+    """What bounds the seconds of a step: `tolerance`, `fixed` or `off`. Default: `fixed` if
+    latency_budget_s is set, else `tolerance`. `off` is online first without a gate: offline work
+    fills whatever tokens, slots and KV blocks the online class leaves."""
+
+    latency_budget_s: float | None = None
+    """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section
+    4). Offline work gets what online leaves of it; online itself is never gated."""
+
+    interference_tolerance: float = 0.2
+    """Mode `tolerance`: offline work may lengthen a step by this share of the seconds which the
+    online work in it takes by itself. 0 admits only offline work predicted to cost nothing."""
+
+    idle_step_s: float = 0.1
+    """Mode `tolerance`: seconds a step may take while no online request is in it. The next online
+    arrival waits for at most one such step (two with asynchronous scheduling)."""
+
+    default_class: str = "online"
+    """Class of a request without a label: `online` or `offline`."""
+
+    offline_priority_above: int | None = None
+    """Requests with a priority above this are offline. Default: 0 under vLLM's fcfs policy, where
+    priority has no other meaning; under vLLM's priority policy, none."""
+
+    min_chunk_tokens: int = 16
+    """Smallest offline prefill chunk worth a place in a step; what fits less waits."""
+
+    profile: str | None = None
+    """File with the coefficients of the step-time model (`latency.profile_file`). Default: none;
+    the scheduler starts carefully and learns them from its own steps."""
+
+    def __post_init__(self) -> None:
+        for field, kind in _field_types().items():
+            _check_type(field, getattr(self, field), kind)
+        _check_choice("mode", self.mode, (None, *MODES))
+        _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
+        _check_above("latency_budget_s", self.latency_budget_s, 0, 'set null for mode "tolerance"')
+        _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
+        _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
+        if not 0 <= self.interference_tolerance <= sys.float_info.max:
+            raise ConfigError(
+                "interference_tolerance must be >= 0 and finite, got "
+                f"{self.interference_tolerance}; "
+                'use mode "off" to remove the gate'
+            )
+        if self.mode == "fixed" and self.latency_budget_s is None:
+            raise ConfigError(
+                'mode "fixed" needs latency_budget_s (seconds one step may take); '
+                'set it or use mode "tolerance"'
+            )
+        if self.mode in ("tolerance", "off") and self.latency_budget_s is not None:
+            raise ConfigError(
+                f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
+                f'"{self.mode}"; remove it or set mode "fixed"'
+            )
+
+    @property
+    def gate_mode(self) -> str:
+        """The mode in force once defaults are applied."""
+        return self.mode or ("tolerance" if self.latency_budget_s is None else "fixed")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str) -> "HyGenConfig":
+        """Return the configuration in `values`; errors name `source`."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f'did you mean "{close[0]}"? ' if close else ""
+                raise ConfigError(
+                    f"{source}: unknown key {key!r}; {hint}valid keys: {', '.join(known)}"
+                )
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    @classmethod
+    def from_file(cls, path: str) -> "HyGenConfig":
+        """Return the configuration in a YAML or JSON file."""
+        values = _parse(_read(path), path)
+        if isinstance(values, Mapping) and set(values) == {CONFIG_KEY}:
+            values = values[CONFIG_KEY]
+        if values is None:  # empty, or everything commented out
+            values = {}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{path} must hold key: value pairs, got {_kind(values)}")
+        if values.get("mode") is False:  # YAML 1.1 reads an unquoted off so
+            values = {**values, "mode": "off"}
+        return cls.from_mapping(values, path)
+
+    @classmethod
+    def load(
+        cls, additional_config: Any = None, environ: Mapping[str, str] = os.environ
+    ) -> "HyGenConfig":
+        """Return an engine's configuration, from vLLM's additional_config or the environment."""
+        section = additional_config.get(CONFIG_KEY) if isinstance(additional_config, dict) else None
+        if isinstance(section, str):
+            return cls.from_file(section)
+        if isinstance(section, Mapping):
+            return cls.from_mapping(section, f'additional_config["{CONFIG_KEY}"]')
+        if section is not None:
+            raise ConfigError(
+                f'additional_config["{CONFIG_KEY}"] must be an object or the path of a file, '
+                f"got {_kind(section)}"
+            )
+        if environ.get(CONFIG_ENV):
+            return cls.from_file(environ[CONFIG_ENV])
+        return cls()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if isinstance(error, UnicodeDecodeError):
+            reason = "not UTF-8 text"
+        raise ConfigError(f"cannot read HyGen configuration file {path}: {reason}") from None
+
+
+def _parse(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass  # then it is YAML
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML or JSON: {problem}") from None
+
+
+def _field_types() -> dict[str, Any]:
+    return typing.get_type_hints(HyGenConfig)
+
+
+def _check_type(field: str, value: Any, kind: Any) -> None:
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    accepted = (*allowed, int) if float in allowed else allowed
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        names = " or ".join("null" if k is type(None) else _TYPE_NAMES[k] for k in allowed)
+        default = getattr(HyGenConfig, field)
+        raise ConfigError(
+            f"{field} must be {names}, got {value!r} ({_kind(value)}); "
+            f"leave it out for the default, {json.dumps(default)}"
+        )
+
+
+def _check_choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
+    choices = list(choices)
+    if value not in choices:
+        names = [choice for choice in choices if choice is not None]
+        close = difflib.get_close_matches(str(value), names, n=1)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        raise ConfigError(f"{field} must be one of {', '.join(names)}, got {value!r}{hint}")
+
+
+def _check_above(field: str, value: float | None, limit: float, remedy: str) -> None:
+    if value is not None and not limit < value <= sys.float_info.max:
+        raise ConfigError(f"{field} must be > {limit} and finite, got {value}; {remedy}")
+
+
+_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number"}
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo compares: five policies on three engines that differ only in their scheduler."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class EngineKind(Enum):
+    """Which scheduler an engine runs."""
+
+    STOCK = "stock vLLM"
+    PRIORITY = "vLLM with its priority policy"
+    HYGEN = "vLLM with HyGenScheduler"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A row of the demo: an engine and the classes of requests it is given."""
+
+    name: str
+    engine: EngineKind
+    has_online: bool = True
+    has_offline: bool = True
+
+
+POLICIES = (
+    Policy("online-only", EngineKind.STOCK, has_offline=False),
+    Policy("offline-only", EngineKind.STOCK, has_online=False),
+    Policy("vllm-fcfs", EngineKind.STOCK),
+    Policy("vllm-priority", EngineKind.PRIORITY),
+    Policy("hygen", EngineKind.HYGEN),
+)
+
+# The same for every policy. 512 tokens a step favour stock vLLM's latency: its default on this
+# device is several thousand, and a long step is what online requests suffer from.
+ENGINE_SETTINGS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_model_len": 2048,
+    "max_num_seqs": 32,
+    "max_num_batched_tokens": 512,
+    "disable_log_stats": True,
+}
+# Lower is more urgent in vLLM's priority policy; its fcfs policy ignores it.
+ONLINE_PRIORITY, OFFLINE_PRIORITY = 0, 1
+
+
+def scheduler_settings(engine: EngineKind, latency_budget_s: float) -> dict[str, Any]:
+    """Return the engine arguments that choose the scheduler; all that differs between engines."""
+    if engine is EngineKind.PRIORITY:
+        return {"scheduling_policy": "priority"}
+    if engine is EngineKind.HYGEN:
+        return {
+            "scheduler_cls": "hygen_vllm.HyGenScheduler",
+            "additional_config": {"hygen": {"latency_budget_s": latency_budget_s}},
+        }
+    return {}
+
+
+def find_policies(names: str) -> list[Policy]:
+    """Return the policies named in a comma-separated list, in the demo's own order.
+
+    Raises: ValueError that lists the choices if a name is unknown or none is given.
+    """
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    known = [policy.name for policy in POLICIES]
+    unknown = sorted(wanted.difference(known))
+    if unknown or not wanted:
+        got = ", ".join(unknown) or "none"
+        raise ValueError(f"policies must be among {', '.join(known)}; got {got}")
+    return [policy for policy in POLICIES if policy.name in wanted]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many tokens one offline request gets of what the plan has left. Pure, O(1)."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from hygen_vllm.step_plan import StepPlan
+
+
+class Refusal(Enum):
+    """Why an offline request gets nothing in this step."""
+
+    LATENCY = "latency"
+    TOKENS = "tokens"
+    BLOCKS = "blocks"
+    ADAPTERS = "adapters"
+    ENCODER = "encoder"
+    THROTTLED = "throttled"
+    """Data parallel ranks defer their prefills in this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkView:
+    """An offline request that asks for prefill tokens.
+
+    Args:
+        wanted_tokens: most tokens vLLM would give, >= 1.
+        computed_tokens: tokens computed before this step, prefix hits included.
+        can_split: False if it must get all of `wanted_tokens` or none.
+        min_tokens: smallest chunk worth granting, >= 1.
+    """
+
+    wanted_tokens: int
+    computed_tokens: int
+    can_split: bool
+    min_tokens: int
+
+
+def grant_decode(
+    plan: StepPlan, new_tokens: int, computed_tokens: int, blocks: int
+) -> int | Refusal:
+    """Grant all tokens of a decode, or none.
+
+    A decode alone in the step is granted whatever it costs, so that offline work always moves;
+    vLLM itself then decides what to do about missing blocks.
+    """
+    if not plan.is_closed:
+        plan.close_online()
+    if new_tokens + plan.slots_per_request > plan.tokens_left:
+        return Refusal.TOKENS
+    if blocks > plan.blocks_left and not plan.is_alone:
+        return Refusal.BLOCKS
+    seconds = 0.0
+    if plan.cost is not None:
+        seconds = plan.cost.added_decode_seconds(plan.total_tokens, new_tokens, computed_tokens)
+        if plan.seconds + seconds > plan.limit_s and not plan.is_alone:
+            return Refusal.LATENCY
+    plan.take(new_tokens, blocks, seconds)
+    return new_tokens
+
+
+def grant_chunk(
+    plan: StepPlan, chunk: ChunkView, blocks_needed: Callable[[int], int]
+) -> int | Refusal:
+    """Grant the largest chunk that fits the plan, or say what refused it.
+
+    Args:
+        blocks_needed: new KV blocks for a chunk of so many tokens; never falls as tokens grow.
+    A chunk of `min_tokens` alone in the step is granted whatever it costs, as in grant_decode.
+    """
+    if not plan.is_closed:
+        plan.close_online()
+    least = min(chunk.min_tokens, chunk.wanted_tokens) if chunk.can_split else chunk.wanted_tokens
+    tokens = min(chunk.wanted_tokens, plan.tokens_left - plan.slots_per_request)
+    if tokens < least:
+        return Refusal.TOKENS
+    fits = min(plan.prefill_tokens_left, _fitting_the_limit(plan, chunk, tokens))
+    if fits < least and not plan.is_alone:
+        return Refusal.LATENCY
+    tokens = max(fits, least)
+    if blocks_needed(tokens) > plan.blocks_left:
+        tokens = bisect_right(range(tokens), plan.blocks_left, key=blocks_needed) - 1
+        if tokens < least and not plan.is_alone:
+            return Refusal.BLOCKS
+        tokens = max(tokens, least)
+    seconds = 0.0
+    if plan.cost is not None:
+        seconds = plan.cost.added_chunk_seconds(plan.total_tokens, tokens, chunk.computed_tokens)
+    plan.take(tokens, blocks_needed(tokens), seconds)
+    plan.prefill_tokens_left -= tokens
+    return tokens
+
+
+def _fitting_the_limit(plan: StepPlan, chunk: ChunkView, tokens: int) -> int:
+    if plan.cost is None:
+        return tokens
+    return plan.cost.largest_chunk(
+        plan.total_tokens, chunk.computed_tokens, tokens, plan.limit_s - plan.seconds
+    )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The waiting online requests that vLLM could admit in the next step, and what each would take."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from vllm.v1.core.kv_cache_utils import KVCacheBlock
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from hygen_vllm import vllm_view as view
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A waiting online request.
+
+    Args:
+        new_tokens: tokens it can get in this step.
+        cached_tokens: tokens computed before, prefix hits included.
+        all_blocks: blocks it holds once all its tokens are computed, hits included. vLLM admits it
+            only if they fit (scheduler_reserve_full_isl), but takes those of its chunk.
+        chunk_blocks: blocks it holds once this step's tokens are computed, hits included.
+        hits: cached blocks it shares.
+    """
+
+    request: Request
+    new_tokens: int
+    cached_tokens: int
+    all_blocks: int
+    chunk_blocks: int
+    hits: tuple[KVCacheBlock, ...]
+
+    def blocks_taken(
+        self, blocks: int, adopted: AbstractSet[int], offline_refs: Mapping[int, int]
+    ) -> int:
+        """Return how many of `blocks` come out of the free ones.
+
+        Hits that somebody holds are not free. Held is what arrivals before this one `adopted`
+        (block ids), and what running requests hold apart from `offline_refs` (holders by block id).
+        """
+        held = sum(
+            hit.block_id in adopted or hit.ref_cnt > offline_refs.get(hit.block_id, 0)
+            for hit in self.hits
+        )
+        return max(0, blocks - held)
+
+
+def expected_arrivals(
+    scheduler: Scheduler,
+    waiting: Iterable[Request],
+    num_online: int,
+    most_tokens_each: int,
+    is_throttled: bool,
+) -> Iterator[Arrival]:
+    """Yield the requests vLLM would admit in this step if no offline request were here, in order.
+
+    Args:
+        waiting: the online lane.
+        num_online: running online requests, the first of `scheduler.running`.
+        most_tokens_each: vLLM's cap of a chunk.
+        is_throttled: vLLM stops at the first request that needs more than its last token (:1106).
+    """
+    num_slots = (
+        scheduler.max_num_active_reqs - num_online - scheduler.num_waiting_for_streaming_input
+    )
+    num_tokens = scheduler.max_num_scheduled_tokens - sum(
+        min(most_tokens_each, view.tokens_now(scheduler, request))
+        for request in scheduler.running[:num_online]
+    )
+    for request in waiting:
+        if num_slots <= 0 or num_tokens <= 0:
+            return
+        if not is_ready(request):
+            continue
+        arrival = _arrival(scheduler, request, min(num_tokens, most_tokens_each))
+        if is_throttled and request.num_tokens - arrival.cached_tokens > 1:
+            return
+        num_slots -= 1
+        num_tokens -= arrival.new_tokens
+        yield arrival
+
+
+def is_ready(request: Request) -> bool:
+    """Whether a waiting request could run now (`_handle_blocked_waiting_request`)."""
+    if request.num_stale_output_tokens and not request.drop_stale_output:
+        return False
+    if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+        structured = request.structured_output_request
+        return structured is not None and structured.grammar is not None
+    return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
+
+def _arrival(scheduler: Scheduler, request: Request, most_tokens: int) -> Arrival:
+    hits, cached_tokens = view.prefix_hit(scheduler, request)
+    new_tokens = min(request.num_tokens - cached_tokens, most_tokens)
+    return Arrival(
+        request=request,
+        new_tokens=new_tokens,
+        cached_tokens=cached_tokens,
+        all_blocks=scheduler._request_remaining_blocks(request),
+        chunk_blocks=view.blocks_to_add(scheduler, request, cached_tokens + new_tokens),
+        hits=hits,
+    )

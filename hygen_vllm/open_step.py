@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
+
+from collections.abc import Sequence
+from functools import cache, partial
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.offline_grant import ChunkView, Refusal, grant_chunk, grant_decode
+from hygen_vllm.online_arrivals import Arrival
+from hygen_vllm.room_maker import Room
+from hygen_vllm.step_plan import StepPlan
+
+
+class OpenStep:
+    """Lives from the plan of a step to the end of vLLM's schedule().
+
+    Args:
+        plan: what is left for offline; running online requests are charged to it as they pass.
+        room: what was set aside for online.
+        arrivals: waiting online requests, charged to the plan already.
+        num_online: running online requests.
+        min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
+        is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place, once a step
+        self,
+        scheduler: Scheduler,
+        plan: StepPlan,
+        room: Room,
+        arrivals: Sequence[Arrival],
+        *,
+        num_online: int,
+        min_chunk_tokens: int,
+        max_chunk_tokens: int,
+        is_throttled: bool,
+    ) -> None:
+        self.num_online_running = num_online
+        self.num_preempted = room.num_preempted
+        self.refused: list[Refusal] = []
+        self.offline_is_stuck = False
+        """A running offline request lacked KV blocks."""
+        self._scheduler = scheduler
+        self._plan = plan
+        self._arrival_ids = {arrival.request.request_id for arrival in arrivals}
+        self._encoder_is_reserved = any(a.request.has_encoder_inputs for a in arrivals)
+        self._adapters = set(room.adapters)
+        self._min_chunk_tokens = min_chunk_tokens
+        self._max_chunk_tokens = max_chunk_tokens
+        self._is_throttled = is_throttled
+        self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
+
+    def _set_decode_blocks_aside(self, num_online: int) -> bool:
+        """Where blocks are plenty, take those for all offline decodes at once; say if done."""
+        num_offline = len(self._scheduler.running) - num_online
+        blocks = num_offline * view.most_blocks_per_decode(self._scheduler)
+        if 4 * blocks > self._plan.blocks_left:
+            return False
+        self._plan.blocks_left -= blocks
+        return True
+
+    def charge_online(self, request: Request, computed: int, new_tokens: int) -> None:
+        """Charge an online request that vLLM is scheduling."""
+        if request.request_id not in self._arrival_ids:
+            self._plan.charge_online(new_tokens, computed, not request.is_prefill_chunk)
+
+    def grant_offline(self, request: Request, computed: int, wanted: int) -> int:
+        """Return the tokens an offline request gets in this step, 0 if it is refused."""
+        is_running = request.status == RequestStatus.RUNNING
+        if is_running and not request.is_prefill_chunk:
+            result = self._grant_decode(request, computed, wanted)
+        else:
+            result = self._grant_prefill(request, computed, wanted, is_running)
+        if not isinstance(result, Refusal):
+            return result
+        self.refused.append(result)
+        if is_running:
+            self.offline_is_stuck |= result is Refusal.BLOCKS
+            return 0
+        if request.num_computed_tokens > 0:
+            # It holds KV blocks while it waits: only running can it finish or be preempted.
+            return min(wanted, self._min_chunk_tokens)
+        self._scheduler.waiting.offline_is_open = False
+        self._scheduler.encoder_cache_manager.free(request)
+        return 0
+
+    def _grant_decode(self, request: Request, computed: int, wanted: int) -> int | Refusal:
+        blocks = 0
+        if self._counts_decode_blocks:
+            blocks = view.blocks_to_add(self._scheduler, request, computed + wanted)
+        return grant_decode(self._plan, wanted, computed, blocks)
+
+    def _grant_prefill(
+        self, request: Request, computed: int, wanted: int, is_running: bool
+    ) -> int | Refusal:
+        if self._is_throttled and request.num_tokens - computed > 1:
+            return Refusal.THROTTLED
+        if self._encoder_is_reserved and request.has_encoder_inputs:
+            return Refusal.ENCODER
+        if not self._join_adapters(view.lora_id(request)):
+            return Refusal.ADAPTERS
+        scheduler = self._scheduler
+        chunk = ChunkView(
+            wanted_tokens=min(wanted, self._max_chunk_tokens),
+            computed_tokens=computed,
+            can_split=scheduler.scheduler_config.enable_chunked_prefill and wanted > 1,
+            min_tokens=self._min_chunk_tokens,
+        )
+        blocks_to_start = cache(partial(self._blocks_to_start, request))
+        blocks_needed = (
+            partial(self._blocks_to_grow, request, computed)
+            if is_running
+            else lambda _: blocks_to_start()
+        )
+        is_alone = self._plan.is_alone
+        granted = grant_chunk(self._plan, chunk, blocks_needed)
+        if isinstance(granted, Refusal) or granted == wanted:
+            return granted
+        allowed = view.allowed_chunk(scheduler, request, computed, granted)
+        return allowed or (wanted if is_alone else Refusal.LATENCY)
+
+    def _join_adapters(self, adapter: int) -> bool:
+        """Count an adapter among those that running requests hold; False if there is no slot."""
+        if not adapter or adapter in self._adapters:
+            return True
+        if len(self._adapters) >= self._scheduler.lora_config.max_loras:
+            return False
+        self._adapters.add(adapter)
+        return True
+
+    def _blocks_to_grow(self, request: Request, computed: int, new_tokens: int) -> int:
+        return view.blocks_to_add(self._scheduler, request, computed + new_tokens)
+
+    def _blocks_to_start(self, request: Request) -> int:
+        """Blocks a waiting request needs: all of its tokens, and one for each running request."""
+        return view.blocks_to_admit(self._scheduler, request) + len(self._scheduler.running)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides the class of a request from its labels; knows nothing of queues or steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+LABEL_KEY = "slo_class"
+
+
+class RequestClass(Enum):
+    """ONLINE: somebody waits for it. OFFLINE: batch work that must not be noticed."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """How labels become a class in one engine.
+
+    Args:
+        offline_priority_above: a priority above this means offline; None: priority says nothing.
+        default_class: class of a request that carries no label.
+    """
+
+    offline_priority_above: int | None
+    default_class: RequestClass
+
+    def classify(self, extra_args: Mapping[str, Any] | None, priority: int) -> RequestClass | None:
+        """Return the class of a request, or None if its label is not a class.
+
+        The label in `extra_args` (vllm_xargs) wins over `priority`, which wins over the default.
+        """
+        label = extra_args.get(LABEL_KEY) if extra_args else None
+        if label is not None:
+            return _CLASS_OF_LABEL.get(label.strip().lower()) if isinstance(label, str) else None
+        if self.offline_priority_above is not None and priority > self.offline_priority_above:
+            return RequestClass.OFFLINE
+        return self.default_class
+
+
+_CLASS_OF_LABEL = {each.value: each for each in RequestClass}

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes room for the online class before vLLM builds a step, by preempting offline requests.
+
+vLLM admits no waiting request in a step in which it had to preempt (:900), and under its priority
+policy it may choose an online victim. So whatever online needs in this step is free before vLLM
+looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: fewest
+computed tokens first.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.online_arrivals import Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left for offline after online's share is set aside."""
+
+    num_preempted: int
+    blocks_left: int
+    adapters: frozenset[int]
+    """LoRA adapters that running requests and arrivals hold."""
+
+
+class RoomMaker:
+    """One step's preemptions.
+
+    Args:
+        scheduler: its `running` holds online requests before offline ones.
+        arrivals: waiting online requests that could run in this step, in order.
+        num_online: running online requests.
+        most_tokens_each: vLLM's cap of a chunk.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        arrivals: Sequence[Arrival],
+        num_online: int,
+        most_tokens_each: int,
+        now_s: float,
+    ) -> None:
+        self._scheduler = scheduler
+        self._arrivals = arrivals
+        self._now_s = now_s
+        self._online = scheduler.running[:num_online]
+        self._growth = self._running_growth(most_tokens_each)
+        self.num_preempted = 0
+
+    def make_room(self, offline_is_stuck: bool) -> Room:
+        """Preempt what online needs and return what is left.
+
+        Args:
+            offline_is_stuck: a running offline request lacked KV blocks in the last step.
+        """
+        has_loras = self._scheduler.lora_config is not None
+        if self._offline():
+            self._free_slots()
+            if has_loras:
+                self._free_adapters()
+            if any(arrival.request.has_encoder_inputs for arrival in self._arrivals):
+                self._free_encoder_cache()
+            self._free_blocks()
+        if offline_is_stuck and not self.num_preempted and len(self._offline()) > 1:
+            self._preempt(self._victims()[0])
+        return Room(
+            num_preempted=self.num_preempted,
+            blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
+            adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
+        )
+
+    def _offline(self) -> list[Request]:
+        return self._scheduler.running[len(self._online) :]
+
+    def _victims(self, may_go: Callable[[Request], bool] = lambda _: True) -> list[Request]:
+        return sorted(filter(may_go, self._offline()), key=lambda r: r.num_computed_tokens)
+
+    def _preempt(self, victim: Request) -> None:
+        scheduler = self._scheduler
+        scheduler.running.remove(victim)
+        scheduler._preempt_request(
+            victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
+        )
+        self.num_preempted += 1
+
+    def _preempt_until(
+        self, enough: Callable[[], bool], may_go: Callable[[Request], bool] = lambda _: True
+    ) -> None:
+        if not enough():
+            for victim in self._victims(may_go):
+                self._preempt(victim)
+                if enough():
+                    return
+
+    def _free_slots(self) -> None:
+        scheduler = self._scheduler
+        num_slots = scheduler.max_num_active_reqs - scheduler.num_waiting_for_streaming_input
+        most_running = num_slots - len(self._arrivals)
+        self._preempt_until(lambda: len(scheduler.running) <= most_running)
+
+    def _adapters(self, running: Iterable[Request]) -> frozenset[int]:
+        """Adapters of running requests, then of arrivals in order while they fit."""
+        adapters = {view.lora_id(request) for request in running} - {0}
+        for arrival in self._arrivals:
+            adapter = view.lora_id(arrival.request)
+            if adapter and len(adapters) < self._scheduler.lora_config.max_loras:
+                adapters.add(adapter)
+        return frozenset(adapters)
+
+    def _free_adapters(self) -> None:
+        online = [r for r in self._online if view.holds_adapter(self._scheduler, r)]
+        wanted = self._adapters(online)
+        max_loras = self._scheduler.lora_config.max_loras
+        self._preempt_until(
+            lambda: len(wanted | ({view.lora_id(r) for r in self._offline()} - {0})) <= max_loras,
+            may_go=lambda request: view.lora_id(request) not in wanted | {0},
+        )
+
+    def _free_encoder_cache(self) -> None:
+        scheduler = self._scheduler
+        cache = scheduler.encoder_cache_manager
+        wanted = sum(view.missing_encoder_embeds(scheduler, a.request) for a in self._arrivals)
+        self._preempt_until(
+            lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
+            may_go=lambda request: view.holds_encoder_cache(scheduler, request),
+        )
+
+    def _free_blocks(self) -> None:
+        """Free blocks for running online requests, then for arrivals, in order.
+
+        Stops at the first arrival for which preempting every offline request would not be enough:
+        vLLM admits none behind it, so preempting for those would help nobody.
+        """
+        self._preempt_until(lambda: view.free_blocks(self._scheduler) >= self._growth)
+        for count in range(1, len(self._arrivals) + 1):
+            if self._has_blocks_for(count):
+                continue
+            if not self._would_have_blocks_for(count):
+                return
+            self._preempt_until(partial(self._has_blocks_for, count))
+
+    def _has_blocks_for(self, count: int) -> bool:
+        """Whether vLLM would admit the first `count` arrivals now."""
+        is_busy = count > 1 or bool(self._scheduler.running)
+        needed = self._blocks_needed(count, offline_refs={}) + self._watermark_blocks(is_busy)
+        return view.free_blocks(self._scheduler) >= needed
+
+    def _would_have_blocks_for(self, count: int) -> bool:
+        """Whether vLLM would admit them if no offline request ran."""
+        scheduler = self._scheduler
+        offline = self._offline()
+        free = view.free_blocks(scheduler) - self._watermark_blocks(count > 1 or bool(self._online))
+        most_freed = sum(view.num_held(scheduler, request) for request in offline)
+        if free + most_freed < self._blocks_needed(count, offline_refs={}):
+            return False  # the common case, told without looking at every block
+        offline_refs = view.block_holders(scheduler, offline)
+        freed = view.num_freed(scheduler, offline_refs)
+        return free + freed >= self._blocks_needed(count, offline_refs)
+
+    def _blocks_needed(self, count: int, offline_refs: Mapping[int, int]) -> int:
+        """Free blocks with which the last of the first `count` arrivals passes vLLM's check.
+
+        Those before it have taken the blocks of their chunks by then; it has to fit whole.
+        """
+        *before, last = self._arrivals[:count]
+        needed = self._growth
+        adopted: set[int] = set()
+        for arrival in before:
+            needed += arrival.blocks_taken(arrival.chunk_blocks, adopted, offline_refs)
+            adopted.update(hit.block_id for hit in arrival.hits)
+        return needed + last.blocks_taken(last.all_blocks, adopted, offline_refs)
+
+    def _watermark_blocks(self, is_busy: bool) -> int:
+        """Blocks vLLM keeps free when it admits a request while others run."""
+        return self._scheduler.kv_cache_manager.watermark_blocks if is_busy else 0
+
+    def _blocks_set_aside(self) -> int:
+        """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
+        if not self._arrivals:
+            return self._growth
+        taken = sum(a.blocks_taken(a.all_blocks, frozenset(), {}) for a in self._arrivals)
+        return self._growth + taken + self._watermark_blocks(is_busy=True)
+
+    def _running_growth(self, most_tokens_each: int) -> int:
+        """Blocks running online requests may take in this step; a bound where blocks are plenty."""
+        scheduler = self._scheduler
+        if not self._arrivals:
+            rough = len(self._online) * view.most_blocks_per_decode(scheduler)
+            are_decodes = all(not request.is_prefill_chunk for request in self._online)
+            if are_decodes and rough <= view.free_blocks(scheduler) // 8:
+                return rough
+        return sum(
+            view.blocks_to_add(
+                scheduler,
+                request,
+                request.num_computed_tokens
+                + min(most_tokens_each, view.tokens_now(scheduler, request)),
+            )
+            for request in self._online
+        )

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyGenScheduler: vLLM's own scheduler with an offline class behind the online one.
+
+Never copies `Scheduler.schedule()`. A step is: plan what online needs, make room for it by
+preempting offline requests, call vLLM once, and cap each offline request through the one hook that
+vLLM passes every request through. Without offline requests in the engine nothing is planned and
+nothing capped: the schedule is vLLM's.
+
+vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 after all other caps;
+0 skips a running request and ends the admission of waiting ones (0.33: skips those too).
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vllm import __version__ as vllm_version
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.config import HyGenConfig
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.profile_file import load_cost
+from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.offline_log import OfflineLog
+from hygen_vllm.online_arrivals import Arrival, expected_arrivals
+from hygen_vllm.open_step import OpenStep
+from hygen_vllm.request_class import ClassRule, RequestClass
+from hygen_vllm.room_maker import RoomMaker
+from hygen_vllm.step_feedback import StepFeedback
+from hygen_vllm.step_plan import LatencyGate, StepPlan
+from hygen_vllm.vllm_release import check_release
+from hygen_vllm.waiting_queue import TwoLaneQueue
+
+logger = init_logger(__name__)
+
+check_release(vllm_version)
+
+MEASURE_EVERY = 4
+"""Once the device is known one step in so many is measured; the others stay as cheap as stock."""
+
+
+class HyGenScheduler(Scheduler):
+    """Serves online and offline requests in one engine; see the module docstring.
+
+    Calling it returns the synchronous scheduler, or the asynchronous one where the engine
+    schedules asynchronously. Configuration: `config.HyGenConfig`. Raises ConfigError.
+    """
+
+    running: list[Request]
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+    """Monotonic seconds; whoever drives the scheduler in virtual time sets another one."""
+
+    def __new__(cls, vllm_config: Any, *_: Any, **__: Any) -> Any:
+        is_async = vllm_config.scheduler_config.async_scheduling
+        if is_async and not issubclass(cls, AsyncScheduler):
+            return super().__new__(_asynchronous(cls))
+        return super().__new__(cls)
+
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
+        super().__init__(vllm_config, *args, **kwargs)
+        self.waiting: TwoLaneQueue = TwoLaneQueue(self.policy, self.is_offline)
+        self.kv_holding_waiting: TwoLaneQueue = TwoLaneQueue(self.policy, self.is_offline)
+        self.offline_log = OfflineLog()
+        self.num_unknown_labels = 0
+        self.learner = CostLearner(
+            load_cost(self.hygen_config.profile) if self.hygen_config.profile else None
+        )
+        self._class_rule = _class_rule(self.hygen_config, self.policy)
+        self._gate = LatencyGate.from_config(self.hygen_config)
+        self._offline_ids: set[str] = set()
+        self._step: OpenStep | None = None
+        self._offline_is_stuck = False
+        self._feedback = StepFeedback()
+
+    def is_offline(self, request: Request) -> bool:
+        """Whether a request of this engine belongs to the offline class."""
+        return request.request_id in self._offline_ids
+
+    # --- class ---------------------------------------------------------------------------------
+
+    def add_request(self, request: Request) -> None:
+        if request.request_id not in self.requests and self._classify(request):
+            self._offline_ids.add(request.request_id)
+        super().add_request(request)
+
+    def _classify(self, request: Request) -> bool:
+        """Return whether a new request is offline. Streaming-input sessions are interactive."""
+        params = request.sampling_params or request.pooling_params
+        extra_args = getattr(params, "extra_args", None)
+        request_class = self._class_rule.classify(extra_args, request.priority)
+        if request_class is None:
+            self.num_unknown_labels += 1
+            if self.num_unknown_labels == 1:
+                logger.warning(
+                    "Request %s has an unknown slo_class %r; treated as online. Valid: online, "
+                    "offline. Further ones are only counted.",
+                    request.request_id,
+                    extra_args["slo_class"] if extra_args else None,
+                )
+        return request_class is RequestClass.OFFLINE and not request.resumable
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._offline_ids.discard(request.request_id)
+        return super()._free_request(request, *args, **kwargs)
+
+    # --- step ----------------------------------------------------------------------------------
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        started_s = self.clock()
+        if self._offline_ids:
+            throttle_prefills = self._begin_step(throttle_prefills, started_s)
+        try:
+            output = super().schedule(throttle_prefills)
+        finally:
+            self._end_step()
+        is_measured = self.learner.is_new or self.current_step % MEASURE_EVERY == 0
+        composition = self._composition(output) if is_measured else None
+        self._feedback.scheduled(output, started_s, composition)
+        return output
+
+    def _begin_step(self, throttle_prefills: bool, now_s: float) -> bool:
+        """Plan the step, make room for the online class; return whether vLLM defers prefills."""
+        num_online = self._put_online_first()
+        can_admit = view.can_admit_waiting(self)
+        defers_prefills = throttle_prefills and self._defers_prefills(num_online)
+        cap = view.chunk_cap(self, num_online + self._num_waiting_online())
+        offline_cap = view.chunk_cap(self, len(self.running) + self._num_waiting())
+        arrivals: list[Arrival] = []
+        if can_admit and self.waiting.online:
+            waiting = self.waiting.online
+            arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
+        room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
+        self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
+        self.kv_holding_waiting.start_step(offline_is_open=True)
+        self.waiting.start_step(offline_is_open=can_admit and not room.num_preempted)
+        self._step = OpenStep(
+            self,
+            self._make_plan(num_online, arrivals, room.blocks_left),
+            room,
+            arrivals,
+            num_online=num_online,
+            min_chunk_tokens=self.hygen_config.min_chunk_tokens,
+            max_chunk_tokens=offline_cap,
+            is_throttled=throttle_prefills,
+        )
+        return defers_prefills
+
+    def _defers_prefills(self, num_online: int) -> bool:
+        """Whether a throttled step defers prefills (:636): online ones for online decodes only."""
+        has_online = num_online or self._num_waiting_online()
+        return view.defers_prefills(self, num_online if has_online else len(self.running))
+
+    def _num_waiting_online(self) -> int:
+        return len(self.waiting.online) + len(self.kv_holding_waiting.online)
+
+    def _num_waiting_offline(self) -> int:
+        return len(self.waiting.offline) + len(self.kv_holding_waiting.offline)
+
+    def _num_waiting(self) -> int:
+        return self._num_waiting_online() + self._num_waiting_offline()
+
+    def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
+        speculative = self.vllm_config.speculative_config
+        plan = StepPlan(
+            gate=self._gate,
+            cost=None if self._gate.mode == "off" else self.learner.cost,
+            tokens_left=self.max_num_scheduled_tokens,
+            blocks_left=blocks_left,
+            prefill_tokens_left=self._trusted_prefill_tokens(),
+            slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
+            has_online=bool(num_online or arrivals),
+        )
+        for arrival in arrivals:
+            is_decode = view.is_decode(arrival.request, arrival.cached_tokens)
+            plan.charge_online(arrival.new_tokens, arrival.cached_tokens, is_decode)
+        return plan
+
+    def _end_step(self) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            self.waiting.offline_is_open = True
+            self._offline_is_stuck = step.offline_is_stuck
+            self.offline_log.count(step.refused, step.num_preempted)
+
+    def _put_online_first(self) -> int:
+        """Order `running`: online, offline decodes, offline prefills. Return the number online.
+
+        vLLM scans this list in order and, under fcfs, preempts its last member.
+        """
+        if len(self._offline_ids) == self._num_waiting_offline():
+            return len(self.running)
+        offline_ids = self._offline_ids
+        online: list[Request] = []
+        decodes: list[Request] = []
+        prefills: list[Request] = []
+        for request in self.running:
+            if request.request_id not in offline_ids:
+                online.append(request)
+            elif request.is_prefill_chunk:
+                prefills.append(request)
+            else:
+                decodes.append(request)
+        self.running = online + decodes + prefills
+        return len(online)
+
+    def _trusted_prefill_tokens(self) -> int:
+        """Prefill tokens to which the prices may be stretched: twice what was seen so far."""
+        if self.learner.trusts_any_size or self._gate.mode == "off":
+            return self.max_num_scheduled_tokens
+        return max(self.hygen_config.min_chunk_tokens, 2 * self.learner.largest_prefill_tokens)
+
+    def get_request_counts(self) -> tuple[int, int]:
+        """Return (running, waiting); while a step is built, online requests only.
+
+        `schedule()` derives caps for online requests from these counts (:651), and whether prefills
+        were held up from waiting minus deferred ones (:1400). Neither may depend on how many
+        offline requests there are; those deferred in this step are counted on both sides.
+        """
+        if self._step is None:
+            return super().get_request_counts()
+        num_deferred_offline = sum(map(self.is_offline, self.deferred_waiting))
+        num_waiting = self._num_waiting_online() + num_deferred_offline
+        return self._step.num_online_running, num_waiting
+
+    # --- grant ---------------------------------------------------------------------------------
+
+    def limit_num_new_tokens(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        """Return how many tokens a request may get; charge the plan for them.
+
+        vLLM calls this itself where patches/ is applied; elsewhere through the method below.
+        """
+        step = self._step
+        if step is None or num_new_tokens == 0:
+            return num_new_tokens
+        if request.request_id in self._offline_ids:
+            return step.grant_offline(request, num_computed_tokens, num_new_tokens)
+        step.charge_online(request, num_computed_tokens, num_new_tokens)
+        return num_new_tokens
+
+    if not hasattr(Scheduler, "limit_num_new_tokens"):
+
+        def _reserve_prefill_lookahead(
+            self, request: Request, num_computed_tokens: int, num_new_tokens: int
+        ) -> int:
+            num_new_tokens = self.limit_num_new_tokens(request, num_computed_tokens, num_new_tokens)
+            if not self.num_prefill_lookahead:
+                return num_new_tokens
+            return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+
+    # --- feedback ------------------------------------------------------------------------------
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        now_s = self.clock()
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        sample = self._feedback.completed(scheduler_output, now_s, self.has_unfinished_requests())
+        if self._offline_ids and self.log_stats:
+            self._log_offline(now_s)
+        if sample is not None:
+            self.learner.observe(sample.composition, sample.seconds)
+        return outputs
+
+    def _log_offline(self, now_s: float) -> None:
+        num_waiting = self._num_waiting_offline()
+        line = self.offline_log.line(now_s, len(self._offline_ids) - num_waiting, num_waiting)
+        if line is not None:
+            logger.info(line)
+
+    def _composition(self, output: SchedulerOutput) -> StepComposition:
+        """Return what is in a step that was just scheduled."""
+        step = StepComposition()
+        for request_id, num_tokens in output.num_scheduled_tokens.items():
+            request = self.requests[request_id]
+            computed = request.num_computed_tokens - num_tokens
+            if computed < request.num_tokens - 1:
+                step.add_prefill(num_tokens, computed)
+            else:
+                step.decode_tokens += num_tokens
+                step.decode_context_tokens += computed
+        return step
+
+
+class HyGenAsyncScheduler(HyGenScheduler, AsyncScheduler):
+    """HyGenScheduler for engines that schedule the next step before the last one is done."""
+
+
+def _asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
+    """Return the asynchronous variant of the scheduler class or of a user's subclass of it."""
+    if cls is HyGenScheduler:
+        return HyGenAsyncScheduler
+    return type(cls.__name__, (cls, HyGenAsyncScheduler), {})
+
+
+def _class_rule(config: HyGenConfig, policy: SchedulingPolicy) -> ClassRule:
+    above = config.offline_priority_above
+    if above is None and policy == SchedulingPolicy.FCFS:
+        above = 0
+    return ClassRule(above, RequestClass(config.default_class))

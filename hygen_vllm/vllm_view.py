@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What HyGen reads of vLLM's private scheduler state, one function per question.
+
+Nothing here changes vLLM's state, except that a prefix-cache probe may note the hit for
+sparse-retention groups. Line numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from vllm import __version__ as vllm_version
+from vllm.v1.core.kv_cache_utils import KVCacheBlock
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from hygen_vllm.vllm_release import release_of
+
+COUNTS_IDLE_ADAPTERS = release_of(vllm_version) >= (0, 33)
+
+
+def is_decode(request: Request, num_computed_tokens: int) -> bool:
+    """Whether only sampled tokens are left to compute."""
+    return num_computed_tokens >= request.num_tokens - 1
+
+
+def can_admit_waiting(scheduler: Scheduler) -> bool:
+    """Whether vLLM looks at the waiting queue in this step (:900)."""
+    return scheduler._pause_state == PauseState.UNPAUSED
+
+
+def defers_prefills(scheduler: Scheduler, num_running: int) -> bool:
+    """Whether a throttled step defers prefills for the sake of the first `num_running` (:636)."""
+    running = scheduler.running[:num_running]
+    return not scheduler.prefill_capacity_bound and any(not r.is_prefill_chunk for r in running)
+
+
+def chunk_cap(scheduler: Scheduler, num_requests: int) -> int:
+    """Most prefill tokens vLLM gives one of so many requests in a step (:645)."""
+    config = scheduler.scheduler_config
+    threshold: int = config.long_prefill_token_threshold
+    if threshold <= 0 or num_requests <= 1:
+        return scheduler.max_num_scheduled_tokens
+    if config.long_prefill_token_threshold_adaptive:
+        return max(threshold, config.max_num_batched_tokens // num_requests)
+    return threshold
+
+
+def tokens_now(scheduler: Scheduler, request: Request) -> int:
+    """Tokens a running request still has to compute, 0 if vLLM passes it over (:660-:712)."""
+    placeholders = request.num_output_placeholders
+    computed = request.num_computed_tokens
+    most_tokens = request.num_prompt_tokens + request.max_tokens
+    if placeholders and computed + 2 - placeholders >= most_tokens:
+        return 0
+    if scheduler.current_step + 1 < request.next_decode_eligible_step:
+        return 0
+    return request.num_tokens_with_spec + placeholders - computed
+
+
+def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[tuple[KVCacheBlock, ...], int]:
+    """Return the cached blocks a waiting request would share, and the tokens computed in all."""
+    if request.num_computed_tokens > 0:
+        return (), request.num_computed_tokens
+    if getattr(request, "kv_cache_report_mode", None) == "full":
+        return (), 0  # the probe would publish cache events
+    blocks, num_tokens, *_ = scheduler.kv_cache_manager.get_computed_blocks(request)
+    return tuple(b for group in blocks.blocks for b in group if not b.is_null), num_tokens
+
+
+def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
+    """Free blocks that a waiting request takes once it holds all its tokens."""
+    hits, _ = prefix_hit(scheduler, request)
+    held = sum(hit.ref_cnt > 0 for hit in hits)
+    return max(0, scheduler._request_remaining_blocks(request) - held)
+
+
+def free_blocks(scheduler: Scheduler) -> int:
+    """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
+    deferred = sum(len(blocks) for _, blocks in scheduler.deferred_frees)
+    return scheduler.kv_cache_manager.block_pool.get_num_free_blocks() + deferred
+
+
+def blocks_to_add(scheduler: Scheduler, request: Request, num_tokens: int) -> int:
+    """Upper bound of the blocks a request lacks to hold so many tokens in all."""
+    num_tokens = min(num_tokens + scheduler.num_lookahead_tokens, scheduler.max_model_len)
+    request_id = request.request_id
+    added = 0
+    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
+        held = len(manager.req_to_blocks.get(request_id, ()))
+        added += max(0, -(-num_tokens // manager.block_size) - held)
+    return added
+
+
+def most_blocks_per_decode(scheduler: Scheduler) -> int:
+    """Upper bound of the blocks one decode may take in one step."""
+    num_tokens = 1 + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    return sum(1 + num_tokens // manager.block_size for manager in managers)
+
+
+def num_held(scheduler: Scheduler, request: Request) -> int:
+    """Blocks a request holds, shared ones included."""
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    return sum(len(manager.req_to_blocks.get(request.request_id, ())) for manager in managers)
+
+
+def block_holders(scheduler: Scheduler, requests: Iterable[Request]) -> dict[int, int]:
+    """How many of `requests` hold each block, by block id."""
+    holders: Counter[int] = Counter()
+    for request in requests:
+        for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
+            held = manager.req_to_blocks.get(request.request_id, ())
+            holders.update(block.block_id for block in held if not block.is_null)
+    return holders
+
+
+def num_freed(scheduler: Scheduler, holders: Mapping[int, int]) -> int:
+    """Blocks that would be free if their `holders` (by block id) let go of them."""
+    blocks = scheduler.kv_cache_manager.block_pool.blocks
+    return sum(blocks[block_id].ref_cnt <= count for block_id, count in holders.items())
+
+
+def lora_id(request: Request) -> int:
+    """The LoRA adapter of a request, 0 for none."""
+    return request.lora_request.lora_int_id if request.lora_request else 0
+
+
+def holds_adapter(scheduler: Scheduler, request: Request) -> bool:
+    """Whether vLLM counts the adapter of a running request among those in use (:876).
+
+    Until 0.32 those of requests in the step count; since 0.33 those of all running requests.
+    """
+    return COUNTS_IDLE_ADAPTERS or tokens_now(scheduler, request) > 0
+
+
+def missing_encoder_embeds(scheduler: Scheduler, request: Request) -> int:
+    """Encoder embeddings a request still has to compute, not counting cached ones."""
+    cached = scheduler.encoder_cache_manager.cached
+    return sum(
+        feature.mm_position.get_num_embeds()
+        for feature in request.mm_features
+        if feature.identifier not in cached
+    )
+
+
+def holds_encoder_cache(scheduler: Scheduler, request: Request) -> bool:
+    """Whether a request keeps entries of the encoder cache from being reclaimed."""
+    return bool(scheduler.encoder_cache_manager.get_cached_input_ids(request))
+
+
+def allowed_chunk(scheduler: Scheduler, request: Request, computed: int, granted: int) -> int:
+    """Return the most tokens <= `granted` where vLLM lets a prefill chunk end; 0 if nowhere.
+
+    vLLM applied its own rules to the chunk it asked for, so a shorter one has to pass them again:
+    Mamba state is kept at block boundaries only (:442), and some multimodal items must not be
+    split (disable_chunked_mm_input, :1860).
+    """
+    if scheduler.need_mamba_block_aligned_split:
+        granted = scheduler._mamba_block_aligned_split(
+            request, granted, computed - request.num_computed_tokens
+        )
+    if scheduler.scheduler_config.disable_chunked_mm_input:
+        for feature in request.mm_features:
+            start = feature.mm_position.offset
+            if start < computed + granted < start + feature.mm_position.length:
+                granted = max(0, start - computed)
+    return granted

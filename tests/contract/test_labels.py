@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels become classes the same way through every door of the engine."""
+
+import logging
+
+import pytest
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from tests.support.classes import HYGEN
+
+PROMPT = list(range(10))
+
+
+def classes_of(requests, policy="fcfs", **hygen):
+    """Return for each request whether the scheduler took it for offline."""
+    scheduler = make_scheduler(HYGEN[False], Limits(policy=policy), hygen)
+    for request in requests:
+        scheduler.add_request(request)
+    assert len(requests) == len(scheduler.waiting)
+    return [scheduler.is_offline(request) for request in requests]
+
+
+def test_label_wins_over_priority_and_default():
+    """vllm_xargs decides, whatever the priority and the default say."""
+    requests = [
+        make_request("a", PROMPT, slo_class="online", priority=9),
+        make_request("b", PROMPT, slo_class="offline", priority=-9),
+    ]
+    assert [False, True] == classes_of(requests, default_class="offline")
+
+
+def test_positive_priority_under_fcfs_is_offline():
+    """Where priority has no other meaning, above 0 means offline."""
+    requests = [make_request(str(p), PROMPT, priority=p) for p in (-1, 0, 1, 7)]
+    assert [False, False, True, True] == classes_of(requests)
+
+
+def test_priority_under_the_priority_policy_is_only_an_order():
+    """vLLM's meaning stays unless offline_priority_above is set."""
+    requests = [make_request(str(p), PROMPT, priority=p) for p in (0, 1, 7)]
+    assert [False, False, False] == classes_of(requests, policy="priority")
+    assert [False, False, True] == classes_of(requests, policy="priority", offline_priority_above=5)
+
+
+def test_request_without_label_gets_the_default_class():
+    """default_class decides where nothing else does."""
+    requests = [make_request("a", PROMPT)]
+    assert [True] == classes_of(requests, default_class="offline", offline_priority_above=3)
+
+
+@pytest.mark.parametrize("label", ["Offline", " offline ", "ONLINE"])
+def test_label_in_other_case_is_understood(label):
+    """Case and surrounding blanks do not matter."""
+    expected = label.strip().lower() == "offline"
+    assert [expected] == classes_of([make_request("a", PROMPT, slo_class=label)])
+
+
+@pytest.mark.parametrize("label", ["batch", "", 3, ["offline"]])
+def test_unknown_label_is_online_counted_and_warned_about_once(label, caplog, monkeypatch):
+    """A client's mistake never stops the engine and never fills the log."""
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    scheduler = make_scheduler(HYGEN[False], Limits())
+    for i in range(3):
+        scheduler.add_request(make_request(f"r{i}", PROMPT, extra_args={"slo_class": label}))
+    assert 3 == scheduler.num_unknown_labels
+    assert 3 == len(scheduler.waiting.online)
+    assert 1 == sum("unknown slo_class" in record.getMessage() for record in caplog.records)
+
+
+def test_streaming_session_is_online():
+    """A request that takes more input while it runs has somebody at the other end."""
+    request = make_request("a", PROMPT, slo_class="offline", resumable=True)
+    assert [False] == classes_of([request])

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate keeps steps short on a device whose speed it has to learn. Virtual time throughout."""
+
+import random
+
+import pytest
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.latency.profile_file import save_cost
+from hygen_vllm.latency.step_cost import StepCost
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeWorker, expected_tokens
+
+GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, (0.0, 1e-5, 0.0, 0.0))
+CPU = StepCost(12e-3, 1.6e-3, 1e-7, 1e-3, 6e-4, 1e-7, 1e-7, (0.0, 0.0, 0.0, 0.0))
+LIMITS = Limits(max_num_seqs=64, max_num_batched_tokens=1024, max_model_len=2048, num_blocks=20_000)
+
+
+class VirtualDevice:
+    """A scheduler in virtual time: each step takes what `cost` says, with some noise."""
+
+    def __init__(self, cls, cost, hygen, seed=0, noise=0.03):
+        self.scheduler = make_scheduler(cls, LIMITS, hygen)
+        self.scheduler.clock = lambda: self.now_s
+        self.now_s = 100.0
+        self.steps = []
+        self.outputs = {}
+        self._cost = cost
+        self._worker = FakeWorker(LIMITS.block_size)
+        self._rng = random.Random(seed)
+        self._noise = noise
+
+    def add(self, request):
+        self.outputs[request.request_id] = []
+        self.scheduler.add_request(request)
+
+    def step(self):
+        """Run one step; keep (seconds, seconds its online part takes alone, offline tokens)."""
+        scheduler = self.scheduler
+        output = scheduler.schedule()
+        result = self._worker.execute(output)
+        step = scheduler._composition(output)
+        seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise)
+        tokens = output.num_scheduled_tokens
+        output.num_scheduled_tokens = {r: n for r, n in tokens.items() if r.startswith("online")}
+        online_s = self._cost.seconds(scheduler._composition(output))
+        num_offline = sum(tokens.values()) - sum(output.num_scheduled_tokens.values())
+        output.num_scheduled_tokens = tokens
+        self.now_s += seconds
+        for outputs in scheduler.update_from_output(output, result).values():
+            for one in outputs.outputs:
+                self.outputs[one.request_id] += one.new_token_ids
+        has_online = num_offline < sum(tokens.values())
+        self.steps.append((seconds, online_s if has_online else None, num_offline))
+
+
+def prompt_of(i, num_tokens):
+    return [(i * 131 + j * 7) % 1000 for j in range(num_tokens)]
+
+
+def serve(device, num_steps, online_every, seed=1):
+    """Serve an offline backlog, with an online request every so many steps (0: never)."""
+    rng = random.Random(seed)
+    for i in range(200):
+        prompt = prompt_of(i, rng.randrange(50, 400))
+        device.add(make_request(f"offline-{i}", prompt, slo_class="offline", max_tokens=100))
+    for step in range(num_steps):
+        if online_every and step % online_every == 0:
+            prompt = prompt_of(1000 + step, rng.randrange(50, 300))
+            device.add(make_request(f"online-{step}", prompt, max_tokens=60))
+        device.step()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_fixed_budget_holds_while_the_device_is_learned(cost, is_async):
+    """From the first step on, offline work hardly ever takes a step past the budget."""
+    budget_s = 12 * cost.base_s if cost is CPU else 2 * cost.base_s
+    device = VirtualDevice(HYGEN[is_async], cost, {"latency_budget_s": budget_s})
+    serve(device, 600, online_every=12)
+    gated = [s for s, online_s, n in device.steps if n and (online_s or 0) <= budget_s]
+    assert sum(s > 1.25 * budget_s for s in gated) <= 0.01 * len(gated)
+    assert sum(s > 1.1 * budget_s for s in gated[300:]) <= 0.02 * len(gated[300:])
+    # and the budget is used: a gate that refuses everything would pass the lines above
+    assert sum(s > 0.8 * budget_s for s in gated[300:]) >= 0.3 * len(gated[300:])
+
+
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_default_mode_lengthens_online_steps_by_its_tolerance_at_most(cost):
+    """Without any setting a step with online work takes at most a fifth longer for offline."""
+    device = VirtualDevice(HYGEN[False], cost, {})
+    serve(device, 800, online_every=12)
+    shared = [(s, o) for s, o, n in device.steps[100:] if n and o is not None]
+    assert len(shared) > 300
+    excess = sorted(s / o for s, o in shared)
+    assert excess[len(excess) // 2] <= 1.22
+    assert excess[int(0.95 * len(excess))] <= 1.35
+
+
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_default_mode_without_online_keeps_steps_short(cost):
+    """With offline work alone a step takes about idle_step_s, so an arrival waits no longer."""
+    device = VirtualDevice(HYGEN[False], cost, {})
+    serve(device, 400, online_every=0)
+    steps = [s for s, _, n in device.steps[50:] if n]
+    assert sum(s > 1.25 * 0.1 for s in steps) <= 0.02 * len(steps)
+    assert max(steps) > 0.05
+
+
+def test_profile_gives_the_prices_from_the_first_step(tmp_path):
+    """With prices from a file the first prefill already fills the budget and keeps it."""
+    save_cost(CPU, tmp_path / "cost.json")
+    hygen = {"latency_budget_s": 0.2, "profile": str(tmp_path / "cost.json")}
+    device = VirtualDevice(HYGEN[False], CPU, hygen, noise=0.0)
+    device.add(make_request("offline-0", prompt_of(0, 1000), slo_class="offline"))
+    device.step()
+    seconds, _, num_offline = device.steps[0]
+    assert seconds <= 0.2
+    assert CPU.largest_chunk(0, 0, 1000, 0.2 - CPU.base_s) == num_offline
+
+
+def test_outputs_are_those_of_the_model_under_a_tight_gate():
+    """Skipping and tiny chunks change no token."""
+    device = VirtualDevice(HYGEN[False], CPU, {"latency_budget_s": 0.04})
+    for i in range(20):
+        slo_class = ["online", "offline"][i % 2]
+        prompt = prompt_of(i, 80)
+        device.add(make_request(f"{slo_class}-{i}", prompt, slo_class=slo_class, max_tokens=20))
+    while device.scheduler.has_requests():
+        device.step()
+    for name, tokens in device.outputs.items():
+        assert expected_tokens(prompt_of(int(name.split("-")[1]), 80), 20) == tokens

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A waiting online request starts in the next step, whatever offline work holds."""
+
+import pytest
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
+from vllm.v1.request import RequestStatus
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeEngine, expected_tokens
+
+pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+def engine_of(is_async, hygen=None, **limits):
+    cls = HYGEN[is_async]
+    return FakeEngine(make_scheduler(cls, Limits(**limits), hygen), depth=2 if is_async else 1)
+
+
+def offline(i, num_tokens=12, **options):
+    prompt = [(i * 37 + j) % 1000 for j in range(num_tokens)]
+    return make_request(f"offline-{i}", prompt, slo_class="offline", **options)
+
+
+def online(i, num_tokens=12, **options):
+    prompt = [(500 + i * 91 + j) % 1000 for j in range(num_tokens)]
+    return make_request(f"online-{i}", prompt, slo_class="online", **options)
+
+
+def fill(engine, requests, steps=12):
+    for request in requests:
+        engine.add(request)
+    for _ in range(steps):
+        engine.step()
+
+
+def test_full_slots_are_freed_for_online(is_async):
+    """At max_num_seqs an offline request with least to lose makes way in the same step."""
+    engine = engine_of(is_async, {"mode": "off"}, max_num_seqs=4)
+    fill(engine, [offline(i, num_tokens=12 + 8 * i, max_tokens=60) for i in range(4)])
+    assert 4 == len(engine.scheduler.running)
+    engine.add(online(0))
+    output = engine.step()
+    assert 12 == output.num_scheduled_tokens["online-0"]
+    assert {"offline-0"} == output.preempted_req_ids
+    engine.run()
+    assert expected_tokens([j % 1000 for j in range(12)], 60) == engine.outputs["offline-0"]
+
+
+def test_kv_blocks_are_freed_for_online(is_async):
+    """An online prompt that needs the blocks of offline requests gets them in the same step."""
+    engine = engine_of(is_async, {"mode": "off"}, num_blocks=41)
+    fill(engine, [offline(i, num_tokens=36, max_tokens=30) for i in range(3)])
+    engine.add(online(0, num_tokens=60))
+    output = engine.step()
+    assert 60 == output.num_scheduled_tokens["online-0"]
+    engine.run()
+    assert 4 == len(engine.finished)
+
+
+def test_offline_is_kept_where_preempting_it_would_not_help(is_async):
+    """If online cannot start even without offline, offline keeps its KV blocks."""
+    engine = engine_of(is_async, {"mode": "off"}, num_blocks=41, max_num_batched_tokens=256)
+    fill(engine, [online(0, num_tokens=120, max_tokens=30), offline(0, max_tokens=60)])
+    engine.add(online(1, num_tokens=120))
+    engine.step()
+    assert 0 == engine.scheduler.offline_log.num_preemptions
+    assert 2 == len(engine.scheduler.running)
+
+
+def test_lora_slot_is_freed_for_online(is_async):
+    """An online request whose adapter has no slot takes that of an offline one."""
+    engine = engine_of(is_async, {"mode": "off"}, max_loras=1)
+    fill(engine, [offline(0, lora=1, max_tokens=60), offline(1, max_tokens=60)])
+    engine.add(online(0, lora=2))
+    output = engine.step()
+    assert "online-0" in output.num_scheduled_tokens
+    assert {"offline-0"} == output.preempted_req_ids
+    engine.run()
+    assert 3 == len(engine.finished)
+
+
+def test_running_adapters_never_exceed_max_loras(is_async):
+    """Offline requests that are skipped keep their adapter's slot counted."""
+    engine = engine_of(is_async, {"latency_budget_s": 1e-9}, max_loras=2)
+    fill(engine, [online(0, max_tokens=40)], steps=2)
+    for i in range(12):
+        engine.add(offline(i, lora=1 + i % 4))
+        engine.add(online(1 + i, lora=1 + (i + 2) % 4))
+        engine.step()
+        loras = {r.lora_request.lora_int_id for r in engine.scheduler.running if r.lora_request}
+        assert len(loras) <= 2
+    engine.run()
+    assert 25 == len(engine.finished)
+
+
+def image(identifier, offset, length):
+    from vllm.multimodal.inputs import (
+        MultiModalFeatureSpec,
+        MultiModalKwargsItem,
+        PlaceholderRange,
+    )
+
+    return MultiModalFeatureSpec(
+        data=MultiModalKwargsItem.dummy(),
+        modality="image",
+        identifier=identifier,
+        mm_position=PlaceholderRange(offset=offset, length=length),
+    )
+
+
+def test_encoder_budget_and_cache_go_to_online_first(is_async):
+    """Offline images neither use up the encoder of a step nor keep its cache from online."""
+    engine = engine_of(is_async, {"mode": "off"}, max_num_batched_tokens=64)
+    scheduler = engine.scheduler
+    scheduler.max_num_encoder_input_tokens = 40
+    scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=40)
+    held = offline(0, num_tokens=120, mm_features=[image("a", 50, 30)])
+    fill(engine, [held], steps=1)
+    assert scheduler.encoder_cache_manager.num_freeable_slots == 10
+    engine.add(offline(1, num_tokens=60, mm_features=[image("b", 5, 8)]))
+    engine.add(online(0, num_tokens=60, mm_features=[image("c", 10, 40)]))
+    output = engine.step()
+    assert [0] == output.scheduled_encoder_inputs["online-0"]
+    assert {"online-0": 60}.items() <= output.num_scheduled_tokens.items()
+    assert not {"offline-0", "offline-1"} & set(output.scheduled_encoder_inputs)
+    engine.run()
+    assert 3 == len(engine.finished)
+
+
+def test_blocked_offline_requests_cost_bounded_time_and_hide_nobody(is_async):
+    """Offline requests without an adapter slot are passed over, a bounded number per step."""
+    engine = engine_of(is_async, {"mode": "off"}, max_loras=1, max_num_seqs=4)
+    fill(engine, [online(0, lora=1, max_tokens=100)], steps=2)
+    for i in range(500):
+        engine.add(offline(i, lora=2))
+    engine.add(offline(999))
+    for _ in range(30):
+        engine.step()
+        assert len(engine.scheduler.deferred_waiting) <= 64
+    assert "offline-999" in engine.finished
+
+
+def test_pause_keeps_offline_waiting_and_resume_finishes_it(is_async):
+    """Paused requests stay; nothing is lost when the engine goes on."""
+    from vllm.v1.core.sched.interface import PauseState
+
+    engine = engine_of(is_async, {"mode": "off"}, max_num_seqs=4)
+    fill(engine, [offline(i) for i in range(3)], steps=1)
+    engine.scheduler.set_pause_state(PauseState.PAUSED_NEW)
+    engine.add(offline(3))
+    engine.add(online(0))
+    engine.run()
+    assert {"offline-0", "offline-1", "offline-2"} == engine.finished
+    engine.scheduler.set_pause_state(PauseState.UNPAUSED)
+    engine.run()
+    assert 5 == len(engine.finished)
+
+
+def test_abort_frees_everything_of_an_offline_request(is_async):
+    """Aborted while waiting, running or preempted, a request leaves no trace."""
+    engine = engine_of(is_async, {"mode": "off"}, max_num_seqs=2)
+    requests = [offline(i, max_tokens=50) for i in range(4)]
+    fill(engine, requests, steps=6)
+    engine.add(online(0))
+    engine.step()
+    for request in requests:
+        engine.abort(request.request_id)
+    engine.run()
+    scheduler = engine.scheduler
+    assert {"online-0"} == engine.finished
+    assert all(RequestStatus.is_finished(request.status) for request in requests)
+    assert not scheduler.requests
+    assert not len(scheduler.waiting)
+    assert not scheduler._offline_ids
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199

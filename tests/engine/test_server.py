@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm serve` with the real model and a user's subclass of HyGenScheduler, by the OpenAI client.
+
+The subclass writes down which class each request got and what each step served.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.support.recording_scheduler import RECORDING_SCHEDULER, read_records
+from tests.support.vllm_server import vllm_server
+
+pytestmark = pytest.mark.engine
+
+NUM_SLOTS = 8
+ARGUMENTS = [
+    *("--scheduler-cls", RECORDING_SCHEDULER),
+    *("--dtype", "bfloat16"),
+    "--enforce-eager",
+    *("--max-model-len", "512"),
+    *("--max-num-seqs", str(NUM_SLOTS)),
+    *("--max-num-batched-tokens", "256"),
+    *("--block-size", "32"),
+    *("--num-gpu-blocks-override", "80"),
+]
+CLIENT_LIMIT_S = 240.0
+OVERLOAD_S = 15.0
+
+# Label: fields of the body, headers, and the class the engine should see.
+LABELS = {
+    "none": ({}, {}, "online"),
+    "offline": ({"vllm_xargs": {"slo_class": "offline"}}, {}, "offline"),
+    "online": ({"vllm_xargs": {"slo_class": "online"}}, {}, "online"),
+    "unknown": ({"vllm_xargs": {"slo_class": "batch"}}, {}, "online"),
+    "number": ({"vllm_xargs": {"slo_class": 7}}, {}, "online"),
+    "positive-priority": ({"priority": 2}, {}, "offline"),
+    "negative-priority": ({"priority": -2}, {}, "online"),
+    "header": ({}, {"X-Vllm-Priority": "3"}, "offline"),
+    "header-over-body": ({"priority": 2}, {"X-Vllm-Priority": "0"}, "online"),
+    "class-over-priority": (
+        {"priority": 2, "vllm_xargs": {"slo_class": "online"}},
+        {"X-Vllm-Priority": "3"},
+        "online",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request; `name` becomes a part of its id in the engine."""
+
+    name: str
+    label: str
+    prompt: str = "The three largest cities of France are"
+    max_tokens: int = 8
+    is_chat: bool = False
+    is_stream: bool = False
+
+    @property
+    def slo_class(self):
+        return LABELS[self.label][2]
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    with vllm_server(model, ARGUMENTS, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def with_client(server, serve):
+    """Run `serve(client)`, a coroutine, to its end within the time limit."""
+
+    async def run():
+        client = AsyncOpenAI(
+            base_url=f"{server.url}/v1", api_key="-", max_retries=0, timeout=CLIENT_LIMIT_S
+        )
+        async with client:
+            return await asyncio.wait_for(serve(client), CLIENT_LIMIT_S)
+
+    return asyncio.run(run())
+
+
+async def send(client, server, ask):
+    """Send a request; returns the response or the stream of it."""
+    body, headers, _ = LABELS[ask.label]
+    options = {
+        "model": server.model,
+        "max_tokens": ask.max_tokens,
+        "temperature": 0.0,
+        "stream": ask.is_stream,
+        "extra_body": {"ignore_eos": True, **body},
+        "extra_headers": {"X-Request-Id": ask.name, **headers},
+    }
+    if ask.is_stream:
+        options["stream_options"] = {"include_usage": True}
+    if ask.is_chat:
+        messages = [{"role": "user", "content": ask.prompt}]
+        return await client.chat.completions.create(messages=messages, **options)
+    return await client.completions.create(prompt=ask.prompt, **options)
+
+
+async def answer(client, server, ask):
+    """Return (text, finish reason, number of tokens) of a request that runs to its end."""
+    response = await send(client, server, ask)
+    parts = [part async for part in response] if ask.is_stream else [response]
+    choices = [choice for part in parts for choice in part.choices]
+    if not ask.is_chat:
+        texts = [choice.text for choice in choices]
+    elif ask.is_stream:
+        texts = [choice.delta.content or "" for choice in choices]
+    else:
+        texts = [choice.message.content for choice in choices]
+    return "".join(texts), choices[-1].finish_reason, parts[-1].usage.completion_tokens
+
+
+async def answer_all(client, server, asks):
+    return await asyncio.gather(*(answer(client, server, ask) for ask in asks))
+
+
+def assert_classes_were_seen(server, asks):
+    """Check that the engine got each request once, with the class of its label."""
+    added = read_records(server.record, "add")
+    for ask in asks:
+        seen = [each["slo_class"] for each in added if f"-{ask.name}-" in each["request"]]
+        assert [ask.slo_class] == seen, ask
+
+
+def test_labels_reach_the_scheduler(server):
+    """Chat and completions, streaming or not: each is answered, and has the class of its label."""
+    asks = [
+        Ask(f"{label}-{is_chat}-{is_stream}", label, is_chat=is_chat, is_stream=is_stream)
+        for label in LABELS
+        for is_chat in (False, True)
+        for is_stream in (False, True)
+    ]
+    answers = with_client(server, lambda client: answer_all(client, server, asks))
+    for ask, (text, finish_reason, num_tokens) in zip(asks, answers, strict=True):
+        assert text.strip(), ask
+        assert ("length", ask.max_tokens) == (finish_reason, num_tokens), ask
+    assert_classes_were_seen(server, asks)
+
+
+def test_label_and_streaming_change_no_answer(server):
+    """A question alone in the engine gets the same answer in either class, streaming or not."""
+    asks = [
+        Ask(f"same-{i}", ("online", "offline")[i // 2], is_chat=True, is_stream=bool(i % 2))
+        for i in range(4)
+    ]
+    texts = {
+        with_client(server, lambda client, ask=ask: answer(client, server, ask))[0] for ask in asks
+    }
+    assert 1 == len(texts)
+
+
+def test_closed_streams_leave_the_rest_alone(server):
+    """Clients that go away, early or in the middle, free the engine; all others are served."""
+    kept = [Ask(f"kept-{i}", ("online", "offline")[i % 2], max_tokens=24) for i in range(8)]
+    left = [
+        Ask(f"left-{i}", ("online", "offline")[i % 2], "Go on:", 400, i > 5, is_stream=True)
+        for i in range(12)
+    ]
+
+    async def leave_after_parts(client, ask, num_parts):
+        stream = await send(client, server, ask)
+        async for _ in stream:
+            num_parts -= 1
+            if num_parts == 0:
+                break
+        await stream.close()
+
+    async def leave_early(client, ask):
+        task = asyncio.create_task(answer(client, server, ask))
+        await asyncio.sleep(0.3)
+        assert task.cancel()
+
+    async def serve(client):
+        leaving = [leave_after_parts(client, ask, 1 + i) for i, ask in enumerate(left[:8])]
+        leaving += [leave_early(client, ask) for ask in left[8:]]
+        return (await asyncio.gather(answer_all(client, server, kept), *leaving))[0]
+
+    for _, finish_reason, num_tokens in with_client(server, serve):
+        assert ("length", 24) == (finish_reason, num_tokens)
+    server.wait_until_idle()
+    assert_classes_were_seen(server, kept + left[:8])
+
+
+def test_overload_starves_only_offline_and_loses_nothing(server):
+    """Online at three times capacity with an offline backlog: offline waits, then all is served."""
+
+    def ask(kind, i):
+        label, max_tokens = ("offline", 100) if kind == "backlog" else ("online", 24)
+        prompt = f"{kind} {i}. " + "The sea is large and the land is wide. " * (1 + i % 8)
+        return Ask(f"{kind}-{i}", label, prompt, max_tokens)
+
+    async def capacity_per_s(client):
+        started_s = time.monotonic()
+        await answer_all(client, server, [ask("warmup", i) for i in range(2 * NUM_SLOTS)])
+        return 2 * NUM_SLOTS / (time.monotonic() - started_s)
+
+    async def overload(client):
+        rate_per_s = 3 * await capacity_per_s(client)
+        num_steps_before = len(read_records(server.record, "step"))
+        asks = [ask("backlog", i) for i in range(3 * NUM_SLOTS)]
+        tasks = [asyncio.create_task(answer(client, server, each)) for each in asks]
+        await asyncio.sleep(1.0)
+        for i in range(int(rate_per_s * OVERLOAD_S)):
+            asks.append(ask("crowd", i))
+            tasks.append(asyncio.create_task(answer(client, server, asks[-1])))
+            await asyncio.sleep(1 / rate_per_s)
+        return num_steps_before, asks, await asyncio.gather(*tasks)
+
+    num_steps_before, asks, answers = with_client(server, overload)
+    assert [("length", ask.max_tokens) for ask in asks] == [each[1:] for each in answers]
+    assert_classes_were_seen(server, asks)
+    server.wait_until_idle()
+    steps = read_records(server.record, "step")[num_steps_before:]
+    crowded = [step for step in steps if step["online_waiting"]]
+    assert len(crowded) > len(steps) / 3
+    assert all(step["offline_waiting"] for step in crowded)
+    served = {kind: sum(step[kind] for step in crowded) for kind in ("online", "offline")}
+    assert served["offline"] <= 0.01 * served["online"], served
+
+
+def test_server_log_has_no_traceback(server):
+    """After all of the above the server is healthy and has logged no error."""
+    server.wait_until_idle()
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+    assert 1 == log.count("has an unknown slo_class")

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyGenConfig: every setting that cannot be used is refused in one line that says what to do."""
+
+import dataclasses
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hygen_vllm.config import ConfigError, HyGenConfig
+
+FIELDS = [field.name for field in dataclasses.fields(HyGenConfig)]
+ONE_LINE_TEXT = st.text(string.ascii_letters + string.digits + string.punctuation, max_size=12)
+ANY_VALUE = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), ONE_LINE_TEXT, st.lists(st.integers())
+)
+
+
+def _error(values: dict[str, Any]) -> str:
+    """Return the one line that refuses `values`."""
+    with pytest.raises(ConfigError) as caught:
+        HyGenConfig.from_mapping(values, "here")
+    message = str(caught.value)
+    assert message.startswith("here: ")
+    assert "\n" not in message
+    return message.removeprefix("here: ")
+
+
+def _file_error(path: Path) -> str:
+    """Return the one line that refuses a file, with its path shown as FILE."""
+    with pytest.raises(ConfigError) as caught:
+        HyGenConfig.from_file(str(path))
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_config_with_nothing_set_is_the_safe_default() -> None:
+    """Left alone, offline may lengthen a step by a fifth and an idle step stays short."""
+    config = HyGenConfig.load(None, environ={})
+    expected = HyGenConfig(
+        mode=None,
+        latency_budget_s=None,
+        interference_tolerance=0.2,
+        idle_step_s=0.1,
+        default_class="online",
+        offline_priority_above=None,
+        min_chunk_tokens=16,
+        profile=None,
+    )
+    assert expected == config
+    assert config.gate_mode == "tolerance"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "tolerance"),
+        ({"mode": "tolerance"}, "tolerance"),
+        ({"mode": "off"}, "off"),
+        ({"latency_budget_s": 0.1}, "fixed"),
+        ({"latency_budget_s": 1, "mode": "fixed"}, "fixed"),
+    ],
+)
+def test_gate_mode_without_a_mode_follows_the_latency_budget(
+    values: dict[str, Any], expected: str
+) -> None:
+    """A mode that is named holds; else a latency budget means `fixed`, none means `tolerance`."""
+    assert HyGenConfig(**values).gate_mode == expected
+
+
+def test_config_field_assignment_is_refused() -> None:
+    """A configuration never changes after start-up."""
+    config = HyGenConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.idle_step_s = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ("latency_budget_s", 'set null for mode "tolerance"'),
+        ("idle_step_s", "the default is 0.1"),
+        ("min_chunk_tokens", "the default is 16"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_config_number_not_above_zero_is_refused_with_limit_and_remedy(
+    field: str, remedy: str, value: int
+) -> None:
+    """Seconds and tokens that allow no work at all are a mistake, not a setting."""
+    assert _error({field: value}) == f"{field} must be > 0 and finite, got {value}; {remedy}"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["latency_budget_s", "idle_step_s", "interference_tolerance"])
+def test_config_number_not_finite_is_refused_with_its_value(field: str, value: float) -> None:
+    """No setting is infinite or NaN: comparisons with it would decide nothing."""
+    message = _error({field: value})
+    assert message.startswith(f"{field} must be ")
+    assert f"got {value}; " in message
+
+
+def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
+    """The limit itself is allowed; the remedy names the way to have no gate."""
+    assert HyGenConfig(interference_tolerance=0).interference_tolerance == 0
+    assert _error({"interference_tolerance": -0.1}) == (
+        "interference_tolerance must be >= 0 and finite, got -0.1; "
+        'use mode "off" to remove the gate'
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("mode", 3, "mode must be a string or null, got 3 (int)"),
+        ("latency_budget_s", "0.1", "latency_budget_s must be a number or null, got '0.1' (str)"),
+        ("latency_budget_s", True, "latency_budget_s must be a number or null, got True (bool)"),
+        ("idle_step_s", None, "idle_step_s must be a number, got None (NoneType)"),
+        ("interference_tolerance", [1], "interference_tolerance must be a number, got [1] (list)"),
+        ("min_chunk_tokens", 1.5, "min_chunk_tokens must be a whole number, got 1.5 (float)"),
+        ("min_chunk_tokens", True, "min_chunk_tokens must be a whole number, got True (bool)"),
+        (
+            "offline_priority_above",
+            "0",
+            "offline_priority_above must be a whole number or null, got '0' (str)",
+        ),
+        ("profile", 1, "profile must be a string or null, got 1 (int)"),
+    ],
+)
+def test_config_value_of_wrong_type_is_refused_with_field_and_type(
+    field: str, value: Any, expected: str
+) -> None:
+    """The message names the field, the type it takes, and what it got; a bool is no number."""
+    assert _error({field: value}).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "choices", "closest"),
+    [
+        ("mode", "fixd", "tolerance, fixed, off", "fixed"),
+        ("mode", "Tolerance", "tolerance, fixed, off", "tolerance"),
+        ("default_class", "ofline", "online, offline", "offline"),
+    ],
+)
+def test_config_unknown_choice_names_all_and_the_closest(
+    field: str, value: str, choices: str, closest: str
+) -> None:
+    """A misspelt word is answered with the words there are and the one that was meant."""
+    expected = f'{field} must be one of {choices}, got {value!r}; did you mean "{closest}"?'
+    assert _error({field: value}) == expected
+
+
+def test_config_choice_like_no_other_names_all_and_guesses_none() -> None:
+    """Where no word is close there is no guess."""
+    assert _error({"mode": "xyz"}) == "mode must be one of tolerance, fixed, off, got 'xyz'"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_config_misspelt_key_names_the_closest_key_and_all_keys(field: str) -> None:
+    """An unknown key never passes silently, whichever key was meant."""
+    expected = f"unknown key '{field}x'; did you mean \"{field}\"? valid keys: " + ", ".join(FIELDS)
+    assert _error({field + "x": 1}) == expected
+
+
+@pytest.mark.parametrize("key", ["zzz", 7])
+def test_config_key_like_no_other_lists_all_keys_and_guesses_none(key: Any) -> None:
+    """Where no key is close there is no guess, only the list."""
+    assert _error({key: 1}) == f"unknown key {key!r}; valid keys: " + ", ".join(FIELDS)
+
+
+def test_mode_fixed_without_latency_budget_is_refused_with_the_remedy() -> None:
+    """A mode that lacks its number says which one and what else to do."""
+    message = _error({"mode": "fixed"})
+    assert message.startswith('mode "fixed" needs latency_budget_s (seconds')
+    assert 'set it or use mode "tolerance"' in message
+
+
+@pytest.mark.parametrize("mode", ["tolerance", "off"])
+def test_latency_budget_in_a_mode_without_it_is_refused(mode: str) -> None:
+    """A number that would change nothing is not accepted."""
+    assert _error({"mode": mode, "latency_budget_s": 0.5}) == (
+        f'latency_budget_s = 0.5 has no effect in mode "{mode}"; remove it or set mode "fixed"'
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.dictionaries(st.one_of(st.sampled_from(FIELDS), ONE_LINE_TEXT), ANY_VALUE, max_size=3))
+def test_config_from_any_mapping_holds_it_or_refuses_it_in_one_line(values: dict[str, Any]) -> None:
+    """Whatever is in the mapping, nothing but a ConfigError of one line comes out."""
+    try:
+        config = HyGenConfig.from_mapping(values, "here")
+    except ConfigError as error:
+        assert str(error).startswith("here: ")  # noqa: PT017 - most draws raise, not all
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert values == {key: getattr(config, key) for key in values}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "latency_budget_s: 0.12\ndefault_class: offline\n",
+        "hygen:\n  latency_budget_s: 0.12\n  default_class: offline\n",
+        '{"latency_budget_s": 0.12, "default_class": "offline"}',
+        '{"hygen": {"latency_budget_s": 0.12, "default_class": "offline"}}',
+    ],
+)
+def test_config_file_in_yaml_or_json_with_or_without_its_section_is_the_same(
+    tmp_path: Path, text: str
+) -> None:
+    """YAML and JSON, with the key `hygen` around the settings or not, mean the same."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text(text, encoding="utf-8")
+    expected = HyGenConfig(latency_budget_s=0.12, default_class="offline")
+    assert HyGenConfig.from_file(str(path)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "# all defaults\n", "{}"])
+def test_config_file_with_nothing_in_it_is_the_default(tmp_path: Path, text: str) -> None:
+    """A file in which everything is commented out changes nothing."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert HyGenConfig.from_file(str(path)) == HyGenConfig()
+
+
+def test_config_file_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may begin with a tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "hygen.yaml").write_text("idle_step_s: 0.5")
+    assert HyGenConfig.from_file("~/hygen.yaml") == HyGenConfig(idle_step_s=0.5)
+
+
+def test_config_file_that_is_missing_or_a_folder_is_named_with_the_reason(tmp_path: Path) -> None:
+    """What the system says about the path is in the line."""
+    prefix = "cannot read HyGen configuration file FILE: "
+    assert _file_error(tmp_path / "gone.yaml") == prefix + "No such file or directory"
+    assert _file_error(tmp_path) == prefix + "Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe\x00", "cannot read HyGen configuration file FILE: not UTF-8 text"),
+        (b"mode: [fixed\nprofile: x\n", "FILE is not valid YAML or JSON: while parsing"),
+        (b"{'a': 1", "FILE is not valid YAML or JSON: while parsing"),
+        (b"? [a]\n: b\n", "FILE is not valid YAML or JSON: while constructing"),
+        (b"\x07", "FILE is not valid YAML or JSON: "),
+        (b"just words", "FILE must hold key: value pairs, got str"),
+        (b"- mode\n", "FILE must hold key: value pairs, got list"),
+        (b"idle_step: 1\n", "FILE: unknown key 'idle_step'; did you mean \"idle_step_s\"?"),
+        (b"hygen: {idle_step_s: -1}\n", "FILE: idle_step_s must be > 0 and finite, got -1"),
+        (b"hygen: 7\n", "FILE"),
+    ],
+)
+def test_config_file_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    """Whatever is wrong inside, the line names the file and the reason."""
+    path = tmp_path / "hygen.yaml"
+    path.write_bytes(content)
+    assert _file_error(path).startswith(reason)
+
+
+def test_load_prefers_additional_config_to_the_environment(tmp_path: Path) -> None:
+    """What the command line says wins over what the environment says."""
+    path = tmp_path / "hygen.json"
+    path.write_text(json.dumps({"idle_step_s": 0.5}))
+    environ = {"HYGEN_CONFIG": str(path)}
+    inline = HyGenConfig.load({"hygen": {"idle_step_s": 0.25}, "other": 1}, environ)
+    assert inline == HyGenConfig(idle_step_s=0.25)
+    assert HyGenConfig.load({"hygen": {}}, environ) == HyGenConfig()
+    assert HyGenConfig.load({"other": 1}, environ) == HyGenConfig(idle_step_s=0.5)
+    assert HyGenConfig.load({"hygen": str(path)}, {}) == HyGenConfig(idle_step_s=0.5)
+    assert HyGenConfig.load({}, {"HYGEN_CONFIG": ""}) == HyGenConfig()
+
+
+def test_load_without_environ_reads_the_process_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine core process inherits HYGEN_CONFIG and reads it at its start."""
+    (tmp_path / "hygen.yaml").write_text("min_chunk_tokens: 32")
+    monkeypatch.setenv("HYGEN_CONFIG", str(tmp_path / "hygen.yaml"))
+    assert HyGenConfig.load() == HyGenConfig(min_chunk_tokens=32)
+
+
+def test_load_of_bad_additional_config_names_its_place() -> None:
+    """The line says where the setting stands."""
+    with pytest.raises(ConfigError, match=r'^additional_config\["hygen"\]: idle_step_s must be'):
+        HyGenConfig.load({"hygen": {"idle_step_s": 0}}, {})
+    expected = r'^additional_config\["hygen"\] must be an object or the path of a file, got list$'
+    with pytest.raises(ConfigError, match=expected):
+        HyGenConfig.load({"hygen": ["idle_step_s"]}, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mode: off\n", '{"idle_step_s": 1e-05}', '{\n\t"idle_step_s": 0.05\n}', "hygen:\n# x: 1\n"],
+)
+def test_config_file_as_people_and_programs_write_it_is_read(tmp_path: Path, text: str) -> None:
+    """YAML's off, JSON's exponents and tabs, and a section with everything commented out."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text(text)
+    HyGenConfig.from_file(str(path))
+
+
+@pytest.mark.parametrize("text", ["idle_step_s: 2001-13-45\n", "mode: |\n  fixed\n"])
+def test_config_file_with_odd_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    """Whatever YAML makes of a value, the error is a ConfigError of one line."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        HyGenConfig.from_file(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_config_number_beyond_floats_is_refused() -> None:
+    """A whole number that no float can hold is not finite."""
+    with pytest.raises(ConfigError, match="finite"):
+        HyGenConfig(idle_step_s=10**400)
+
+
+def test_config_file_in_an_unknown_home_is_refused() -> None:
+    """A path that cannot be expanded is a file that cannot be read."""
+    with pytest.raises(ConfigError, match="cannot read"):
+        HyGenConfig.from_file("~nosuchuser/hygen.yaml")

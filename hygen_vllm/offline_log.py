@@ -2,7 +2,7 @@
 """What happened to the offline class, counted, and put into one line now and then. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from hygen_vllm.offline_grant import Refusal
 
@@ -19,9 +19,10 @@ class OfflineLog:
         self._reported_preemptions = 0
         self._line_due_s: float | None = None
 
-    def count(self, refused: Iterable[Refusal], num_preempted: int) -> None:
+    def count(self, refused: Sequence[Refusal], num_preempted: int) -> None:
         """Count one step."""
-        self.refusals.update(refused)
+        if refused:
+            self.refusals.update(refused)
         self.num_preemptions += num_preempted
 
     def line(self, now_s: float, num_running: int, num_waiting: int) -> str | None:

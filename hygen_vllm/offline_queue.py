@@ -80,6 +80,8 @@ class OfflineQueue(Generic[R]):
         Once a scan ran into its bound, scans take turns: one at the front, one behind those that
         could not run, until one at the front gets past them or one behind them gets nowhere.
         """
+        if not self._taken and self._scan_after is None and self._behind is None:
+            return  # nothing was taken in the scan before: this one is the same
         put_back = [p for r, p in self._taken.items() if self._place_of.get(r) == p]
         is_at_front = self._scan_after is None
         got_past = is_at_front and len(self._taken) > 0

@@ -56,7 +56,7 @@ class OpenStep:
     def _set_decode_blocks_aside(self, num_online: int) -> bool:
         """Where blocks are plenty, take those for all offline decodes at once; say if done."""
         num_offline = len(self._scheduler.running) - num_online
-        blocks = num_offline * view.most_blocks_per_decode(self._scheduler)
+        blocks = num_offline * self._scheduler.most_blocks_per_decode
         if 4 * blocks > self._plan.blocks_left:
             return False
         self._plan.blocks_left -= blocks
@@ -71,7 +71,10 @@ class OpenStep:
         """Return the tokens an offline request gets in this step, 0 if it is refused."""
         is_running = request.status == RequestStatus.RUNNING
         if is_running and not request.is_prefill_chunk:
-            result = self._grant_decode(request, computed, wanted)
+            blocks = 0
+            if self._counts_decode_blocks:
+                blocks = view.blocks_to_add(self._scheduler, request, computed + wanted)
+            result = grant_decode(self._plan, wanted, computed, blocks)
         else:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
@@ -86,12 +89,6 @@ class OpenStep:
         self._scheduler.waiting.offline_is_open = False
         self._scheduler.encoder_cache_manager.free(request)
         return 0
-
-    def _grant_decode(self, request: Request, computed: int, wanted: int) -> int | Refusal:
-        blocks = 0
-        if self._counts_decode_blocks:
-            blocks = view.blocks_to_add(self._scheduler, request, computed + wanted)
-        return grant_decode(self._plan, wanted, computed, blocks)
 
     def _grant_prefill(
         self, request: Request, computed: int, wanted: int, is_running: bool

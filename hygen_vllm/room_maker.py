@@ -61,10 +61,11 @@ class RoomMaker:
         """
         has_loras = self._scheduler.lora_config is not None
         if self._offline():
-            self._free_slots()
+            if self._arrivals:
+                self._free_slots()
             if has_loras:
                 self._free_adapters()
-            if any(arrival.request.has_encoder_inputs for arrival in self._arrivals):
+            if self._arrivals and any(a.request.has_encoder_inputs for a in self._arrivals):
                 self._free_encoder_cache()
             self._free_blocks()
         if offline_is_stuck and not self.num_preempted and len(self._offline()) > 1:
@@ -191,7 +192,7 @@ class RoomMaker:
         """Blocks running online requests may take in this step; a bound where blocks are plenty."""
         scheduler = self._scheduler
         if not self._arrivals:
-            rough = len(self._online) * view.most_blocks_per_decode(scheduler)
+            rough = len(self._online) * scheduler.most_blocks_per_decode
             are_decodes = all(not request.is_prefill_chunk for request in self._online)
             if are_decodes and rough <= view.free_blocks(scheduler) // 8:
                 return rough

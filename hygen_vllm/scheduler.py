@@ -80,6 +80,8 @@ class HyGenScheduler(Scheduler):
         self._step: OpenStep | None = None
         self._offline_is_stuck = False
         self._feedback = StepFeedback()
+        self.most_blocks_per_decode = view.most_blocks_per_decode(self)
+        """Upper bound of the KV blocks that one decode may take in one step."""
 
     def is_offline(self, request: Request) -> bool:
         """Whether a request of this engine belongs to the offline class."""
@@ -132,14 +134,14 @@ class HyGenScheduler(Scheduler):
         num_online = self._put_online_first()
         can_admit = view.can_admit_waiting(self)
         defers_prefills = throttle_prefills and self._defers_prefills(num_online)
-        cap = view.chunk_cap(self, num_online + self._num_waiting_online())
-        offline_cap = view.chunk_cap(self, len(self.running) + self._num_waiting())
+        cap, offline_cap = self._chunk_caps(num_online)
         arrivals: list[Arrival] = []
         if can_admit and self.waiting.online:
             waiting = self.waiting.online
             arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
         room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
-        self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
+        if self.deferred_waiting:
+            self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         self.kv_holding_waiting.start_step(offline_is_open=True)
         self.waiting.start_step(offline_is_open=can_admit and not room.num_preempted)
         self._step = OpenStep(
@@ -165,8 +167,14 @@ class HyGenScheduler(Scheduler):
     def _num_waiting_offline(self) -> int:
         return len(self.waiting.offline) + len(self.kv_holding_waiting.offline)
 
-    def _num_waiting(self) -> int:
-        return self._num_waiting_online() + self._num_waiting_offline()
+    def _chunk_caps(self, num_online: int) -> tuple[int, int]:
+        """Return vLLM's caps of a chunk: counting online requests only, and counting all."""
+        if not view.has_chunk_cap(self):
+            return self.max_num_scheduled_tokens, self.max_num_scheduled_tokens
+        num_waiting = self._num_waiting_online()
+        online_cap = view.chunk_cap(self, num_online + num_waiting)
+        num_waiting += self._num_waiting_offline()
+        return online_cap, view.chunk_cap(self, len(self.running) + num_waiting)
 
     def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
         speculative = self.vllm_config.speculative_config
@@ -227,8 +235,9 @@ class HyGenScheduler(Scheduler):
         """
         if self._step is None:
             return super().get_request_counts()
-        num_deferred_offline = sum(map(self.is_offline, self.deferred_waiting))
-        num_waiting = self._num_waiting_online() + num_deferred_offline
+        num_waiting = self._num_waiting_online()
+        if self.deferred_waiting:
+            num_waiting += sum(map(self.is_offline, self.deferred_waiting))
         return self._step.num_online_running, num_waiting
 
     # --- grant ---------------------------------------------------------------------------------

@@ -35,11 +35,17 @@ def defers_prefills(scheduler: Scheduler, num_running: int) -> bool:
     return not scheduler.prefill_capacity_bound and any(not r.is_prefill_chunk for r in running)
 
 
+def has_chunk_cap(scheduler: Scheduler) -> bool:
+    """Whether vLLM caps the chunks of long prefills (:645)."""
+    threshold: int = scheduler.scheduler_config.long_prefill_token_threshold
+    return threshold > 0
+
+
 def chunk_cap(scheduler: Scheduler, num_requests: int) -> int:
-    """Most prefill tokens vLLM gives one of so many requests in a step (:645)."""
+    """Most prefill tokens vLLM gives one of so many requests in a step, if it `has_chunk_cap`."""
     config = scheduler.scheduler_config
     threshold: int = config.long_prefill_token_threshold
-    if threshold <= 0 or num_requests <= 1:
+    if num_requests <= 1:
         return scheduler.max_num_scheduled_tokens
     if config.long_prefill_token_threshold_adaptive:
         return max(threshold, config.max_num_batched_tokens // num_requests)
@@ -77,8 +83,10 @@ def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
 
 def free_blocks(scheduler: Scheduler) -> int:
     """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
-    deferred = sum(len(blocks) for _, blocks in scheduler.deferred_frees)
-    return scheduler.kv_cache_manager.block_pool.get_num_free_blocks() + deferred
+    num_free: int = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+    if scheduler.deferred_frees:
+        num_free += sum(len(blocks) for _, blocks in scheduler.deferred_frees)
+    return num_free
 
 
 def blocks_to_add(scheduler: Scheduler, request: Request, num_tokens: int) -> int:

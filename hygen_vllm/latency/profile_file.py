@@ -2,7 +2,7 @@
 """Reads and writes the coefficients of a StepCost as JSON: data only, nothing in it runs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ VERSION = 1
 
 def save_cost(cost: StepCost, path: Path) -> None:
     """Write a cost to a file, replacing it."""
-    document = {"format": FORMAT, "version": VERSION, "coefficients": asdict(cost)}
+    values = {each.name: getattr(cost, each.name) for each in fields(cost) if each.init}
+    document = {"format": FORMAT, "version": VERSION, "coefficients": values}
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

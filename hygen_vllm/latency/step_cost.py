@@ -12,7 +12,7 @@ time is the root of a quadratic between two knees.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, field
 
 from hygen_vllm.latency.step_features import HINGE_TOKENS, NUM_FEATURES, StepComposition
 
@@ -30,6 +30,8 @@ class StepCost:
     prefill_context_token_s: float
     hinge_token_s: tuple[float, ...]
     """Added seconds per token beyond each of HINGE_TOKENS."""
+    _bends: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False)
+    """The hinges that are not 0, each with its knee."""
 
     def __post_init__(self) -> None:
         coefficients = self.coefficients()
@@ -38,6 +40,8 @@ class StepCost:
         for value in coefficients:
             if isinstance(value, bool) or not 0 <= value < math.inf:
                 raise ValueError(f"step cost coefficients must be finite and >= 0, got {value}")
+        bends = zip(HINGE_TOKENS, self.hinge_token_s, strict=True)
+        object.__setattr__(self, "_bends", tuple(bend for bend in bends if bend[1]))
 
     @classmethod
     def from_coefficients(cls, values: Sequence[float]) -> "StepCost":
@@ -46,8 +50,17 @@ class StepCost:
         return cls(base, decode, context, prefill, token, attention, prefill_context, tuple(hinges))
 
     def coefficients(self) -> list[float]:
-        *linear, hinges = astuple(self)
-        return [*linear, *hinges]
+        """Return the coefficients in the order of the features."""
+        return [
+            self.base_s,
+            self.decode_token_s,
+            self.decode_context_token_s,
+            self.prefill_s,
+            self.prefill_token_s,
+            self.prefill_attention_s,
+            self.prefill_context_token_s,
+            *self.hinge_token_s,
+        ]
 
     def seconds(self, step: StepComposition) -> float:
         """Return the predicted seconds of a step."""
@@ -74,7 +87,7 @@ class StepCost:
                 - self._hinge_seconds(total_tokens)
             )
         per_token_s = self.decode_token_s
-        for knee, hinge_s in zip(HINGE_TOKENS, self.hinge_token_s, strict=True):
+        for knee, hinge_s in self._bends:
             if total_tokens < knee:
                 break
             per_token_s += hinge_s
@@ -113,7 +126,7 @@ class StepCost:
         spare = seconds - fixed
         if spare < 0:
             return 0
-        for knee, hinge_s in zip(HINGE_TOKENS, self.hinge_token_s, strict=True):
+        for knee, hinge_s in self._bends:
             tokens_to_knee = knee - total_tokens
             if tokens_to_knee > 0:
                 chunk = _root(square, slope, spare)
@@ -125,7 +138,7 @@ class StepCost:
 
     def _hinge_seconds(self, total_tokens: int) -> float:
         seconds = 0.0
-        for knee, hinge_s in zip(HINGE_TOKENS, self.hinge_token_s, strict=True):
+        for knee, hinge_s in self._bends:
             if total_tokens <= knee:
                 break
             seconds += hinge_s * (total_tokens - knee)

@@ -65,7 +65,7 @@ def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
         "demo", help="serve a small real model on the CPU under five policies and compare them"
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=30.0, help="measured seconds per policy (%(default)g)"
+        "--seconds", type=_positive, default=27.0, help="measured seconds per policy (%(default)g)"
     )
     parser.add_argument(
         "--online-rate",

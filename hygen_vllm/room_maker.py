@@ -65,7 +65,7 @@ class RoomMaker:
                 self._free_slots()
             if has_loras:
                 self._free_adapters()
-            if self._arrivals and any(a.request.has_encoder_inputs for a in self._arrivals):
+            if any(arrival.request.has_encoder_inputs for arrival in self._arrivals):
                 self._free_encoder_cache()
             self._free_blocks()
         if offline_is_stuck and not self.num_preempted and len(self._offline()) > 1:

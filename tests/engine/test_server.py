@@ -205,7 +205,7 @@ def test_overload_starves_only_offline_and_loses_nothing(server):
         assert ("length", max_tokens) == (finish_reason, num_tokens)
 
     async def crowd(client, num_arriving):
-        arriving = list(itertools.islice(numbers, num_arriving))
+        arriving = itertools.islice(numbers, num_arriving)
         await asyncio.gather(*(served_and_followed(client, i) for i in arriving))
 
     async def served_and_followed(client, i):

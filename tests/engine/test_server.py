@@ -213,13 +213,18 @@ def test_overload_starves_only_offline_and_loses_nothing(server):
         await served(client, "online", 64)
         await crowd(client, left, 3)
 
-    async def backlog(client, crowd):
-        while not crowd.done():
+    async def backlog(client, is_over):
+        while not is_over.is_set():
             await served(client, "offline", 100)
 
     async def overload(client):
-        online = asyncio.create_task(crowd(client, iter(range(NUM_CROWD)), 3 * NUM_SLOTS))
-        await asyncio.gather(online, *(backlog(client, online) for _ in range(3 * NUM_SLOTS)))
+        is_over = asyncio.Event()
+        offline = [asyncio.create_task(backlog(client, is_over)) for _ in range(3 * NUM_SLOTS)]
+        while server.gauge("vllm:num_requests_running") < NUM_SLOTS:
+            await asyncio.sleep(0.1)
+        await crowd(client, iter(range(NUM_CROWD)), 3 * NUM_SLOTS)
+        is_over.set()
+        await asyncio.gather(*offline)
 
     num_before = len(read_records(server.record, "step"))
     with_client(server, overload)

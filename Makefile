@@ -6,11 +6,12 @@ INSTALL           := $(BIN)/python -m pip install --quiet --disable-pip-version-
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 OTHER_RELEASES    := 0.31.0 0.33.0
 OWN_TESTS_RELEASE := 0.33.0
+PROFILE_OUT       := profiles/cpu/smollm2-135m
 # With collect_guard a test file that collects no test fails the run.
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench clean
+.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -62,6 +63,18 @@ check: setup ## lint, formatting, types
 
 bench: setup ## measure the cost of schedule() against vLLM's own
 	$(BIN)/python experiments/01-scheduler-cost/run.py $(BENCH_ARGS)
+
+bench-predictor: setup ## measure the latency predictor: accuracy, speed, learning (about 3 minutes)
+	$(BIN)/python experiments/02-latency-predictor/compare.py
+	$(BIN)/python experiments/02-latency-predictor/speed.py
+	$(BIN)/python experiments/02-latency-predictor/learning.py
+
+PROFILE_FLAGS := --mixes 100 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
+  --max-num-batched-tokens 1024
+profile: model ## measure the small model on this CPU: profiles/cpu/smollm2-135m (about 10 minutes)
+	VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/hygen profile --model "$$($(BIN)/python -m hygen_vllm.small_model)" \
+	  $(PROFILE_FLAGS) --out $(PROFILE_OUT)
+	gzip -9nf $(PROFILE_OUT)/trace.csv
 
 clean: ## remove the environment and all caches in this folder
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

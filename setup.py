@@ -45,8 +45,12 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["hygen_vllm*"]),
-    package_data={"hygen_vllm": ["py.typed"]},
+    packages=[*find_packages(include=["hygen_vllm*"]), "hygen_vllm.profiles"],
+    package_dir={"hygen_vllm.profiles": "profiles"},
+    package_data={
+        "hygen_vllm": ["py.typed"],
+        "hygen_vllm.profiles": ["*/*/profile.json", "*/*/device.json"],
+    },
     install_requires=BASE,
     extras_require={"cpu": CPU, "ray": RAY, "plots": PLOTS, "dev": DEV},
     entry_points={

@@ -12,7 +12,9 @@ Reading guide, in the order a request travels:
 4. `offline_grant`   how many tokens one offline request gets of what is left
 5. `scheduler`       the only file on vLLM's private scheduler: plan, make room, one call
 6. `step_feedback`   pairs schedule() with update_from_output(): how long the step took
-7. `latency`         learns the seconds of a step from those pairs
+7. `latency`         learns the seconds of a step from those pairs, or has them from a profile
+
+`profiler` measures profiles, `simulator` stands in for devices that are not here.
 
 Importing this package imports neither vLLM nor torch; the names below load on first use.
 """

@@ -7,6 +7,8 @@ that adds its parser, listed in COMMANDS; heavy imports belong inside its handle
 """
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +27,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options, more = parser.parse_known_args(arguments)
+    if more and not hasattr(options, "engine_flags"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    options.engine_flags = more
     try:
         options.handle(options)
     except (ValueError, OSError) as error:
@@ -57,6 +63,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {text}")
     return value
 
 
@@ -103,6 +116,12 @@ def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
         "--model", type=Path, metavar="PATH", help="a model folder instead of SmolLM2-135M-Instruct"
     )
     parser.add_argument("--policies", metavar="NAME,...", help="only these policies")
+    parser.add_argument(
+        "--profile", metavar="PROFILE", help="hygen starts with this profile instead of learning"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="record every step of hygen in this CSV file"
+    )
     parser.set_defaults(handle=_run_demo)
 
 
@@ -123,11 +142,116 @@ def _run_demo(arguments: argparse.Namespace) -> None:
         out_dir=arguments.out,
         json_target=arguments.json,
         model=arguments.model,
+        profile=arguments.profile,
+        trace=arguments.trace,
     )
     run_demo(options)
 
 
-COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], ...] = (_add_demo,)
+def _add_profile(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
+    parser = commands.add_parser(
+        "profile",
+        help="measure the step times of an engine over a grid of batches and fit a profile",
+        epilog="Further flags are vLLM's engine flags: give those you serve with.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, metavar="M", help="as in vllm serve")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for trace.csv, profile.json, report.md and report.png; a trace begun in it is "
+        "gone on with",
+    )
+    parser.add_argument(
+        "--mixes",
+        type=_count,
+        default=80,
+        metavar="N",
+        help="batches that mix decodes and prefills (%(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="visits to each batch, at different times (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="mixes and order (%(default)s)")
+    parser.set_defaults(handle=_run_profile, engine_flags=[])
+
+
+def _run_profile(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the report
+    from hygen_vllm.profiler.engine_flags import parse_engine_flags
+    from hygen_vllm.profiler.fit import fit_profile
+    from hygen_vllm.profiler.report import write_profile
+    from hygen_vllm.profiler.run import ProfileOptions, measure
+
+    options = ProfileOptions(
+        engine_args=parse_engine_flags(["--model", arguments.model, *arguments.engine_flags]),
+        out_dir=arguments.out,
+        num_mixes=arguments.mixes,
+        num_repeats=arguments.repeats,
+        seed=arguments.seed,
+    )
+    measure(options)
+    print(write_profile(fit_profile(options.trace), options.out_dir))
+
+
+def _add_fit(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
+    parser = commands.add_parser("fit", help="fit a profile to a step trace")
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="CSV file of measured steps")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for profile.json, report.md and report.png",
+    )
+    parser.set_defaults(handle=_run_fit)
+
+
+def _run_fit(arguments: argparse.Namespace) -> None:
+    from hygen_vllm.profiler.fit import fit_profile
+    from hygen_vllm.profiler.report import write_profile
+
+    print(write_profile(fit_profile(arguments.trace), arguments.out))
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate", help="say how well a profile predicts the steps of a trace"
+    )
+    parser.add_argument("profile", metavar="PROFILE", help="folder, file or name of a profile")
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="CSV file of measured steps")
+    parser.add_argument(
+        "--json", metavar="FILE", help='write the figures as JSON; "-" is stdout, without table'
+    )
+    parser.set_defaults(handle=_run_evaluate)
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> None:
+    from hygen_vllm.profiler.fit import evaluate_profile
+    from hygen_vllm.profiler.report import accuracy_table
+
+    figures = evaluate_profile(arguments.profile, arguments.trace)
+    text = json.dumps(figures, indent=2) + "\n"
+    if arguments.json == "-":
+        print(text, end="")
+        return
+    print(accuracy_table(figures))
+    if arguments.json is not None:
+        Path(arguments.json).write_text(text, encoding="utf-8")
+
+
+COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], ...] = (
+    _add_demo,
+    _add_profile,
+    _add_fit,
+    _add_evaluate,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -64,8 +64,18 @@ class HyGenConfig:
     """Smallest offline prefill chunk worth a place in a step; what fits less waits."""
 
     profile: str | None = None
-    """File with the coefficients of the step-time model (`latency.profile_file`). Default: none;
-    the scheduler starts carefully and learns them from its own steps."""
+    """Folder made by `hygen profile`, or name of a profile that ships: what a step costs on this
+    engine. Refused at start if it is for another model, dtype, parallelism or device. Default:
+    none; the scheduler starts carefully and learns from its own steps, as it does from a profile
+    on."""
+
+    trace: str | None = None
+    """CSV file in which every step is recorded (`latency.step_trace`), for `hygen fit` and
+    `hygen evaluate`. A file that exists is kept; NAME.1.csv is the next. Default: none; recording
+    makes each step some 20 us longer."""
+
+    trace_max_steps: int = 200_000
+    """Steps after which recording ends; 200,000 take about 20 MB."""
 
     def __post_init__(self) -> None:
         for field, kind in _field_types().items():
@@ -75,6 +85,9 @@ class HyGenConfig:
         _check_above("latency_budget_s", self.latency_budget_s, 0, 'set null for mode "tolerance"')
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
+        _check_above(
+            "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"
+        )
         if not 0 <= self.interference_tolerance <= sys.float_info.max:
             raise ConfigError(
                 "interference_tolerance must be >= 0 and finite, got "

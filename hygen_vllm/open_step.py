@@ -13,6 +13,8 @@ from hygen_vllm.online_arrivals import Arrival
 from hygen_vllm.room_maker import Room
 from hygen_vllm.step_plan import StepPlan
 
+RUNNING = RequestStatus.RUNNING
+
 
 class OpenStep:
     """Lives from the plan of a step to the end of vLLM's schedule().
@@ -44,6 +46,7 @@ class OpenStep:
         self.offline_is_stuck = False
         """A running offline request lacked KV blocks."""
         self._scheduler = scheduler
+        self._offline_ids = scheduler.offline_ids
         self._plan = plan
         self._arrival_ids = {arrival.request.request_id for arrival in arrivals}
         self._encoder_is_reserved = any(a.request.has_encoder_inputs for a in arrivals)
@@ -62,14 +65,22 @@ class OpenStep:
         self._plan.blocks_left -= blocks
         return True
 
-    def charge_online(self, request: Request, computed: int, new_tokens: int) -> None:
-        """Charge an online request that vLLM is scheduling."""
-        if request.request_id not in self._arrival_ids:
-            self._plan.charge_online(new_tokens, computed, not request.is_prefill_chunk)
+    def limit(self, request: Request, computed: int, wanted: int) -> int:
+        """Return the tokens a request gets in this step, 0 if it is refused.
 
-    def grant_offline(self, request: Request, computed: int, wanted: int) -> int:
-        """Return the tokens an offline request gets in this step, 0 if it is refused."""
-        is_running = request.status == RequestStatus.RUNNING
+        An online request that vLLM is scheduling gets what it wants, and is charged.
+        """
+        if wanted == 0:
+            return 0
+        request_id = request.request_id
+        if request_id in self._offline_ids:
+            return self._limit_offline(request, computed, wanted)
+        if request_id not in self._arrival_ids:
+            self._plan.charge_online(wanted, computed, not request.is_prefill_chunk)
+        return wanted
+
+    def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
+        is_running = request.status is RUNNING
         if is_running and not request.is_prefill_chunk:
             blocks = 0
             if self._counts_decode_blocks:

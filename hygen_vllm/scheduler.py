@@ -27,15 +27,16 @@ from vllm.v1.request import Request
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.profile_file import load_cost
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
 from hygen_vllm.open_step import OpenStep
 from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.room_maker import RoomMaker
-from hygen_vllm.step_feedback import StepFeedback
+from hygen_vllm.step_feedback import StepFeedback, StepSample
 from hygen_vllm.step_plan import LatencyGate, StepPlan
+from hygen_vllm.vllm_engine import engine_info, given_cost
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue
 
@@ -71,27 +72,43 @@ class HyGenScheduler(Scheduler):
         self.kv_holding_waiting: TwoLaneQueue = TwoLaneQueue(self.policy, self.is_offline)
         self.offline_log = OfflineLog()
         self.num_unknown_labels = 0
-        self.learner = CostLearner(
-            load_cost(self.hygen_config.profile) if self.hygen_config.profile else None
-        )
+        self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
+        self.trace = self._new_trace()
+        """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
         self._class_rule = _class_rule(self.hygen_config, self.policy)
         self._gate = LatencyGate.from_config(self.hygen_config)
-        self._offline_ids: set[str] = set()
+        self.offline_ids: set[str] = set()
+        """Requests of the offline class in this engine."""
         self._step: OpenStep | None = None
         self._offline_is_stuck = False
         self._feedback = StepFeedback()
+        self._num_traced = 0
         self.most_blocks_per_decode = view.most_blocks_per_decode(self)
         """Upper bound of the KV blocks that one decode may take in one step."""
 
+    def _new_trace(self) -> TraceWriter | None:
+        config = self.hygen_config
+        if config.trace is None:
+            return None
+        info = engine_info(self.vllm_config)
+        trace = TraceWriter(config.trace, info, config.trace_max_steps, self.clock())
+        logger.info("Recording up to %d steps in %s", config.trace_max_steps, trace.path)
+        return trace
+
+    def shutdown(self) -> None:
+        if isinstance(self.trace, TraceWriter):
+            self.trace.close()
+        super().shutdown()
+
     def is_offline(self, request: Request) -> bool:
         """Whether a request of this engine belongs to the offline class."""
-        return request.request_id in self._offline_ids
+        return request.request_id in self.offline_ids
 
     # --- class ---------------------------------------------------------------------------------
 
     def add_request(self, request: Request) -> None:
         if request.request_id not in self.requests and self._classify(request):
-            self._offline_ids.add(request.request_id)
+            self.offline_ids.add(request.request_id)
         super().add_request(request)
 
     def _classify(self, request: Request) -> bool:
@@ -111,20 +128,22 @@ class HyGenScheduler(Scheduler):
         return request_class is RequestClass.OFFLINE and not request.resumable
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        self._offline_ids.discard(request.request_id)
+        self.offline_ids.discard(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     # --- step ----------------------------------------------------------------------------------
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         started_s = self.clock()
-        if self._offline_ids:
+        if self.offline_ids:
             throttle_prefills = self._begin_step(throttle_prefills, started_s)
         try:
             output = super().schedule(throttle_prefills)
         finally:
             self._end_step()
-        is_measured = self.learner.is_new or self.current_step % MEASURE_EVERY == 0
+        is_measured = (
+            self.current_step % MEASURE_EVERY == 0 or self.learner.is_new or self.trace is not None
+        )
         composition = self._composition(output) if is_measured else None
         self._feedback.scheduled(output, started_s, composition)
         return output
@@ -204,9 +223,9 @@ class HyGenScheduler(Scheduler):
 
         vLLM scans this list in order and, under fcfs, preempts its last member.
         """
-        if len(self._offline_ids) == self._num_waiting_offline():
+        if len(self.offline_ids) == self._num_waiting_offline():
             return len(self.running)
-        offline_ids = self._offline_ids
+        offline_ids = self.offline_ids
         online: list[Request] = []
         decodes: list[Request] = []
         prefills: list[Request] = []
@@ -249,20 +268,17 @@ class HyGenScheduler(Scheduler):
 
         vLLM calls this itself where patches/ is applied; elsewhere through the method below.
         """
-        step = self._step
-        if step is None or num_new_tokens == 0:
+        if self._step is None:
             return num_new_tokens
-        if request.request_id in self._offline_ids:
-            return step.grant_offline(request, num_computed_tokens, num_new_tokens)
-        step.charge_online(request, num_computed_tokens, num_new_tokens)
-        return num_new_tokens
+        return self._step.limit(request, num_computed_tokens, num_new_tokens)
 
     if not hasattr(Scheduler, "limit_num_new_tokens"):
 
         def _reserve_prefill_lookahead(
             self, request: Request, num_computed_tokens: int, num_new_tokens: int
         ) -> int:
-            num_new_tokens = self.limit_num_new_tokens(request, num_computed_tokens, num_new_tokens)
+            if self._step is not None:
+                num_new_tokens = self._step.limit(request, num_computed_tokens, num_new_tokens)
             if not self.num_prefill_lookahead:
                 return num_new_tokens
             return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
@@ -275,15 +291,22 @@ class HyGenScheduler(Scheduler):
         now_s = self.clock()
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         sample = self._feedback.completed(scheduler_output, now_s, self.has_unfinished_requests())
-        if self._offline_ids and self.log_stats:
+        if self.offline_ids and self.log_stats:
             self._log_offline(now_s)
         if sample is not None:
+            if self.trace is not None:
+                self.trace.record(self._traced(sample, now_s))
             self.learner.observe(sample.composition, sample.seconds)
         return outputs
 
+    def _traced(self, sample: StepSample, now_s: float) -> TracedStep:
+        self._num_traced += 1
+        predicted_s = self.learner.predict(sample.composition)
+        return TracedStep(self._num_traced, now_s, sample.composition, predicted_s, sample.seconds)
+
     def _log_offline(self, now_s: float) -> None:
         num_waiting = self._num_waiting_offline()
-        line = self.offline_log.line(now_s, len(self._offline_ids) - num_waiting, num_waiting)
+        line = self.offline_log.line(now_s, len(self.offline_ids) - num_waiting, num_waiting)
         if line is not None:
             logger.info(line)
 

@@ -8,8 +8,13 @@ whose scheduler class comes from this package.
 
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hygen_vllm.config import HyGenConfig
 
 
 def register() -> None:
@@ -23,9 +28,16 @@ def register() -> None:
 
     @functools.wraps(create)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if uses_hygen(self.scheduler_cls):
-            check_settings(self.additional_config)
-        return create(self, *args, **kwargs)
+        if not uses_hygen(self.scheduler_cls):
+            return create(self, *args, **kwargs)
+        with _one_line_errors():
+            config = checked_settings(self.additional_config)
+            vllm_config = create(self, *args, **kwargs)
+            if config.profile is not None:
+                from hygen_vllm.vllm_engine import given_cost
+
+                given_cost(config, vllm_config)
+        return vllm_config
 
     create_engine_config.checks_hygen = True  # type: ignore[attr-defined]
     arg_utils.EngineArgs.create_engine_config = create_engine_config
@@ -39,22 +51,25 @@ def uses_hygen(scheduler_cls: str | type | None) -> bool:
     return any(base.__module__.startswith(f"{__package__}.") for base in bases)
 
 
-def check_settings(additional_config: Any) -> None:
-    """Raise ConfigError or RuntimeError for what would stop the scheduler from being built.
-
-    Under the `vllm` command the process ends with the one line instead.
-    """
+def checked_settings(additional_config: Any) -> "HyGenConfig":
+    """Return an engine's settings. Raises ConfigError or RuntimeError if they cannot be used."""
     import vllm
 
-    from hygen_vllm.config import ConfigError, HyGenConfig
-    from hygen_vllm.latency.profile_file import load_cost
-    from hygen_vllm.vllm_release import UnsupportedReleaseError, check_release
+    from hygen_vllm.config import HyGenConfig
+    from hygen_vllm.vllm_release import check_release
+
+    check_release(vllm.__version__)
+    return HyGenConfig.load(additional_config)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """End the process with one line for a wrong setting if it is the `vllm` command."""
+    from hygen_vllm.config import ConfigError
+    from hygen_vllm.vllm_release import UnsupportedReleaseError
 
     try:
-        check_release(vllm.__version__)
-        config = HyGenConfig.load(additional_config)
-        if config.profile:
-            load_cost(config.profile)
+        yield
     except (ConfigError, UnsupportedReleaseError) as error:
         if Path(sys.argv[0]).name == "vllm":
             sys.exit(f"hygen-vllm: {error}")

@@ -4,7 +4,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ def prepare_environment() -> None:
 class DemoEngine:
     """An AsyncLLM that streams token counts. Must be made inside a running event loop."""
 
-    def __init__(self, model: Path, kind: EngineKind, latency_budget_s: float) -> None:
+    def __init__(self, model: Path, kind: EngineKind, hygen: Mapping[str, Any]) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         settings: dict[str, Any] = {
             **ENGINE_SETTINGS,
-            **scheduler_settings(kind, latency_budget_s),
+            **scheduler_settings(kind, hygen),
         }
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **settings))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the demo compares: five policies on three engines that differ only in their scheduler."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -46,14 +47,17 @@ ENGINE_SETTINGS: dict[str, Any] = {
 ONLINE_PRIORITY, OFFLINE_PRIORITY = 0, 1
 
 
-def scheduler_settings(engine: EngineKind, latency_budget_s: float) -> dict[str, Any]:
-    """Return the engine arguments that choose the scheduler; all that differs between engines."""
+def scheduler_settings(engine: EngineKind, hygen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the engine arguments that choose the scheduler; all that differs between engines.
+
+    Args: hygen: fields of HyGenConfig for the engine that has our scheduler.
+    """
     if engine is EngineKind.PRIORITY:
         return {"scheduling_policy": "priority"}
     if engine is EngineKind.HYGEN:
         return {
             "scheduler_cls": "hygen_vllm.HyGenScheduler",
-            "additional_config": {"hygen": {"latency_budget_s": latency_budget_s}},
+            "additional_config": {"hygen": dict(hygen)},
         }
     return {}
 

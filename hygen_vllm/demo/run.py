@@ -38,6 +38,18 @@ class DemoOptions:
     out_dir: Path
     json_target: str | None
     model: Path | None
+    profile: str | None = None
+    trace: Path | None = None
+
+    @property
+    def hygen(self) -> dict[str, Any]:
+        """Settings of our scheduler."""
+        settings: dict[str, Any] = {"latency_budget_s": self.latency_budget_s}
+        if self.profile is not None:
+            settings["profile"] = self.profile
+        if self.trace is not None:
+            settings["trace"] = str(self.trace)
+        return settings
 
     @property
     def window(self) -> Window:
@@ -109,7 +121,7 @@ async def _serve_all(
     runs = []
     for kind, policies in itertools.groupby(options.policies, key=lambda policy: policy.engine):
         print(f"starting {kind.value} ...", file=stderr, flush=True)
-        engine = DemoEngine(model, kind, options.latency_budget_s)
+        engine = DemoEngine(model, kind, options.hygen)
         try:
             for policy in policies:
                 runs.append(await _serve_policy(options, engine, policy, workload, stderr))
@@ -165,7 +177,7 @@ def _header(options: DemoOptions, model: Path, workload: Workload) -> list[str]:
         f"online:   {workload.online_source}",
         f"offline:  {workload.offline_source}, {OFFLINE_IN_ENGINE} of them in the engine at a time",
         f"engine:   {engine}; the same for all policies",
-        f"hygen:    latency_budget_s={options.latency_budget_s:g}",
+        f"hygen:    {', '.join(f'{name}={value}' for name, value in options.hygen.items())}",
         f"SLO:      online P99 TBT at most {options.slo_tbt_p99_s * 1e3:g} ms",
         f"measured: {measured}, seed {options.seed}",
         "tokens/s counts prompt and output tokens, of unfinished requests too",
@@ -203,6 +215,6 @@ def _settings(options: DemoOptions, header: list[str]) -> dict[str, Any]:
         "measured_s": options.seconds,
         "warm_up_s": WARM_UP_S,
         "online_rate_per_s": options.online_rate_per_s,
-        "latency_budget_s": options.latency_budget_s,
+        "hygen": options.hygen,
         "engine": ENGINE_SETTINGS,
     }

@@ -6,12 +6,7 @@ here the square is replaced by each chunk's own attention area), so one more req
 addition.
 """
 
-from dataclasses import dataclass
-
-HINGE_TOKENS = (64, 128, 256, 512)
-"""Total tokens at which the time of a step may bend upwards: below its knee a device is flat."""
-
-NUM_FEATURES = 7 + len(HINGE_TOKENS)
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -44,15 +39,16 @@ class StepComposition:
         return self.decode_tokens + self.prefill_tokens
 
     def features(self) -> list[float]:
-        """Return the features, NUM_FEATURES floats in the order of StepCost's coefficients."""
-        total = self.total_tokens
+        """Return the sums in the order of FEATURES."""
         return [
-            1.0,
             self.decode_tokens,
             self.decode_context_tokens,
             self.num_prefills,
             self.prefill_tokens,
             self.prefill_attention,
             self.prefill_context_tokens,
-            *(max(0, total - knee) for knee in HINGE_TOKENS),
         ]
+
+
+FEATURES = tuple(field.name for field in fields(StepComposition))
+"""Names of the sums: columns of a step trace and of the matrix X that a model is fitted to."""

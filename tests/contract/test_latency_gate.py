@@ -2,17 +2,21 @@
 """The gate keeps steps short on a device whose speed it has to learn. Virtual time throughout."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.latency.profile_file import save_cost
+from hygen_vllm.config import ConfigError
+from hygen_vllm.latency.profile_file import Profile, save_profile
 from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.vllm_engine import engine_info
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeWorker, expected_tokens
 
-GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, (0.0, 1e-5, 0.0, 0.0))
-CPU = StepCost(12e-3, 1.6e-3, 1e-7, 1e-3, 6e-4, 1e-7, 1e-7, (0.0, 0.0, 0.0, 0.0))
+GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, TokenCurve((128,), (1e-5,)))
+CPU = StepCost(12e-3, 1.6e-3, 1e-7, 1e-3, 6e-4, 1e-7, 1e-7)
 LIMITS = Limits(max_num_seqs=64, max_num_batched_tokens=1024, max_model_len=2048, num_blocks=20_000)
 
 
@@ -107,10 +111,38 @@ def test_default_mode_without_online_keeps_steps_short(cost):
     assert max(steps) > 0.05
 
 
+def profile_of_this_engine(folder, **changes):
+    """Return the folder of a profile with the prices of CPU for the engine of LIMITS."""
+    engine = engine_info(make_scheduler(HYGEN[False], LIMITS).vllm_config)
+    save_profile(Profile(replace(engine, **changes), "measured", CPU), folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"device": "A100"}, "is for device A100, not "),
+        ({"dtype": "bfloat16"}, "is for dtype bfloat16, not float16; "),
+        ({"tensor_parallel": 2}, "is for tensor parallel size 2, not 1; "),
+        ({"pipeline_parallel": 2}, "is for pipeline parallel size 2, not 1; "),
+        ({"architecture": "Gpt"}, "is for model Gpt, not LlamaForCausalLM, 1 layers, "),
+    ],
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_profile_of_another_engine_is_refused_before_the_first_step(
+    tmp_path, is_async, changes, reason
+):
+    """Prices of another model, number format, parallelism or device never reach the gate."""
+    hygen = {"profile": profile_of_this_engine(tmp_path, **changes)}
+    with pytest.raises(ConfigError) as caught:
+        make_scheduler(HYGEN[is_async], LIMITS, hygen)
+    assert reason in str(caught.value)
+    assert "hygen profile" in str(caught.value)
+
+
 def test_profile_gives_the_prices_from_the_first_step(tmp_path):
     """With prices from a file the first prefill already fills the budget and keeps it."""
-    save_cost(CPU, tmp_path / "cost.json")
-    hygen = {"latency_budget_s": 0.2, "profile": str(tmp_path / "cost.json")}
+    hygen = {"latency_budget_s": 0.2, "profile": profile_of_this_engine(tmp_path)}
     device = VirtualDevice(HYGEN[False], CPU, hygen, noise=0.0)
     device.add(make_request("offline-0", prompt_of(0, 1000), slo_class="offline"))
     device.step()

@@ -172,5 +172,5 @@ def test_abort_frees_everything_of_an_offline_request(is_async):
     assert all(RequestStatus.is_finished(request.status) for request in requests)
     assert not scheduler.requests
     assert not len(scheduler.waiting)
-    assert not scheduler._offline_ids
+    assert not scheduler.offline_ids
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199

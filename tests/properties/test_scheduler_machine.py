@@ -26,9 +26,11 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.latency.profile_file import save_cost
+from hygen_vllm.latency.profile_file import Profile, save_profile
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.vllm_engine import engine_info
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.scheduler_laws import (
@@ -38,7 +40,8 @@ from tests.support.scheduler_laws import (
     online_schedule_without_offline,
 )
 
-COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, (0.0, 0.0, 0.0, 0.0))
+STAIRS = TokenCurve((0, 8, 10, 16, 18), (0.0, 2e-5, 0.0, 2e-5, 1e-6))
+COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)
 GATES = {
     "off": {"mode": "off"},
     "learning": {"min_chunk_tokens": 4},
@@ -91,16 +94,17 @@ class Grammar:
 
 
 @cache
-def profile() -> str:
-    path = Path(tempfile.mkdtemp()) / "profile.json"
-    save_cost(COST, path)
-    return str(path)
-
-
-@cache
 def template(key: str):
     """Return a scheduler of vLLM whose configuration others share: that takes 40 ms to build."""
     return make_scheduler(STOCK[False], Limits(**json.loads(key)))
+
+
+@cache
+def profile() -> str:
+    folder = Path(tempfile.mkdtemp())
+    engine = engine_info(template("{}").vllm_config)
+    save_profile(Profile(engine, "measured", COST), folder)
+    return str(folder)
 
 
 def build(cls, limits: dict, num_blocks: int, v2_runner: bool, hygen=None):

@@ -49,7 +49,7 @@ def check_empty(scheduler: Scheduler) -> None:
     assert not scheduler.running
     assert not scheduler.deferred_waiting
     assert not scheduler._inflight_prefills
-    assert not scheduler._offline_ids
+    assert not scheduler.offline_ids
     assert 0 == len(scheduler.waiting) == len(scheduler.kv_holding_waiting)
     pool = scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
@@ -61,5 +61,5 @@ def online_schedule_without_offline(scheduler: Scheduler, throttle: bool) -> dic
     shared = ("vllm_config", "kv_cache_config", "structured_output_manager", "learner")
     memo = {id(getattr(scheduler, name)): getattr(scheduler, name) for name in shared}
     alone.__dict__ = copy.deepcopy(scheduler.__dict__, {id(scheduler): alone, **memo})
-    alone.finish_requests(list(alone._offline_ids), RequestStatus.FINISHED_ABORTED)
+    alone.finish_requests(list(alone.offline_ids), RequestStatus.FINISHED_ABORTED)
     return dict(alone.schedule(throttle).num_scheduled_tokens)

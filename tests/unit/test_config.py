@@ -50,6 +50,8 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
         offline_priority_above=None,
         min_chunk_tokens=16,
         profile=None,
+        trace=None,
+        trace_max_steps=200_000,
     )
     assert expected == config
     assert config.gate_mode == "tolerance"
@@ -85,6 +87,7 @@ def test_config_field_assignment_is_refused() -> None:
         ("latency_budget_s", 'set null for mode "tolerance"'),
         ("idle_step_s", "the default is 0.1"),
         ("min_chunk_tokens", "the default is 16"),
+        ("trace_max_steps", "leave out trace to record nothing"),
     ],
 )
 @pytest.mark.parametrize("value", [0, -1])
@@ -129,6 +132,8 @@ def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
             "offline_priority_above must be a whole number or null, got '0' (str)",
         ),
         ("profile", 1, "profile must be a string or null, got 1 (int)"),
+        ("trace", True, "trace must be a string or null, got True (bool)"),
+        ("trace_max_steps", 1.5, "trace_max_steps must be a whole number, got 1.5 (float)"),
     ],
 )
 def test_config_value_of_wrong_type_is_refused_with_field_and_type(

@@ -160,9 +160,11 @@ def test_picture_is_drawn_even_where_a_policy_served_no_token(tmp_path):
 
 
 def test_engines_differ_only_in_their_scheduler():
+    hygen = {"latency_budget_s": 0.12, "profile": "cpu-smollm2-135m"}
     for kind in EngineKind:
-        assert not set(scheduler_settings(kind, 0.12)) & set(ENGINE_SETTINGS)
-    assert scheduler_settings(EngineKind.STOCK, 0.12) == {}
+        assert not set(scheduler_settings(kind, hygen)) & set(ENGINE_SETTINGS)
+    assert scheduler_settings(EngineKind.STOCK, hygen) == {}
+    assert scheduler_settings(EngineKind.HYGEN, hygen)["additional_config"] == {"hygen": hygen}
 
 
 def test_policies_are_found_by_name_in_the_order_that_shares_engines():

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.offline_grant import ChunkView, Refusal, grant_chunk, grant_decode
 from hygen_vllm.step_plan import LatencyGate, StepPlan
+from tests.support.prices import costs
 
 BLOCK_SIZE = 4
-FLAT = StepCost(1, 1, 0, 0, 1, 0, 0, hinge_token_s=(0, 0, 0, 0))
+FLAT = StepCost(1, 1, 0, 0, 1, 0, 0)
 """One second a step and one a token."""
 CHUNK = ChunkView(wanted_tokens=24, computed_tokens=0, can_split=True, min_tokens=4)
 
@@ -229,11 +230,7 @@ def test_first_grant_closes_the_online_side_once() -> None:
 # --- laws --------------------------------------------------------------------------------------
 
 NUMBER = st.integers(0, 12)
-COSTS = st.builds(
-    StepCost,
-    *(NUMBER for _ in range(7)),
-    hinge_token_s=st.tuples(NUMBER, NUMBER, NUMBER, NUMBER),
-)
+COSTS = costs(NUMBER)
 """Small whole numbers, with which prices are exact."""
 CHUNKS = st.builds(
     ChunkView, st.integers(1, 200), st.integers(0, 60), st.booleans(), st.integers(1, 24)

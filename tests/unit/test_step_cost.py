@@ -3,44 +3,39 @@
 
 import math
 from dataclasses import fields, replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.latency.step_features import HINGE_TOKENS, NUM_FEATURES, StepComposition
+from hygen_vllm.latency.step_cost import FLAT, NUM_COEFFICIENTS, StepCost
+from hygen_vllm.latency.step_features import FEATURES, StepComposition
+from hygen_vllm.latency.token_curve import TokenCurve
+from tests.support.prices import costs
 
-FREE = StepCost(0, 0, 0, 0, 0, 0, 0, hinge_token_s=(0, 0, 0, 0))
+FREE = StepCost(0, 0, 0, 0, 0, 0, 0)
 LAW = settings(derandomize=True, deadline=None, max_examples=80)
 HUNDREDS = st.integers(0, 900)
 WHOLE = st.integers(0, 20)
-WHOLE_COSTS = st.builds(
-    StepCost, *(WHOLE for _ in range(7)), hinge_token_s=st.tuples(WHOLE, WHOLE, WHOLE, WHOLE)
-)
+WHOLE_COSTS = costs(WHOLE)
 """Whole coefficients: prices of whole tokens are exact, so the laws hold without tolerance."""
+CONVEX_COSTS = costs(WHOLE, is_convex=True)
 SECONDS = st.just(0.0) | st.floats(1e-9, 1e-3)
-REAL_COSTS = st.builds(
-    StepCost,
-    *(SECONDS for _ in range(7)),
-    hinge_token_s=st.tuples(SECONDS, SECONDS, SECONDS, SECONDS),
-)
+REAL_COSTS = costs(SECONDS)
 COMPOSITIONS = st.builds(StepComposition, *(HUNDREDS for _ in range(6)))
 
 
 def test_seconds_of_a_step_are_the_sum_in_the_formula() -> None:
-    """Decodes, chunks and tokens beyond each knee, each with its own coefficient."""
-    cost = StepCost(1000, 3, 5, 7, 11, 13, 17, hinge_token_s=(2, 4, 8, 16))
+    """Decodes, chunks and tokens between knees, each with its own coefficient."""
+    cost = StepCost(1000, 3, 5, 7, 11, 13, 17, TokenCurve((64, 128, 256), (6, 2, 16)))
     step = StepComposition()
     step.add_decode(1, 50)
     step.add_decode(2, 60)
     step.add_prefill(200, 32)
     decode_s = 3 * (1 + 2) + 5 * (50 + 60)
     prefill_s = 7 + 11 * 200 + 13 * 200 * (32 + 200 / 2) + 17 * (32 + 200)
-    hinge_s = 2 * (203 - 64) + 4 * (203 - 128)
-    assert HINGE_TOKENS == (64, 128, 256, 512)
-    assert cost.seconds(step) == 1000 + decode_s + prefill_s + hinge_s
+    curve_s = 6 * (128 - 64) + 2 * (203 - 128)
+    assert cost.seconds(step) == 1000 + decode_s + prefill_s + curve_s
 
 
 @LAW
@@ -49,8 +44,10 @@ def test_seconds_of_any_step_are_features_times_coefficients(
     cost: StepCost, step: StepComposition
 ) -> None:
     """What is learned from features is what is charged."""
-    pairs = zip(cost.coefficients(), step.features(), strict=True)
-    assert cost.seconds(step) == sum(coefficient * feature for coefficient, feature in pairs)
+    base_s, *coefficients = cost.coefficients()
+    pairs = zip(coefficients, step.features(), strict=True)
+    sums_s = sum(coefficient * feature for coefficient, feature in pairs)
+    assert cost.seconds(step) == base_s + sums_s + cost.curve.seconds(step.total_tokens)
 
 
 @LAW
@@ -69,11 +66,23 @@ def test_seconds_with_more_of_anything_are_not_fewer(
 
 
 @LAW
-@given(WHOLE_COSTS, st.tuples(HUNDREDS, HUNDREDS, HUNDREDS), st.integers(0, 2), HUNDREDS)
-def test_added_seconds_with_more_of_any_argument_are_not_fewer(
+@given(WHOLE_COSTS, st.tuples(HUNDREDS, HUNDREDS, HUNDREDS), st.integers(1, 2), HUNDREDS)
+def test_added_seconds_with_more_tokens_or_context_are_not_fewer(
     cost: StepCost, arguments: tuple[int, int, int], which: int, more: int
 ) -> None:
-    """A fuller step, more tokens or a longer context never makes a request cheaper."""
+    """More tokens or a longer context never makes a request cheaper."""
+    larger = list(arguments)
+    larger[which] += more
+    for added_seconds in (cost.added_decode_seconds, cost.added_chunk_seconds):
+        assert 0 <= added_seconds(*arguments) <= added_seconds(*larger)
+
+
+@LAW
+@given(CONVEX_COSTS, st.tuples(HUNDREDS, HUNDREDS, HUNDREDS), st.integers(0, 2), HUNDREDS)
+def test_added_seconds_on_a_curve_that_bends_upwards_with_more_of_any_argument_are_not_fewer(
+    cost: StepCost, arguments: tuple[int, int, int], which: int, more: int
+) -> None:
+    """Without stairs a fuller step never makes a request cheaper either."""
     larger = list(arguments)
     larger[which] += more
     for added_seconds in (cost.added_decode_seconds, cost.added_chunk_seconds):
@@ -92,15 +101,20 @@ def test_added_chunk_seconds_are_what_the_chunk_adds_to_the_step(
     assert added_s == cost.seconds(larger) - cost.seconds(step)
 
 
-@LAW
-@given(WHOLE_COSTS, COMPOSITIONS | st.builds(StepComposition, st.integers(60, 66)), HUNDREDS)
-def test_added_decode_seconds_are_what_a_decode_of_one_token_adds_to_the_step(
-    cost: StepCost, step: StepComposition, computed_tokens: int
+@settings(LAW, max_examples=200)
+@given(
+    WHOLE_COSTS,
+    COMPOSITIONS | st.builds(StepComposition, st.integers(60, 66)),
+    st.just(1) | st.integers(0, 70),
+    HUNDREDS,
+)
+def test_added_decode_seconds_are_what_a_decode_adds_to_the_step(
+    cost: StepCost, step: StepComposition, new_tokens: int, computed_tokens: int
 ) -> None:
-    """The price of one more decode is the difference of two steps, on either side of a knee."""
+    """The price of one more decode is the difference of two steps, whatever knees are between."""
     larger = replace(step)
-    larger.add_decode(1, computed_tokens)
-    added_s = cost.added_decode_seconds(step.total_tokens, 1, computed_tokens)
+    larger.add_decode(new_tokens, computed_tokens)
+    added_s = cost.added_decode_seconds(step.total_tokens, new_tokens, computed_tokens)
     assert added_s == cost.seconds(larger) - cost.seconds(step)
 
 
@@ -142,16 +156,40 @@ def test_largest_chunk_with_real_prices_is_the_inverse_up_to_rounding(
 
 @LAW
 @given(WHOLE_COSTS, st.tuples(HUNDREDS, HUNDREDS), HUNDREDS, st.integers(0, 10**6), WHOLE)
-def test_largest_chunk_with_more_time_or_less_before_it_is_not_smaller(
+def test_largest_chunk_with_more_time_or_a_shorter_context_is_not_smaller(
     cost: StepCost, before: tuple[int, int], cap: int, limit_s: int, more: int
 ) -> None:
-    """More seconds or a higher cap never shrink it, more tokens before it never grow it."""
+    """More seconds or a higher cap never shrink it, more computed tokens never grow it."""
     total, computed = before
     chunk = cost.largest_chunk(total, computed, cap, limit_s)
     assert cost.largest_chunk(total, computed, cap, limit_s + 100 * more) >= chunk
     assert cost.largest_chunk(total, computed, cap + more, limit_s) >= chunk
-    assert cost.largest_chunk(total + more, computed, cap, limit_s) <= chunk
     assert cost.largest_chunk(total, computed + more, cap, limit_s) <= chunk
+
+
+@LAW
+@given(WHOLE_COSTS, COMPOSITIONS, HUNDREDS, st.integers(0, 10**6), WHOLE)
+def test_largest_chunk_in_a_fuller_step_of_the_same_limit_is_not_larger(
+    cost: StepCost, step: StepComposition, computed: int, limit_s: int, more: int
+) -> None:
+    """Within the limit of a step, tokens of others never make room for more tokens in all."""
+    fuller = replace(step, prefill_tokens=step.prefill_tokens + more)
+    chunks = [
+        cost.largest_chunk(each.total_tokens, computed, 2000, limit_s - cost.seconds(each))
+        for each in (step, fuller)
+    ]
+    assert chunks[1] <= chunks[0]
+
+
+@LAW
+@given(CONVEX_COSTS, st.tuples(HUNDREDS, HUNDREDS), HUNDREDS, st.integers(0, 10**6), WHOLE)
+def test_largest_chunk_on_a_curve_that_bends_upwards_with_more_before_it_is_not_larger(
+    cost: StepCost, before: tuple[int, int], cap: int, limit_s: int, more: int
+) -> None:
+    """Without stairs, more tokens before it never grow it."""
+    total, computed = before
+    chunk = cost.largest_chunk(total, computed, cap, limit_s)
+    assert cost.largest_chunk(total + more, computed, cap, limit_s) <= chunk
 
 
 @pytest.mark.parametrize(
@@ -165,8 +203,13 @@ def test_largest_chunk_with_more_time_or_less_before_it_is_not_smaller(
         (replace(FREE, prefill_token_s=1), 99.5, 99),
         (replace(FREE, prefill_s=5), 4.9, 0),
         (replace(FREE, prefill_s=5), 5, 100),
-        (replace(FREE, hinge_token_s=(1, 0, 0, 0)), 0, 64),
-        (replace(FREE, hinge_token_s=(1, 0, 0, 0)), 10, 74),
+        (replace(FREE, curve=TokenCurve((64,), (1,))), 0, 64),
+        (replace(FREE, curve=TokenCurve((64,), (1,))), 10, 74),
+        (replace(FREE, curve=TokenCurve((64, 66), (1, 0))), 1.5, 65),
+        (replace(FREE, curve=TokenCurve((64, 66), (1, 0))), 2, 100),
+        (replace(FREE, curve=TokenCurve((0,), (1,))), -0.001, 0),
+        (replace(FREE, curve=TokenCurve((0, 10, 40), (1, 0, 1))), 10, 40),
+        (replace(FREE, curve=TokenCurve((0, 10, 40), (1, 0, 1))), 9.5, 9),
     ],
 )
 def test_largest_chunk_at_the_ends_of_its_range_is_the_cap_or_nothing(
@@ -177,32 +220,40 @@ def test_largest_chunk_at_the_ends_of_its_range_is_the_cap_or_nothing(
 
 
 def test_coefficients_round_trip_through_from_coefficients() -> None:
-    """One number per feature, in the order of the features."""
-    values = [float(number) for number in range(1, NUM_FEATURES + 1)]
-    cost = StepCost.from_coefficients(values)
-    assert cost == StepCost(1, 2, 3, 4, 5, 6, 7, hinge_token_s=(8, 9, 10, 11))
+    """The base, then one number per feature in the order of the features; the curve is apart."""
+    values, curve = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], TokenCurve((8,), (9.0,))
+    cost = StepCost.from_coefficients(values, curve)
+    assert cost == StepCost(1, 2, 3, 4, 5, 6, 7, curve=curve)
     assert cost.coefficients() == values
+    assert len(values) == NUM_COEFFICIENTS == 1 + len(FEATURES)
 
 
-@pytest.mark.parametrize("index", [0, 6, 7, NUM_FEATURES - 1])
-@pytest.mark.parametrize("value", [-1e-9, math.inf, -math.inf, math.nan])
+@LAW
+@given(WHOLE_COSTS, COMPOSITIONS, st.integers(0, 8))
+def test_scaled_cost_takes_that_many_times_as_long_for_any_step(
+    cost: StepCost, step: StepComposition, factor: int
+) -> None:
+    """A device so many times slower is slower at everything."""
+    assert cost.scaled(factor).seconds(step) == factor * cost.seconds(step)
+
+
+@pytest.mark.parametrize("index", range(NUM_COEFFICIENTS))
+@pytest.mark.parametrize("value", [-1e-9, math.inf, -math.inf, math.nan, True])
 def test_coefficient_negative_or_not_finite_is_refused_with_its_value(
     index: int, value: float
 ) -> None:
     """A price that could fall with more work is no price."""
-    values = [0.0] * NUM_FEATURES
+    values = [0.0] * NUM_COEFFICIENTS
     values[index] = value
     with pytest.raises(ValueError, match=f"^step cost .* be finite and >= 0, got {value}$"):
-        StepCost.from_coefficients(values)
+        StepCost.from_coefficients(values, FLAT)
 
 
-@pytest.mark.parametrize("hinges", [(), (0, 0, 0), (0, 0, 0, 0, 0)])
-def test_coefficients_too_few_or_too_many_are_refused_with_their_number(
-    hinges: tuple[Any, ...],
-) -> None:
-    """A cost for other knees is not taken for one for these."""
-    with pytest.raises(ValueError, match=f"^a step cost has 11 numbers, got {7 + len(hinges)}$"):
-        replace(FREE, hinge_token_s=hinges)
+@pytest.mark.parametrize("count", [0, NUM_COEFFICIENTS - 1, NUM_COEFFICIENTS + 1])
+def test_coefficients_too_few_or_too_many_are_refused(count: int) -> None:
+    """A cost of another form is not taken for one of this."""
+    with pytest.raises(ValueError, match="unpack"):
+        StepCost.from_coefficients([0.0] * count, FLAT)
 
 
 REQUESTS = st.lists(st.tuples(st.booleans(), HUNDREDS, HUNDREDS), max_size=5)
@@ -211,7 +262,7 @@ REQUESTS = st.lists(st.tuples(st.booleans(), HUNDREDS, HUNDREDS), max_size=5)
 @LAW
 @given(REQUESTS)
 def test_composition_of_many_requests_is_their_sum(requests: list[tuple[bool, int, int]]) -> None:
-    """One more request is one more addition; only knees see the sum of all tokens."""
+    """One more request is one more addition; only the curve sees the sum of all tokens."""
     step = StepComposition()
     for is_decode, new_tokens, computed_tokens in requests:
         (step.add_decode if is_decode else step.add_prefill)(new_tokens, computed_tokens)
@@ -227,12 +278,13 @@ def test_composition_of_many_requests_is_their_sum(requests: list[tuple[bool, in
     )
     assert step == expected
     assert step.total_tokens == sum(new for _, new, _ in requests)
+    assert step.features() == [getattr(expected, name) for name in FEATURES]
 
 
 def test_decode_of_several_tokens_across_a_knee_pays_for_those_behind_it() -> None:
     """Speculative decodes are priced like any other tokens."""
-    cost = StepCost(0, 0, 0, 0, 0, 0, 0, (1.0, 0, 0, 0))
+    cost = replace(FREE, curve=TokenCurve((64,), (1.0,)))
     before = StepComposition(decode_tokens=63)
     after = StepComposition(decode_tokens=67)
     added = cost.added_decode_seconds(63, 4, 0)
-    assert added == cost.seconds(after) - cost.seconds(before)
+    assert 3 == added == cost.seconds(after) - cost.seconds(before)

@@ -13,7 +13,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.step_plan import LatencyGate, StepPlan
 
-COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125, hinge_token_s=(0, 0, 0, 0))
+COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125)
 TOLERANCE = LatencyGate.from_config(HyGenConfig(interference_tolerance=0.5, idle_step_s=3))
 
 
@@ -139,7 +139,7 @@ def test_one_more_online_request_never_lowers_seconds_or_raises_tokens_left(
 
 def test_online_work_not_foreseen_is_charged_after_closing_too() -> None:
     """An online request that comes after the first offline grant still costs seconds."""
-    cost = StepCost(0.02, 2e-4, 0, 1e-3, 1e-4, 0, 0, (0, 0, 0, 0))
+    cost = StepCost(0.02, 2e-4, 0, 1e-3, 1e-4, 0, 0)
     plan = StepPlan(LatencyGate("fixed", 10, 0, 0), cost, 100, 2, 100, has_online=True)
     plan.close_online()
     before = plan.seconds

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step traces: what was in each step of an engine, and how long it took.
+
+A trace is a CSV file (gzip if its name ends in .gz). The first line is "# " and a JSON object with
+`format`, `version`, `engine` (EngineInfo) and, from the profiler, `plan`; the second names the
+columns:
+
+    step            number of the step, from 1
+    completed_s     when it completed, seconds since the trace began
+    FEATURES        the sums of its StepComposition
+    predicted_s     seconds predicted before it was measured; empty if nothing was known
+    seconds         measured, from completion to completion; idle time is in no step
+    batch           profiler only: steps of one number had the same composition
+    visit           profiler only: steps measured in a row
+"""
+
+import gzip
+import io
+import json
+import logging
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from hygen_vllm.config import ConfigError
+from hygen_vllm.latency.engine_info import EngineInfo
+from hygen_vllm.latency.step_features import FEATURES, StepComposition
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "hygen-step-trace"
+VERSION = 1
+COLUMNS = ("step", "completed_s", *FEATURES, "predicted_s", "seconds", "batch", "visit")
+REQUIRED = (*FEATURES, "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class TracedStep:
+    """A row of a trace; see the module docstring."""
+
+    step: int
+    completed_s: float
+    composition: StepComposition
+    predicted_s: float | None
+    seconds: float
+
+
+class TraceWriter:
+    """Appends steps to a trace file, until it holds `max_steps` or cannot be written to.
+
+    A file that exists is never touched: NAME.csv, NAME.1.csv, NAME.2.csv, ... the first free one
+    is made, so that a restart loses nothing and several engines may share a setting.
+
+    Each step is written at once.
+
+    Args: started_s: the time that `completed_s` counts from.
+    Raises: ConfigError if no file can be made there.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        engine: EngineInfo,
+        max_steps: int,
+        started_s: float,
+    ) -> None:
+        self._file = _create(Path(path))
+        self.path = Path(self._file.name)
+        self._steps_left = max_steps
+        self._started_s = started_s
+        self._file.write(header(engine))
+
+    def record(self, step: TracedStep) -> None:
+        """Append a step; does nothing once the file is full."""
+        if self._steps_left <= 0:
+            return
+        try:
+            self._file.write(row(step, started_s=self._started_s))
+        except OSError as error:
+            logger.warning("Recording of steps ends: cannot write %s: %s", self.path, error)
+            self._steps_left = 0
+        self._steps_left -= 1
+
+    def close(self) -> None:
+        """Record nothing more."""
+        self._steps_left = 0
+        with suppress(OSError):  # record() has said so
+            self._file.close()
+
+
+def header(engine: EngineInfo, plan: Mapping[str, Any] | None = None) -> str:
+    """Return the first two lines of a trace; `plan` says what a profiler wants to measure."""
+    head = {"format": FORMAT, "version": VERSION, "engine": engine.as_mapping()}
+    if plan is not None:
+        head["plan"] = dict(plan)
+    return f"# {json.dumps(head)}\n{','.join(COLUMNS)}\n"
+
+
+def row(
+    step: TracedStep, started_s: float = 0.0, batch: int | str = "", visit: int | str = ""
+) -> str:
+    """Return the line of a step."""
+    predicted = "" if step.predicted_s is None else f"{step.predicted_s:.6g}"
+    sums = ",".join(f"{value:.12g}" for value in step.composition.features())
+    return (
+        f"{step.step},{step.completed_s - started_s:.6f},{sums},"
+        f"{predicted},{step.seconds:.6g},{batch},{visit}\n"
+    )
+
+
+def read_trace(path: str | Path) -> "tuple[EngineInfo, pd.DataFrame]":
+    """Return the engine and the steps of a trace, without those that were not measured right.
+
+    A last line that was cut off is left out, as are steps whose time is not finite and > 0.
+
+    Raises: ConfigError, one line, if the file is no trace or is damaged.
+    """
+    try:
+        engine, table = _parse(_text(Path(path).expanduser()))
+    except KeyError as error:
+        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: no {error}") from None
+    except (ValueError, TypeError, EOFError, RecursionError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: {reason}") from None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot read trace {path}: {reason}") from None
+    return engine, table[is_measured(table["seconds"].to_numpy())].reset_index(drop=True)
+
+
+def is_measured(seconds: Any) -> Any:
+    """Return which of the times can be used, bool (num_steps,): those finite and > 0."""
+    seconds = np.asarray(seconds, dtype=np.float64)
+    return np.isfinite(seconds) & (seconds > 0)
+
+
+def features_of(table: "pd.DataFrame") -> Any:
+    """Return the matrix X of a trace, float64 (num_steps, len(FEATURES))."""
+    return table[list(FEATURES)].to_numpy(dtype=np.float64)
+
+
+def _create(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        raise ConfigError(f"cannot write trace {path}: it is plain text; leave out .gz")
+    try:
+        path = path.expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _open_new(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot write trace {path}: {reason}") from None
+
+
+def _open_new(path: Path, number: int = 0) -> TextIO:
+    """Open the first of NAME.csv, NAME.1.csv, ... that does not exist."""
+    name = path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
+    try:
+        return name.open("x", encoding="utf-8", buffering=1)
+    except FileExistsError:
+        return _open_new(path, number + 1)
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+
+
+def _parse(text: str) -> "tuple[EngineInfo, pd.DataFrame]":
+    import pandas as pd
+
+    first, _, rest = text.partition("\n")
+    if not first.startswith("# {"):
+        raise ValueError("its first line is not a header")
+    head = json.loads(first[2:])
+    if (head["format"], head["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"format is {head['format']} {head['version']}")
+    lines = rest[: rest.rfind("\n") + 1].splitlines()
+    for number, line in enumerate(lines, start=2):
+        if line.count(",") != lines[0].count(","):
+            raise ValueError(f"line {number} has another number of cells than line 2")
+    table = pd.read_csv(io.StringIO("\n".join(lines)), index_col=False)
+    missing = [name for name in REQUIRED if name not in table]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
+    table = table.astype(dict.fromkeys(REQUIRED, float))
+    sums = features_of(table)
+    if not (np.isfinite(sums).all() and (sums >= 0).all()):
+        raise ValueError("a sum is negative or no number")
+    return EngineInfo.from_mapping(head["engine"]), table

@@ -69,7 +69,7 @@ bench-predictor: setup ## measure the latency predictor: accuracy, speed, learni
 	$(BIN)/python experiments/02-latency-predictor/speed.py
 	$(BIN)/python experiments/02-latency-predictor/learning.py
 
-PROFILE_FLAGS := --mixes 100 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
+PROFILE_FLAGS := --mixes 80 --minutes 20 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
   --max-num-batched-tokens 1024
 profile: model ## measure the small model on this CPU: profiles/cpu/smollm2-135m (about 10 minutes)
 	VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/hygen profile --model "$$($(BIN)/python -m hygen_vllm.small_model)" \

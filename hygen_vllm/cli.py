@@ -167,7 +167,7 @@ def _add_profile(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     parser.add_argument(
         "--mixes",
         type=_count,
-        default=80,
+        default=100,
         metavar="N",
         help="batches that mix decodes and prefills (%(default)s)",
     )
@@ -179,6 +179,13 @@ def _add_profile(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
         help="visits to each batch, at different times (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="mixes and order (%(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=_positive,
+        default=9.0,
+        metavar="M",
+        help="measure so long at most; start again to measure what is missing (%(default)g)",
+    )
     parser.set_defaults(handle=_run_profile, engine_flags=[])
 
 
@@ -195,6 +202,7 @@ def _run_profile(arguments: argparse.Namespace) -> None:
         num_mixes=arguments.mixes,
         num_repeats=arguments.repeats,
         seed=arguments.seed,
+        max_minutes=arguments.minutes,
     )
     measure(options)
     print(write_profile(fit_profile(options.trace), options.out_dir))

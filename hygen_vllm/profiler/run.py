@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Profiles an engine: every batch shape several times in random order, then the fit.
 
-Each visit to a shape is written to DIR/trace.csv before the next begins. Started again with the
-same arguments, the profiler goes on with the visits that are missing.
+Each visit to a shape is written to DIR/trace.csv before the next begins. When its time is over the
+profiler fits what it has: every shape is visited once before any is visited again. Started again
+with the same arguments, it goes on with the visits that are missing.
 """
 
+import math
 import random
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,8 @@ class ProfileOptions:
     num_mixes: int
     num_repeats: int
     seed: int
+    max_minutes: float = math.inf
+    """Time to measure; what is missing then can be measured by another start."""
 
     @property
     def trace(self) -> Path:
@@ -56,7 +61,7 @@ def plan_visits(num_shapes: int, num_repeats: int, seed: int) -> list[Visit]:
 
 
 def measure(options: ProfileOptions) -> None:
-    """Make the visits that DIR/trace.csv lacks.
+    """Make the visits that DIR/trace.csv lacks, as many as there is time for.
 
     Raises: ConfigError, one line, if the file is another engine's or another plan's.
     """
@@ -72,11 +77,15 @@ def measure(options: ProfileOptions) -> None:
         left = [visit for visit in visits if visit.number not in done]
         for shape in shapes[:WARM_UP_VISITS] if left else ():
             runner.run(shape)
-        progress = tqdm(left, initial=len(done), total=len(visits), unit="batch", file=sys.stderr)
-        with options.trace.open("a", encoding="utf-8") as file:
-            for visit in progress:
+        progress = tqdm(initial=len(done), total=len(visits), unit="batch", file=sys.stderr)
+        deadline_s = time.monotonic() + 60.0 * options.max_minutes
+        with progress, options.trace.open("a", encoding="utf-8") as file:
+            for visit in left:
+                if time.monotonic() > deadline_s:
+                    break
                 file.write(_rows(visit, runner, shapes))
                 file.flush()
+                progress.update()
     except KeyboardInterrupt:
         print(f"{options.trace} is kept; run the same command to go on", file=sys.stderr)
         raise

@@ -5,6 +5,7 @@ A stand-in for the engine takes times that depend on the shape alone, so that th
 that was interrupted must be, byte for byte, that of one that was not.
 """
 
+import itertools
 import random
 import sys
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import pytest
 from hygen_vllm.config import ConfigError
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.step_trace import TracedStep, header, read_trace
+from hygen_vllm.profiler import run
 from hygen_vllm.profiler.batch_shapes import NUM_STEPS, BatchShape, design
 from hygen_vllm.profiler.run import WARM_UP_VISITS, ProfileOptions, Visit, measure, plan_visits
 from tests.support.step_traces import ENGINE, steps_in_a_row
@@ -173,6 +175,17 @@ def test_measure_after_an_interruption_makes_exactly_the_missing_visits(
     trace = _whole(fake, tmp_path / "begun")
     assert _shapes(VISITS[num_visits:]) == _measured(fake)
     assert _whole(fake, tmp_path / "whole") == trace
+
+
+def test_measure_out_of_time_keeps_what_it_has_and_goes_on_at_the_next_start(
+    fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time a user allows bounds a start, not the profile."""
+    minutes = itertools.count()
+    monkeypatch.setattr(run.time, "monotonic", lambda: 60.0 * next(minutes))
+    measure(replace(_options(tmp_path), max_minutes=3))
+    assert _shapes(VISITS[:3]) == _measured(fake)
+    assert _whole(fake, tmp_path / "whole") == _whole(fake, tmp_path)
 
 
 def test_measure_interrupted_again_and_again_gets_done(fake: FakeEngine, tmp_path: Path) -> None:

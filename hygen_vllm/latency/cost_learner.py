@@ -29,9 +29,9 @@ REFIT_EVERY = 32
 """Steps between two fits once there are many; the first steps are all fitted at once."""
 RIDGE = 1e-3
 LEVEL_GAIN = 0.1
-LARGEST_SURPRISE = 0.12
+LARGEST_SURPRISE = 0.1
 """Logarithm of measured / predicted beyond which a step says no more: 10 times as long moves the
-level by LEVEL_GAIN * LARGEST_SURPRISE, 1.2 %."""
+level by LEVEL_GAIN * LARGEST_SURPRISE, 1 %."""
 LEVEL_TO_PUBLISH = 0.005
 CLEARLY_BETTER = 0.01
 """Difference of mean relative errors that decides between a change of level and a new form."""

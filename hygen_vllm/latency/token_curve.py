@@ -2,8 +2,8 @@
 """Seconds that depend on the total tokens of a step: rising, straight between knees. Pure.
 
 A GPU's matrix products come in tiles: an A100 running a 7B model takes the same time for 1 to 64
-tokens, a third more for 65, and so on. A curve that may bend either way but never falls follows
-such stairs; one that may only bend upwards (a sum of hinges) misses them by several percent
+tokens, a sixth more for 72, and so on. A curve that may bend either way, at enough knees, but never
+falls follows such stairs; with few knees it misses them by 2 or 3 percent
 (experiments/02-latency-predictor).
 """
 

@@ -6,7 +6,6 @@ device models, without noise; and, predicted by the models fitted to those batch
 the real scheduler makes of an Azure-like load with an offline backlog on the device models.
 """
 
-import csv
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from tables import write_table
 from tqdm import tqdm
 
 from hygen_vllm.latency.accuracy import Accuracy, noise_floor
@@ -190,11 +190,7 @@ def main() -> None:
         for task in tqdm(list(tasks()), unit="task", file=sys.stderr)
         for name, model in MODELS.items()
     ]
-    with (HERE / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
-        for stream in (sys.stdout, file):
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_table("comparison.csv", rows)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ A step counts as gated if it has offline work and its online part alone fits the
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from serving import PROFILES, Disturbance, DisturbedDevice, ServedStep, serve
+from tables import write_table
 from tqdm import tqdm
 
 from hygen_vllm.latency.cost_learner import CostLearner
@@ -119,11 +119,7 @@ def simulate(num_seeds: int) -> None:
         steps = run(name, seed)
         rows.append(figures(name, seed, steps))
         series.setdefault(name, errors(steps))
-    with (HERE / "learning.csv").open("w", newline="", encoding="utf-8") as file:
-        for stream in (sys.stdout, file):
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_table("learning.csv", rows)
     title = f"Simulated: Llama-2-7B on an A100 model, {NOISE:.0%} noise, prediction against truth"
     draw(HERE / "learning.png", title, series)
 

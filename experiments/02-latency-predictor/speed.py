@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Microseconds of pricing one more request, of solving for a chunk, and of a fit; speed.csv."""
 
-import csv
 import statistics
-import sys
 import time
 import timeit
 from pathlib import Path
 
 import numpy as np
+from tables import write_table
 
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.estimator import StepTimeRegressor
@@ -99,11 +98,7 @@ def main() -> None:
         }
         for (what, unit, aim), times in measured.items()
     ]
-    with (HERE / "speed.csv").open("w", newline="", encoding="utf-8") as file:
-        for stream in (sys.stdout, file):
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_table("speed.csv", rows)
 
 
 if __name__ == "__main__":

@@ -43,16 +43,21 @@ class Accuracy:
         )
 
 
-def by_region(X: Matrix, predicted: Matrix, measured: Matrix) -> Mapping[str, Accuracy]:
-    """Return the accuracy for steps of each kind and size that occurs."""
-    tokens = total_tokens(X)
+def masks_by_kind(X: Matrix) -> dict[str, NDArray[np.bool_]]:
+    """Return which steps hold decodes only, prefills only, or both; each bool (num_steps,)."""
     has_prefill = X[:, FEATURES.index("prefill_tokens")] > 0
     has_decode = X[:, FEATURES.index("decode_tokens")] > 0
-    masks = {
+    return {
         "decodes only": ~has_prefill,
         "prefills only": has_prefill & ~has_decode,
         "both": has_prefill & has_decode,
     }
+
+
+def by_region(X: Matrix, predicted: Matrix, measured: Matrix) -> Mapping[str, Accuracy]:
+    """Return the accuracy for steps of each kind and size that occurs."""
+    tokens = total_tokens(X)
+    masks = masks_by_kind(X)
     edges = [0, 16, 64, 256, 1024, math.inf]
     for low, high in pairwise(edges):
         name = f"{low + 1} to {high} tokens" if high < math.inf else f"more than {low} tokens"

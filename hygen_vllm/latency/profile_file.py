@@ -14,6 +14,7 @@ from typing import Any
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.latency.engine_info import EngineInfo
+from hygen_vllm.latency.file_errors import one_line_errors
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.token_curve import TokenCurve
 
@@ -100,18 +101,9 @@ def find_profile(name: str | Path) -> Path:
 
 def load_profile(name: str | Path) -> Profile:
     """Return the profile at a path or of a name. Raises ConfigError, one line, if it is not one."""
-    try:
+    subject = f"profile {name}"
+    with one_line_errors(subject, subject, f"{FORMAT} {VERSION}", f"; {REMEDY}"):
         return _parse(json.loads(find_profile(name).read_text(encoding="utf-8")))
-    except ConfigError:
-        raise
-    except KeyError as error:
-        reason = f"no {error}"
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"cannot read profile {name}: {reason}") from None
-    raise ConfigError(f"profile {name} is not a {FORMAT} {VERSION} file: {reason}; {REMEDY}")
 
 
 def _parse(document: dict[str, Any]) -> Profile:

@@ -18,7 +18,6 @@ import gzip
 import io
 import json
 import logging
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.latency.engine_info import EngineInfo
+from hygen_vllm.latency.file_errors import one_line_errors
 from hygen_vllm.latency.step_features import FEATURES, StepComposition
 
 if TYPE_CHECKING:
@@ -123,16 +123,8 @@ def read_trace(path: str | Path) -> "tuple[EngineInfo, pd.DataFrame]":
 
     Raises: ConfigError, one line, if the file is no trace or is damaged.
     """
-    try:
+    with one_line_errors(f"trace {path}", f"{path}", f"{FORMAT} {VERSION}"):
         engine, table = _parse(_text(Path(path).expanduser()))
-    except KeyError as error:
-        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: no {error}") from None
-    except (ValueError, TypeError, EOFError, RecursionError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: {reason}") from None
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"cannot read trace {path}: {reason}") from None
     return engine, table[is_measured(table["seconds"].to_numpy())].reset_index(drop=True)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hygen_vllm.latency.accuracy import masks_by_kind
 from hygen_vllm.latency.cost_fit import total_tokens
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import save_profile
-from hygen_vllm.latency.step_features import FEATURES
 from hygen_vllm.profiler.fit import FittedProfile
 
 COLOURS = {"decodes only": "tab:blue", "prefills only": "tab:orange", "both": "tab:green"}
@@ -79,11 +79,11 @@ def draw_report(fitted: FittedProfile, path: Path) -> None:
 
     steps, predicted = fitted.steps, fitted.predicted
     error = 100.0 * (predicted / steps.seconds - 1.0)
-    kinds = _kinds(fitted)
+    masks = masks_by_kind(steps.X)
     figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), constrained_layout=True)
     (against, by_size), (spread, curve) = axes
     for kind, colour in COLOURS.items():
-        mask = kinds == kind
+        mask = masks[kind]
         against.plot(1e3 * steps.seconds[mask], 1e3 * predicted[mask], ".", ms=3, c=colour)
         by_size.plot(total_tokens(steps.X)[mask], error[mask], ".", ms=3, c=colour, label=kind)
         if mask.any():
@@ -108,11 +108,3 @@ def draw_report(fitted: FittedProfile, path: Path) -> None:
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _kinds(fitted: FittedProfile) -> "np.ndarray[Any, Any]":
-    X = fitted.steps.X
-    has_prefill = X[:, FEATURES.index("prefill_tokens")] > 0
-    has_decode = X[:, FEATURES.index("decode_tokens")] > 0
-    names = list(COLOURS)
-    return np.where(~has_prefill, names[0], np.where(has_decode, names[2], names[1]))

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.config import ConfigError
+from hygen_vllm.latency.file_errors import one_line_errors
 
 FORMAT = "hygen-device-model"
 VERSION = 1
@@ -97,15 +97,8 @@ def save_device(device: DeviceModel, folder: Path, notes: str) -> None:
 def load_device(folder: str | Path) -> DeviceModel:
     """Return the device model in a profile's folder. Raises ConfigError, one line, if none is."""
     path = Path(folder).expanduser() / FILE_NAME
-    try:
+    with one_line_errors(f"device model {path}", f"{path}", f"{FORMAT} {VERSION}"):
         return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot read device model {path}: {error.strerror or error}") from None
-    except KeyError as error:
-        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: no {error}") from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not a {FORMAT} {VERSION} file: {reason}") from None
 
 
 def _parse(document: dict[str, Any]) -> DeviceModel:

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the rows of a result and keeps them as CSV."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows to stdout and to a file beside this one."""
+    with Path(__file__).with_name(name).open("w", newline="", encoding="utf-8") as file:
+        for stream in (sys.stdout, file):
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)

@@ -7,6 +7,7 @@ worker: call schedule(), hand the tokens to update_from_output().
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,7 @@ class Limits:
     max_loras: int = 0
     num_speculative_tokens: int = 0
     v2_runner: bool = False
+    log_stats: bool = True
     scheduler_options: dict[str, Any] = field(default_factory=dict)
     """More fields of vLLM's SchedulerConfig."""
 
@@ -82,7 +84,7 @@ def make_scheduler(
         ),
         structured_output_manager=StructuredOutputManager(vllm_config),
         block_size=limits.block_size,
-        log_stats=True,
+        log_stats=limits.log_stats,
     )
     scheduler.use_v2_model_runner = limits.v2_runner
     return scheduler
@@ -110,7 +112,7 @@ def make_request(  # noqa: PLR0913 - mirrors vLLM's Request
         ),
         pooling_params=None,
         lora_request=LoRARequest(f"lora-{lora}", lora, "/nowhere") if lora else None,
-        block_hasher=_block_hasher(block_size),
+        block_hasher=block_hasher(block_size),
         **options,
     )
 
@@ -158,6 +160,7 @@ def _tiny_model_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _block_hasher(block_size: int) -> Any:
+def block_hasher(block_size: int, hash_function: Callable[[Any], bytes] = sha256) -> Any:
+    """Return vLLM's function that hashes the full KV blocks of a request."""
     init_none_hash(sha256)
-    return get_request_block_hasher(block_size, sha256)
+    return get_request_block_hasher(block_size, hash_function)

@@ -60,6 +60,11 @@ class HyGenConfig:
     """Requests with a priority above this are offline. Default: 0 under vLLM's fcfs policy, where
     priority has no other meaning; under vLLM's priority policy, none."""
 
+    offline_rate_per_s: float | None = None
+    """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*
+    in the paper) and for sparing what comes behind the engine. Default: no cap. Requests that were
+    preempted start again without counting."""
+
     min_chunk_tokens: int = 16
     """Smallest offline prefill chunk worth a place in a step; what fits less waits."""
 
@@ -84,6 +89,7 @@ class HyGenConfig:
         _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
         _check_above("latency_budget_s", self.latency_budget_s, 0, 'set null for mode "tolerance"')
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
+        _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
         _check_above(
             "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"

@@ -17,6 +17,8 @@ class Refusal(Enum):
     BLOCKS = "blocks"
     ADAPTERS = "adapters"
     ENCODER = "encoder"
+    RATE = "rate"
+    """No more may start for now: `offline_rate_per_s`."""
     THROTTLED = "throttled"
     """Data parallel ranks defer their prefills in this step."""
 

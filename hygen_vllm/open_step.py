@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -25,6 +25,7 @@ class OpenStep:
         arrivals: waiting online requests, charged to the plan already.
         num_online: running online requests.
         min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
+        starts_left: offline requests that may start for the first time; None for any number.
         is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
     """
 
@@ -38,6 +39,7 @@ class OpenStep:
         num_online: int,
         min_chunk_tokens: int,
         max_chunk_tokens: int,
+        starts_left: int | None,
         is_throttled: bool,
     ) -> None:
         self.num_online_running = num_online
@@ -53,8 +55,14 @@ class OpenStep:
         self._adapters = set(room.adapters)
         self._min_chunk_tokens = min_chunk_tokens
         self._max_chunk_tokens = max_chunk_tokens
+        self._starts_left = starts_left
         self._is_throttled = is_throttled
         self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds the step may take; infinite while no offline request asked for a part of it."""
+        return self._plan.limit_s
 
     def _set_decode_blocks_aside(self, num_online: int) -> bool:
         """Where blocks are plenty, take those for all offline decodes at once; say if done."""
@@ -86,13 +94,19 @@ class OpenStep:
             if self._counts_decode_blocks:
                 blocks = view.blocks_to_add(self._scheduler, request, computed + wanted)
             result = grant_decode(self._plan, wanted, computed, blocks)
+        elif self._must_not_start(request, is_running):
+            result = Refusal.RATE
         else:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
+            if self._starts_left is not None and not is_running and not request.num_preemptions:
+                self._starts_left -= 1
             return result
         self.refused.append(result)
         if is_running:
             self.offline_is_stuck |= result is Refusal.BLOCKS
+            if result is Refusal.LATENCY:  # no newcomer takes the seconds that it waits for
+                self._scheduler.waiting.offline_is_open = False
             return 0
         if request.num_computed_tokens > 0:
             # It holds KV blocks while it waits: only running can it finish or be preempted.
@@ -100,6 +114,9 @@ class OpenStep:
         self._scheduler.waiting.offline_is_open = False
         self._scheduler.encoder_cache_manager.free(request)
         return 0
+
+    def _must_not_start(self, request: Request, is_running: bool) -> bool:
+        return self._starts_left == 0 and not (is_running or request.num_preemptions)
 
     def _grant_prefill(
         self, request: Request, computed: int, wanted: int, is_running: bool
@@ -117,11 +134,10 @@ class OpenStep:
             can_split=scheduler.scheduler_config.enable_chunked_prefill and wanted > 1,
             min_tokens=self._min_chunk_tokens,
         )
-        blocks_to_start = cache(partial(self._blocks_to_start, request))
         blocks_needed = (
             partial(self._blocks_to_grow, request, computed)
             if is_running
-            else lambda _: blocks_to_start()
+            else self._blocks_to_start(request)
         )
         is_alone = self._plan.is_alone
         granted = grant_chunk(self._plan, chunk, blocks_needed)
@@ -142,6 +158,17 @@ class OpenStep:
     def _blocks_to_grow(self, request: Request, computed: int, new_tokens: int) -> int:
         return view.blocks_to_add(self._scheduler, request, computed + new_tokens)
 
-    def _blocks_to_start(self, request: Request) -> int:
-        """Blocks a waiting request needs: all of its tokens, and one for each running request."""
-        return view.blocks_to_admit(self._scheduler, request) + len(self._scheduler.running)
+    def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
+        """Blocks a waiting request needs: all of its tokens, and one for each running request.
+
+        However small its first chunk is; so they are counted once, when first asked for.
+        """
+        counted: list[int] = []
+
+        def blocks_needed(_: int) -> int:
+            if not counted:
+                blocks = view.blocks_to_admit(self._scheduler, request)
+                counted.append(blocks + len(self._scheduler.running))
+            return counted[0]
+
+        return blocks_needed

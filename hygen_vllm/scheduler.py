@@ -30,6 +30,7 @@ from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
 from hygen_vllm.offline_log import OfflineLog
+from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
 from hygen_vllm.open_step import OpenStep
 from hygen_vllm.request_class import ClassRule, RequestClass
@@ -79,6 +80,9 @@ class HyGenScheduler(Scheduler):
         self._gate = LatencyGate.from_config(self.hygen_config)
         self.offline_ids: set[str] = set()
         """Requests of the offline class in this engine."""
+        self.step_limit_s: float | None = None
+        """Seconds that the last step could take, None without offline requests in the engine."""
+        self._rate = _offline_rate(self.hygen_config, self.clock())
         self._step: OpenStep | None = None
         self._offline_is_stuck = False
         self._feedback = StepFeedback()
@@ -135,12 +139,15 @@ class HyGenScheduler(Scheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         started_s = self.clock()
+        self.step_limit_s = None
         if self.offline_ids:
             throttle_prefills = self._begin_step(throttle_prefills, started_s)
         try:
             output = super().schedule(throttle_prefills)
         finally:
             self._end_step()
+        if self._rate is not None:
+            self._rate.started(self._num_started(output))
         is_measured = (
             self.current_step % MEASURE_EVERY == 0 or self.learner.is_new or self.trace is not None
         )
@@ -171,6 +178,7 @@ class HyGenScheduler(Scheduler):
             num_online=num_online,
             min_chunk_tokens=self.hygen_config.min_chunk_tokens,
             max_chunk_tokens=offline_cap,
+            starts_left=self._rate.num_ready(now_s) if self._rate else None,
             is_throttled=throttle_prefills,
         )
         return defers_prefills
@@ -216,7 +224,15 @@ class HyGenScheduler(Scheduler):
         if step is not None:
             self.waiting.offline_is_open = True
             self._offline_is_stuck = step.offline_is_stuck
+            self.step_limit_s = step.limit_s
             self.offline_log.count(step.refused, step.num_preempted)
+
+    def _num_started(self, output: SchedulerOutput) -> int:
+        """Offline requests that run for the first time."""
+        started = [
+            new.req_id for new in output.scheduled_new_reqs if new.req_id in self.offline_ids
+        ]
+        return sum(not self.requests[request_id].num_preemptions for request_id in started)
 
     def _put_online_first(self) -> int:
         """Order `running`: online, offline decodes, offline prefills. Return the number online.
@@ -333,6 +349,12 @@ def _asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
     if cls is HyGenScheduler:
         return HyGenAsyncScheduler
     return type(cls.__name__, (cls, HyGenAsyncScheduler), {})
+
+
+def _offline_rate(config: HyGenConfig, now_s: float) -> OfflineRate | None:
+    if config.offline_rate_per_s is None:
+        return None
+    return OfflineRate(config.offline_rate_per_s, now_s)
 
 
 def _class_rule(config: HyGenConfig, policy: SchedulingPolicy) -> ClassRule:

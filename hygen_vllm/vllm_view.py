@@ -117,10 +117,15 @@ def block_holders(scheduler: Scheduler, requests: Iterable[Request]) -> dict[int
     """How many of `requests` hold each block, by block id."""
     holders: Counter[int] = Counter()
     for request in requests:
-        for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
-            held = manager.req_to_blocks.get(request.request_id, ())
-            holders.update(block.block_id for block in held if not block.is_null)
+        holders.update(block_ids(scheduler, request))
     return holders
+
+
+def block_ids(scheduler: Scheduler, request: Request) -> list[int]:
+    """Return the id of each block that a request holds, shared ones included."""
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    held = (manager.req_to_blocks.get(request.request_id, ()) for manager in managers)
+    return [block.block_id for blocks in held for block in blocks if not block.is_null]
 
 
 def num_freed(scheduler: Scheduler, holders: Mapping[int, int]) -> int:

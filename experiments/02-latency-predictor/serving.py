@@ -18,7 +18,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.simulator.device_model import DeviceModel
 from hygen_vllm.simulator.virtual_engine import VirtualEngine
-from hygen_vllm.workloads.arrivals import generate_azure_like
+from hygen_vllm.workloads.arrival_processes import generate_azure_like
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 LIMITS = Limits(

@@ -18,6 +18,7 @@ from hygen_vllm.demo.report import PolicyRun, footnotes, format_table, to_json, 
 from hygen_vllm.demo.streams import Terminal, engine_log
 from hygen_vllm.demo.workload import ONLINE, Workload, make_workload
 from hygen_vllm.workloads import data_dir
+from hygen_vllm.workloads.tokenizers import load_tokenizer
 
 # The backlog's first prompts all come at once; by then most are through their prefill.
 WARM_UP_S = 12.0
@@ -76,7 +77,7 @@ def run_demo(options: DemoOptions) -> None:
     with engine_log(log) as terminal:
         workload = make_workload(
             data_dir(),
-            _load_tokenizer(model),
+            load_tokenizer(model),
             options.online_rate_per_s,
             options.run_s,
             options.seed,
@@ -107,12 +108,6 @@ def _small_model() -> Path:
     from hygen_vllm.small_model import prepare_small_model
 
     return prepare_small_model()
-
-
-def _load_tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(model))
 
 
 async def _serve_all(

@@ -10,21 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hygen_vllm.demo.policies import ENGINE_SETTINGS
-from hygen_vllm.workloads.arrivals import (
-    AZURE_CONVERSATION,
-    Arrival,
-    LengthScale,
-    cut,
-    generate_azure_like,
-    read_azure_csv,
-    thin,
-)
-from hygen_vllm.workloads.prompts import (
-    PromptCutter,
-    Tokenizer,
-    load_questions,
-    offline_prompts,
-)
+from hygen_vllm.workloads.arrival_processes import generate_azure_like
+from hygen_vllm.workloads.arrivals import Arrival, LengthScale, cut, thin
+from hygen_vllm.workloads.prompts import PromptCutter, load_questions, offline_prompts
+from hygen_vllm.workloads.sources import AZURE
+from hygen_vllm.workloads.tokenizers import Tokenizer
+from hygen_vllm.workloads.trace_files import read_azure_csv
 
 ONLINE, OFFLINE = "online", "offline"
 # On average 72 prompt and 80 output tokens: what one CPU core carries at 0.8 req/s.
@@ -121,7 +112,7 @@ def _online_arrivals(
     if data_dir is None:
         source = "generated with the Azure 2023 conversation trace's statistics"
         return generate_azure_like(rate_per_s, duration_s, seed), source
-    trace = read_azure_csv(data_dir / AZURE_CONVERSATION)
+    trace = read_azure_csv(data_dir / AZURE)
     trace_s = trace[-1].time_s
     if duration_s > trace_s:
         raise ValueError(f"a run must be <= {trace_s:.0f} s, the trace's length, got {duration_s}")

@@ -10,13 +10,14 @@ they reach (Williams et al., Roofline, CACM 2009), request by request.
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hygen_vllm.latency.file_errors import one_line_errors
+from hygen_vllm.simulator.step_work import StepWork
 
 FORMAT = "hygen-device-model"
 VERSION = 1
@@ -56,17 +57,20 @@ class DeviceModel:
         if not all(0 < value < math.inf for value in (*numbers, *self.tokens, *self.operators_s)):
             raise ValueError("all numbers must be finite and > 0")
 
-    def seconds(self, requests: Iterable[tuple[int, int]]) -> float:
+    def step_seconds(self, work: StepWork) -> float:
         """Return the seconds of a step.
 
-        Args: requests: (new tokens, tokens computed before) of each request in it.
+        The attention of a decode takes time in proportion to its tokens, so decodes are summed.
         """
-        total_tokens = 0
-        attention_s = 0.0
-        for new_tokens, computed_tokens in requests:
-            total_tokens += new_tokens
+        attention_s = self._decode_s * (work.context_tokens + work.num_decodes)
+        for new_tokens, computed_tokens in work.chunks:
             attention_s += self._attention_s(new_tokens, computed_tokens)
-        return self.operator_seconds(total_tokens) + attention_s
+        return self.operator_seconds(work.total_tokens) + attention_s
+
+    @cached_property
+    def _decode_s(self) -> float:
+        """Seconds of a decode's attention for each token, its own included."""
+        return self._attention_s(1, 0)
 
     def operator_seconds(self, total_tokens: int) -> float:
         """Return the seconds of all operators but attention: straight between measured points."""

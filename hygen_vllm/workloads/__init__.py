@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served: when online requests arrive and how long they are, and which prompts they carry.
+"""What is served: when requests arrive, how long they are, and which tokens their prompts share.
 
-Read `arrivals.py`, then `prompts.py`. Everything is seeded: same seed, same requests. Nothing here
-imports vllm or torch, so the demo, the simulator and the tests share one workload.
+`arrivals.py` has the request of a workload and what changes a list of them; `trace_files.py` reads
+them, `arrival_processes.py` draws them; `prompts.py` and `few_shot.py` make prompts out of text,
+`prompt_tokens.py` out of numbers; `sources.py` finds all of it by a file or a name. Everything is
+seeded: same seed, same requests. Nothing here imports vllm or torch, so that the demo, the
+simulator and deployments share one workload.
 """
 
 import os

@@ -1,77 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When online requests arrive and how many tokens each brings: the Azure 2023 conversation trace.
+"""The request of a workload, and what makes other lists of requests out of one. Pure."""
 
-The trace is one hour of production requests (Azure/AzurePublicDataset, CC-BY-4.0; Splitwise, ISCA
-2024). Without the file, `generate_azure_like` draws requests with the trace's published statistics.
-"""
-
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 
-AZURE_CONVERSATION = Path("azure2023", "AzureLLMInferenceTrace_conv.csv")
-AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-
-# Quantiles of the Azure conversation trace (19,366 requests). Its means, 1155 prompt and 211 output
-# tokens, follow from them within 2 %; its gaps have a coefficient of variation of 1.09.
-QUANTILE_LEVELS = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
-PROMPT_TOKEN_QUANTILES = (
-    *(2, 181, 207, 387, 403, 703, 1020, 1071, 1130, 1315),
-    *(2734, 4083, 4142, 6179, 14050),
-)
-OUTPUT_TOKEN_QUANTILES = (7, 41, 54, 77, 91, 103, 129, 177, 384, 400, 424, 451, 601, 954, 1000)
-GAP_VARIATION = 1.09
+from hygen_vllm.workloads.prompt_tokens import VOCABULARY, Prompt, UniqueTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request of a trace; `time_s` counts from the start of the trace."""
+    """One request; `time_s` counts from the start of the workload.
+
+    Args: prompt: which tokens its prompt has; None if it shares them with no other request.
+    """
 
     time_s: float
     prompt_tokens: int
     output_tokens: int
+    prompt: Prompt | None = None
 
-
-def read_azure_csv(path: Path) -> list[Arrival]:
-    """Return the requests of an Azure trace in order of time, the first at 0 s.
-
-    Raises: ValueError with file and line if a row cannot be read, or if there is none.
-    """
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = csv.reader(file)
-        header = tuple(next(rows, ()))
-        if header[: len(AZURE_COLUMNS)] != AZURE_COLUMNS:
-            raise ValueError(f"{path}:1: expected the columns {','.join(AZURE_COLUMNS)}")
-        stamped = sorted(_parse_rows(path, rows), key=lambda pair: pair[0])
-    if not stamped:
-        raise ValueError(f"{path}: no requests after the header")
-    first = stamped[0][0]
-    return [replace(item, time_s=(stamp - first).total_seconds()) for stamp, item in stamped]
-
-
-def _parse_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[tuple[datetime, Arrival]]:
-    for line, row in enumerate(rows, start=2):
-        if not row:
-            continue
-        try:
-            yield _parse_row(row)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{path}:{line}: cannot read {','.join(row)!r}: {error}") from None
-
-
-def _parse_row(row: list[str]) -> tuple[datetime, Arrival]:
-    if len(row) < len(AZURE_COLUMNS):
-        raise ValueError(f"expected {len(AZURE_COLUMNS)} fields, got {len(row)}")
-    # The trace has seven digits after the second, datetime keeps six.
-    stamp = datetime.fromisoformat(row[0].strip()[:26])
-    arrival = Arrival(0.0, prompt_tokens=int(row[1]), output_tokens=int(row[2]))
-    if min(arrival.prompt_tokens, arrival.output_tokens) < 1:
-        raise ValueError("token counts must be >= 1")
-    return stamp, arrival
+    def token_ids(self, number: int, vocabulary: int = VOCABULARY) -> list[int]:
+        """Return the tokens of its prompt; `number` makes those of a prompt that shares nothing."""
+        prompt = UniqueTokens(number) if self.prompt is None else self.prompt
+        return prompt.token_ids(self.prompt_tokens, vocabulary)
 
 
 def cut(arrivals: list[Arrival], start_s: float, duration_s: float) -> list[Arrival]:
@@ -100,23 +53,6 @@ def thin(arrivals: list[Arrival], rate_per_s: float, duration_s: float, seed: in
     return [arrivals[index] for index in sorted(kept)]
 
 
-def generate_azure_like(rate_per_s: float, duration_s: float, seed: int) -> list[Arrival]:
-    """Return arrivals with gamma gaps and lengths distributed like the Azure trace's."""
-    rng = np.random.default_rng(seed)
-    shape = GAP_VARIATION**-2
-    arrivals = []
-    time_s = rng.gamma(shape, 1 / (rate_per_s * shape))
-    while time_s < duration_s:
-        prompt_tokens = _draw(rng, PROMPT_TOKEN_QUANTILES)
-        arrivals.append(Arrival(time_s, prompt_tokens, _draw(rng, OUTPUT_TOKEN_QUANTILES)))
-        time_s += rng.gamma(shape, 1 / (rate_per_s * shape))
-    return arrivals
-
-
-def _draw(rng: np.random.Generator, quantiles: tuple[int, ...]) -> int:
-    return round(float(np.interp(rng.random(), QUANTILE_LEVELS, quantiles)))
-
-
 @dataclass(frozen=True)
 class LengthScale:
     """Divides the lengths of a trace for a small machine, then caps them; all stay >= 1."""
@@ -130,8 +66,8 @@ class LengthScale:
         """Return the arrival with shorter lengths, at the same time."""
         prompt_tokens = round(arrival.prompt_tokens / self.prompt_divisor)
         output_tokens = round(arrival.output_tokens / self.output_divisor)
-        return Arrival(
-            time_s=arrival.time_s,
+        return replace(
+            arrival,
             prompt_tokens=max(1, min(prompt_tokens, self.max_prompt_tokens)),
             output_tokens=max(1, min(output_tokens, self.max_output_tokens)),
         )
@@ -141,3 +77,22 @@ class LengthScale:
             f"prompts divided by {self.prompt_divisor:g} (at most {self.max_prompt_tokens} tokens),"
             f" outputs divided by {self.output_divisor:g} (at most {self.max_output_tokens})"
         )
+
+
+def fit_length(arrival: Arrival, max_model_len: int) -> Arrival:
+    """Return an arrival that a model of so many tokens can serve: a long prompt loses its end.
+
+    At least one prompt token stays; an output that alone is too long is cut as well.
+    """
+    output_tokens = min(arrival.output_tokens, max_model_len - 1)
+    prompt_tokens = min(arrival.prompt_tokens, max_model_len - output_tokens)
+    if (prompt_tokens, output_tokens) == (arrival.prompt_tokens, arrival.output_tokens):
+        return arrival
+    return replace(arrival, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+
+
+def at_times(arrivals: Iterable[Arrival], times_s: Iterable[float]) -> list[Arrival]:
+    """Return the arrivals with other times, as many as there are of both."""
+    return [
+        replace(arrival, time_s=time_s) for arrival, time_s in zip(arrivals, times_s, strict=False)
+    ]

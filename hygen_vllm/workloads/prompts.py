@@ -11,7 +11,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+from hygen_vllm.workloads.tokenizers import Tokenizer
 
 GSM8K = Path("gsm8k", "train.jsonl")
 NUM_BUILT_IN_QUESTIONS = 2000
@@ -103,13 +104,6 @@ def offline_prompts(questions: list[Question], num_examples: int, seed: int) -> 
     while True:
         *examples, last = rng.choices(questions, k=num_examples + 1)
         yield "".join(map(str, examples)) + f"Question: {last.question}\nAnswer:"
-
-
-class Tokenizer(Protocol):
-    """The part of a model's tokenizer that is needed here."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
 
 
 class PromptCutter:

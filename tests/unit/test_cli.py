@@ -65,7 +65,7 @@ def test_broken_trace_exits_2_with_file_and_line(tmp_path, monkeypatch, capsys):
     trace.parent.mkdir()
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\nnow,1,1\n", encoding="utf-8")
     monkeypatch.setenv("HYGEN_DATA", str(tmp_path))
-    monkeypatch.setattr("hygen_vllm.demo.run._load_tokenizer", lambda _: None)
+    monkeypatch.setattr("hygen_vllm.demo.run.load_tokenizer", lambda _: None)
     assert main(["demo", "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert f"{trace}:2: cannot read 'now,1,1'" in capsys.readouterr().err
 

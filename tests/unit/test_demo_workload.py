@@ -5,8 +5,9 @@ import pytest
 
 from hygen_vllm.demo.policies import ENGINE_SETTINGS
 from hygen_vllm.demo.workload import OFFLINE_OUTPUT_TOKENS, make_workload
-from hygen_vllm.workloads.arrivals import AZURE_COLUMNS, AZURE_CONVERSATION
 from hygen_vllm.workloads.prompts import GSM8K
+from hygen_vllm.workloads.sources import AZURE
+from hygen_vllm.workloads.trace_files import AZURE_COLUMNS
 
 
 class WordTokenizer:
@@ -53,7 +54,7 @@ def data_folder(tmp_path):
         f"2023-11-16 18:{s // 60:02}:{s % 60:02},{1600},{100}" for s in range(120) for _ in "12"
     ]
     for name, lines in (
-        (AZURE_CONVERSATION, [",".join(AZURE_COLUMNS), *rows]),
+        (AZURE, [",".join(AZURE_COLUMNS), *rows]),
         (GSM8K, ['{"question": "Why?", "answer": "So."}']),
     ):
         (tmp_path / name).parent.mkdir()

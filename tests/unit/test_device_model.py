@@ -19,6 +19,7 @@ from hygen_vllm.latency.step_trace import read_trace
 from hygen_vllm.profiler.batch_shapes import BatchShape, design
 from hygen_vllm.simulator.device_model import DeviceModel, load_device, save_device
 from hygen_vllm.simulator.modelled_steps import modelled_steps
+from hygen_vllm.simulator.step_work import StepWork
 from tests.support.step_traces import ENGINE, composition
 
 LAW = settings(derandomize=True, deadline=None, max_examples=80)
@@ -132,13 +133,13 @@ def test_operators_take_the_measured_time_at_each_measured_point() -> None:
     """Between two points the time is straight, past the last likewise, below the first constant."""
     no_attention = replace(DEVICE, peak_flops=1e300, memory_bytes_per_s=1e300)
     expected = {0: 1.0, 1: 1.0, 2: 4 / 3, 4: 2.0, 6: 4.0, 8: 6.0, 10: 8.0}
-    found = {tokens: no_attention.seconds([(tokens, 0)]) for tokens in expected}
+    found = {tokens: _seconds([(tokens, 0)], no_attention) for tokens in expected}
     assert expected == pytest.approx(found)
 
 
 def test_attention_takes_the_longer_of_arithmetic_and_reading() -> None:
     """4 operations a pair, head and width; keys and values read once a chunk; every layer."""
-    attention_s = DEVICE.seconds([(1, 0), (3, 5)]) - 2.0
+    attention_s = _seconds([(1, 0), (3, 5)]) - 2.0
     arithmetic_s = [4 * pairs * 4 * 8 / (0.5 * 1.5e5) for pairs in (1, 6 + 7 + 8)]
     reading_s = [2 * tokens * 2 * 8 * 2 / (0.25 * 1e5) for tokens in (1, 8)]
     assert reading_s[0] > arithmetic_s[0]
@@ -156,10 +157,10 @@ def test_seconds_with_more_tokens_are_never_fewer(
 ) -> None:
     """A longer context, a longer chunk or one more request never makes a step shorter."""
     (first_new, first_computed), *others = requests
-    before = DEVICE.seconds(requests)
-    assert before <= DEVICE.seconds([(first_new, first_computed + computed_tokens), *others])
-    assert before <= DEVICE.seconds([(first_new + new_tokens, first_computed), *others])
-    assert before < DEVICE.seconds([*requests, (new_tokens, computed_tokens)])
+    before = _seconds(requests)
+    assert before <= _seconds([(first_new, first_computed + computed_tokens), *others])
+    assert before <= _seconds([(first_new + new_tokens, first_computed), *others])
+    assert before < _seconds([*requests, (new_tokens, computed_tokens)])
 
 
 def test_modelled_steps_are_the_shapes_of_a_design_with_the_seconds_of_the_device() -> None:
@@ -167,12 +168,21 @@ def test_modelled_steps_are_the_shapes_of_a_design_with_the_seconds_of_the_devic
     steps = modelled_steps(DEVICE, ENGINE, num_mixes=3)
     shapes = design(ENGINE, num_mixes=3, seed=0)
     assert [composition(shape).features() for shape in shapes] == steps.X.tolist()
-    assert [DEVICE.seconds(_requests(shape)) for shape in shapes] == steps.seconds.tolist()
+    assert [DEVICE.step_seconds(StepWork.of(shape)) for shape in shapes] == steps.seconds.tolist()
     assert len(shapes) == len(set(steps.group))
 
 
-def _requests(shape: BatchShape) -> list[tuple[int, int]]:
-    return [*((1, context) for context in shape.contexts), *shape.chunks]
+def test_decode_takes_as_long_as_a_chunk_of_one_token() -> None:
+    """Decodes are summed and chunks are not; both are the same arithmetic."""
+    contexts = (0, 7, 300)
+    chunks = [(1, context) for context in contexts]
+    decodes = DEVICE.step_seconds(StepWork.of(BatchShape(contexts=contexts)))
+    assert decodes == pytest.approx(_seconds(chunks))
+
+
+def _seconds(requests: list[tuple[int, int]], device: DeviceModel = DEVICE) -> float:
+    """Return the seconds of a step of chunks: (new tokens, tokens computed before)."""
+    return device.step_seconds(StepWork(0, 0, requests))
 
 
 # --- the profiles that ship --------------------------------------------------------------------
@@ -209,7 +219,7 @@ def test_shipped_modelled_profile_prices_random_mixes_as_its_device(name: str) -
     profile, device = load_profile(name), load_device(shipped_profiles()[name])
     mixes = _random_mixes(random.Random(0), num_mixes=40)
     errors = [
-        abs(profile.cost.seconds(composition(mix)) / device.seconds(_requests(mix)) - 1)
+        abs(profile.cost.seconds(composition(mix)) / device.step_seconds(StepWork.of(mix)) - 1)
         for mix in mixes
     ]
     assert sum(errors) / len(errors) < 0.05

@@ -19,7 +19,12 @@ POLICY_FILES = [
     PACKAGE / "step_feedback.py",
     PACKAGE / "vllm_release.py",
     PACKAGE / "profiler" / "batch_shapes.py",
+    PACKAGE / "offline_rate.py",
     PACKAGE / "simulator" / "device_model.py",
+    PACKAGE / "simulator" / "step_work.py",
+    PACKAGE / "simulator" / "step_time.py",
+    PACKAGE / "simulator" / "predictor.py",
+    *sorted((PACKAGE / "slo").glob("*.py")),
     *sorted((PACKAGE / "latency").glob("*.py")),
     *sorted((PACKAGE / "workloads").glob("*.py")),
 ]
@@ -53,6 +58,7 @@ def _libraries(path: Path) -> set[str]:
         LIBRARIES
         | ({"pandas"} if is_latency else set())
         | ({"sklearn"} if is_latency and is_estimator else set())
+        | ({"transformers"} if path.name == "tokenizers.py" else set())
     )
 
 

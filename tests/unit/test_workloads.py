@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from hygen_vllm.workloads import data_dir
-from hygen_vllm.workloads.arrivals import (
-    AZURE_CONVERSATION,
-    Arrival,
-    LengthScale,
-    cut,
-    generate_azure_like,
-    read_azure_csv,
-    thin,
-)
+from hygen_vllm.workloads.arrival_processes import generate_azure_like
+from hygen_vllm.workloads.arrivals import Arrival, LengthScale, cut, thin
 from hygen_vllm.workloads.prompts import (
     GSM8K,
     PromptCutter,
@@ -25,6 +18,8 @@ from hygen_vllm.workloads.prompts import (
     offline_prompts,
     read_gsm8k,
 )
+from hygen_vllm.workloads.sources import AZURE
+from hygen_vllm.workloads.trace_files import read_azure_csv
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 FIRST = "2023-11-16 18:15:46.6805900,374,44"
@@ -141,7 +136,7 @@ def test_generated_arrivals_have_the_published_statistics_of_the_trace():
 
 @needs_data
 def test_real_azure_trace_has_its_published_statistics():
-    arrivals = read_azure_csv(data_dir() / AZURE_CONVERSATION)
+    arrivals = read_azure_csv(data_dir() / AZURE)
     assert len(arrivals) == 19_366
     prompts = [arrival.prompt_tokens for arrival in arrivals]
     assert _mean_p50_p99(prompts) == pytest.approx([1155, 1020, 4142], abs=1)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hygen simulate`: from what the command line asks for to a result file."""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
+from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
+from hygen_vllm.simulator.simulation import (
+    Requests,
+    Run,
+    SimulatedEngine,
+    progress_bar,
+    simulate,
+)
+from hygen_vllm.simulator.step_time import Disturbance
+from hygen_vllm.slo.slo import LatencyStats, Slo
+from hygen_vllm.workloads.sources import OnlineQuery, Workload, find_offline, find_online
+from hygen_vllm.workloads.tokenizers import HashTokenizer, Tokenizer, load_tokenizer
+
+ONLINE_ONLY = "online-only"
+NOTHING = Workload([], "none")
+
+
+@dataclass(frozen=True)
+class SimulateOptions:
+    """The flags of the command, under their names; None where a flag was not given."""
+
+    profile: str
+    policy: str
+    online: str | None
+    online_rate: float | None
+    offline: str | None
+    offline_requests: int | None
+    slo: list[str]
+    seconds: float | None
+    seed: int
+    json: str
+    kv_blocks: int | None
+    max_tokens_per_step: int | None
+    max_seqs: int | None
+    max_model_len: int | None
+    stepping: str | None
+    tokenizer: Path | None
+    noise: float
+    slowdown: list[tuple[float, float]]
+    stall: list[tuple[float, float]]
+    latency_budget_ms: float | None
+    offline_rate: float | None
+    predictor_error: float
+
+    @property
+    def until_s(self) -> float:
+        return math.inf if self.seconds is None else self.seconds
+
+
+def run_simulate(options: SimulateOptions) -> None:
+    """Simulate and write the result. Raises ValueError, ConfigError or OSError for bad input."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    if options.json != "-" and not Path(options.json).parent.is_dir():
+        raise ValueError(f"--json must name a file in a folder that exists, got {options.json}")
+    text = json.dumps(simulated_result(options)) + "\n"
+    if options.json == "-":
+        print(text, end="")
+    else:
+        Path(options.json).write_text(text, encoding="utf-8")
+
+
+def simulated_result(options: SimulateOptions) -> dict[str, Any]:
+    """Return the result of one simulation. Raises as run_simulate."""
+    policy = find_policy(options.policy)
+    slos = [Slo.parse(text) for text in options.slo]
+    policy.settings(_policy_input(options))  # what it lacks is said before minutes have passed
+    _note_what_has_no_effect(options)
+    engine = _engine(options)
+    online, offline = _workloads(options, policy)
+    requests, num_shortened = Requests(online.requests, offline.requests).fitted(
+        engine.info.max_model_len
+    )
+    if num_shortened:
+        _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
+    alone: dict[str, LatencyStats] = {}
+    if requests.online and policy.name != ONLINE_ONLY and any(slo.rise is not None for slo in slos):
+        online_only = Requests(requests.online, [])
+        alone = Latencies.of(
+            _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
+        ).stats()
+    given = replace(_policy_input(options), slos=slos, alone=alone)
+    run = _run(options, engine, policy, policy.settings(given), requests)
+    stats = Latencies.of(run).stats()
+    details = {
+        "policy": policy.what,
+        "settings": run.settings,
+        "engine": asdict(engine.info),
+        "workload": {"online": online.source, "offline": offline.source},
+        "shortened": num_shortened,
+        "online_only": {metric: asdict(found) for metric, found in alone.items()},
+        "options": _changed(options),
+    }
+    checked = slo_results(slos, stats, stats if policy.name == ONLINE_ONLY else alone)
+    return result_of(run, options.profile, options.seed, checked, details)
+
+
+def _policy_input(options: SimulateOptions) -> PolicyInput:
+    budget_ms = options.latency_budget_ms
+    return PolicyInput(
+        latency_budget_s=None if budget_ms is None else budget_ms / 1e3,
+        offline_rate_per_s=options.offline_rate,
+    )
+
+
+def _note_what_has_no_effect(options: SimulateOptions) -> None:
+    if options.latency_budget_ms is not None and options.policy != "fixed-budget":
+        _say(f"--latency-budget-ms has no effect under {options.policy}")
+    if options.offline_rate is not None and options.policy != "rate-capped":
+        _say(f"--offline-rate has no effect under {options.policy}")
+
+
+def _engine(options: SimulateOptions) -> SimulatedEngine:
+    engine = SimulatedEngine.load(
+        options.profile,
+        num_kv_blocks=options.kv_blocks,
+        max_num_batched_tokens=options.max_tokens_per_step,
+        max_num_seqs=options.max_seqs,
+        max_model_len=options.max_model_len,
+        is_async=None if options.stepping is None else options.stepping == "async",
+    )
+    disturbance = Disturbance(options.noise, tuple(options.slowdown), tuple(options.stall))
+    return replace(engine, disturbance=disturbance, predictor_error=options.predictor_error)
+
+
+def _workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, Workload]:
+    """Return what the policy is given of the online and the offline requests."""
+    wants_online = policy.has_online and options.online is not None
+    wants_offline = policy.has_offline and options.offline is not None
+    if not (wants_online or wants_offline):
+        needed = [name for name in ("online", "offline") if getattr(policy, f"has_{name}")]
+        raise ValueError(
+            f"policy {policy.name} needs {' or '.join(f'--{name}' for name in needed)}"
+        )
+    tokenizer = _tokenizer(options)
+    online = offline = NOTHING
+    if wants_online:
+        assert options.online is not None
+        query = OnlineQuery(options.online, options.online_rate, options.seconds, options.seed)
+        online = find_online(query, tokenizer)
+    if wants_offline:
+        assert options.offline is not None
+        count = options.offline_requests
+        offline = find_offline(options.offline, count, options.seed, tokenizer)
+    return online, offline
+
+
+def _tokenizer(options: SimulateOptions) -> Tokenizer:
+    if options.tokenizer is None:
+        return HashTokenizer(options.seed)
+    if not options.tokenizer.is_dir():
+        raise ValueError(f"--tokenizer must name a folder, got {options.tokenizer}")
+    tokenizer: Tokenizer = load_tokenizer(options.tokenizer)
+    return tokenizer
+
+
+def _run(
+    options: SimulateOptions,
+    engine: SimulatedEngine,
+    policy: Policy,
+    settings: dict[str, Any],
+    requests: Requests,
+) -> Run:
+    with progress_bar(options.until_s) as bar:
+        bar.set_description(policy.name)
+        return simulate(
+            engine,
+            policy,
+            settings,
+            requests,
+            seed=options.seed,
+            until_s=options.until_s,
+            progress=lambda now_s: bar.update(round(now_s - bar.n, 1)),
+        )
+
+
+def _changed(options: SimulateOptions) -> dict[str, Any]:
+    """Return the flags that were given, for a reader of the result."""
+    given = {name: value for name, value in asdict(options).items() if value not in (None, [], 0.0)}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if name != "json"
+    }
+
+
+def _say(text: str) -> None:
+    print(f"hygen simulate: {text}", file=sys.stderr)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of a simulated run, as the JSON object that `hygen simulate` writes.
+
+TTFT runs from a request's arrival to its first token, TBT is the gap between two output tokens of a
+request, one sample a token. The wait of an online request that has no token when the run ends
+counts as its TTFT: a lower bound. tokens_per_s counts prompt and output tokens of work done inside
+the run, of finished and unfinished requests alike, each token once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hygen_vllm.simulator.run_log import STEP_COLUMNS, RequestRecord, Sample
+from hygen_vllm.simulator.simulation import Run
+from hygen_vllm.slo.slo import LatencyStats, Slo
+
+FORMAT, VERSION = "hygen-result", 1
+NUM_BINS = 240
+QUANTILE_LEVELS = (
+    *(i / 100 for i in range(100)),
+    *(0.991, 0.992, 0.993, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999, 0.9995, 0.9999, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """The latencies that online requests saw, seconds, float64 (num_samples,)."""
+
+    ttft_s: Any
+    tbt_s: Any
+
+    @classmethod
+    def of(cls, run: Run) -> "Latencies":
+        """Return those of a run."""
+        online = [record for record in run.log.records.values() if not record.is_offline]
+        first_s = [(r.token_times_s or [run.virtual_s])[0] - r.arrival.time_s for r in online]
+        gaps = [np.diff(r.token_times_s) for r in online if len(r.token_times_s) > 1]
+        return cls(np.array(first_s), np.concatenate(gaps) if gaps else np.empty(0))
+
+    def stats(self) -> dict[str, LatencyStats]:
+        """Return the statistics by metric."""
+        return {"ttft": LatencyStats.of(self.ttft_s), "tbt": LatencyStats.of(self.tbt_s)}
+
+
+def slo_results(
+    slos: Sequence[Slo], stats: Mapping[str, LatencyStats], alone: Mapping[str, LatencyStats]
+) -> list[dict[str, Any]]:
+    """Return each SLO with its limit and what was measured; None where there is nothing."""
+    rows = []
+    for slo in slos:
+        limit_s = slo.resolved_s(alone.get(slo.metric))
+        measured_s = getattr(stats[slo.metric], slo.statistic)
+        is_known = limit_s is not None and measured_s is not None
+        met = measured_s <= limit_s if is_known else None
+        rows.append({"slo": str(slo), "limit_s": limit_s, "measured_s": measured_s, "met": met})
+    return rows
+
+
+def result_of(
+    run: Run, profile: str, seed: int, slos: list[dict[str, Any]], details: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the result; `details` gains what `hygen report` draws."""
+    latencies = Latencies.of(run)
+    stats = latencies.stats()
+    online, offline = _by_class(run)
+    duration_s = run.virtual_s or math.inf
+    steps = run.log.steps()
+    done = [float(_column(steps, f"{name}_tokens_done").sum()) for name in ("online", "offline")]
+    return {
+        "policy": run.policy.name,
+        "profile": profile,
+        "seed": seed,
+        "virtual_s": run.virtual_s,
+        "wall_s": run.wall_s,
+        "steps": run.log.num_steps,
+        "online": {
+            "finished": _num_finished(online),
+            "tokens_per_s": done[0] / duration_s,
+            "ttft_s": asdict(stats["ttft"]),
+            "tbt_s": asdict(stats["tbt"]),
+        },
+        "offline": {
+            "finished": _num_finished(offline),
+            "tokens_per_s": done[1] / duration_s,
+            "prefix_hit_rate": _hit_rate(offline),
+            "preemptions": sum(record.num_preemptions for record in offline),
+        },
+        "total_tokens_per_s": sum(done) / duration_s,
+        "slo": slos,
+        "details": {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": "simulated",
+            **details,
+            "arrived": {"online": len(online), "offline": len(offline)},
+            "unserved": sum(not r.token_times_s for r in online),
+            "online_prefix_hit_rate": _hit_rate(online),
+            "predictor_mape": _predictor_mape(steps),
+            "quantiles": _quantiles(latencies),
+            "series": _series(run, steps),
+        },
+    }
+
+
+def _by_class(run: Run) -> tuple[list[RequestRecord], list[RequestRecord]]:
+    records = run.log.records.values()
+    return [r for r in records if not r.is_offline], [r for r in records if r.is_offline]
+
+
+def _num_finished(records: Sequence[RequestRecord]) -> int:
+    return sum(record.finished_s is not None for record in records)
+
+
+def _hit_rate(records: Sequence[RequestRecord]) -> float:
+    """Share of the prompt tokens of requests that started which the prefix cache had."""
+    started = [record for record in records if record.has_started]
+    prompt_tokens = sum(record.arrival.prompt_tokens for record in started)
+    return sum(record.cached_tokens for record in started) / prompt_tokens if started else 0.0
+
+
+def _column(steps: Any, name: str) -> Any:
+    return steps[:, STEP_COLUMNS.index(name)]
+
+
+def _predictor_mape(steps: Any) -> float | None:
+    """Mean of |predicted / true - 1| over the steps that were predicted."""
+    predicted_s = _column(steps, "predicted_s")
+    true_s = _column(steps, "ends_s") - _column(steps, "begins_s")
+    is_known = np.isfinite(predicted_s) & (true_s > 0)
+    if not is_known.any():
+        return None
+    return float(np.abs(predicted_s[is_known] / true_s[is_known] - 1.0).mean())
+
+
+def _quantiles(latencies: Latencies) -> dict[str, list[float]]:
+    found = {"levels": list(QUANTILE_LEVELS)}
+    for name, samples in (("ttft_s", latencies.ttft_s), ("tbt_s", latencies.tbt_s)):
+        found[name] = np.quantile(samples, QUANTILE_LEVELS).tolist() if len(samples) else []
+    return found
+
+
+def _series(run: Run, steps: Any) -> dict[str, Any]:
+    """Return what happened over time, in NUM_BINS bins; None where nothing was measured."""
+    edges = np.linspace(0.0, max(run.virtual_s, 1e-9), NUM_BINS + 1)
+    width_s = edges[1] - edges[0]
+    ends_s = _column(steps, "ends_s")
+    arrivals = [r.arrival.time_s for r in run.log.records.values() if not r.is_offline]
+    durations = ends_s - _column(steps, "begins_s")
+    series: dict[str, Any] = {
+        "bin_s": width_s,
+        "time_s": (0.5 * (edges[1:] + edges[:-1])).tolist(),
+        "online_arrivals_per_s": (np.histogram(arrivals, edges)[0] / width_s).tolist(),
+        "step_s": _means(ends_s, durations, edges),
+        "limit_s": _means(ends_s, _column(steps, "limit_s"), edges),
+    }
+    for name in ("online", "offline"):
+        done = np.histogram(ends_s, edges, weights=_column(steps, f"{name}_tokens_done"))[0]
+        series[f"{name}_tokens_per_s"] = (done / width_s).tolist()
+    return {**series, "samples": _samples(run.log.samples, run.log.num_blocks)}
+
+
+def _means(times_s: Any, values: Any, edges: Any) -> list[float | None]:
+    """Return the mean of the finite values in each bin."""
+    is_known = np.isfinite(values)
+    sums = np.histogram(times_s[is_known], edges, weights=values[is_known])[0]
+    counts = np.histogram(times_s[is_known], edges)[0]
+    return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+
+
+def _samples(samples: Sequence[Sample], num_blocks: int) -> dict[str, Any]:
+    """Return the state of the engine at some NUM_BINS moments; counts are since the one before."""
+    some = samples[:: max(1, len(samples) // NUM_BINS)]
+    reasons = sorted({reason for sample in some for reason in sample.refusals})
+    kept = ("online_waiting", "offline_waiting", "online_running", "offline_running")
+    return {
+        "time_s": [sample.time_s for sample in some],
+        **{name: [getattr(sample, name) for sample in some] for name in kept},
+        "online_kv_share": [sample.online_kv_blocks / num_blocks for sample in some],
+        "offline_kv_share": [sample.offline_kv_blocks / num_blocks for sample in some],
+        "preemptions": _since([sample.num_preemptions for sample in some]),
+        "refusals": {
+            reason: _since([sample.refusals.get(reason, 0) for sample in some])
+            for reason in reasons
+        },
+    }
+
+
+def _since(counts: list[int]) -> list[int]:
+    return [b - a for a, b in zip([0, *counts], counts, strict=False)]

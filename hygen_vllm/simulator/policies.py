@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policies that can be simulated: each is a real scheduler class and its configuration."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hygen_vllm.slo.slo import LatencyStats, Slo
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+MARGIN = 0.95
+"""Share of a limit that a step is planned to take, since predictions are not exact."""
+
+
+@dataclass(frozen=True)
+class PolicyInput:
+    """What a policy's settings are made of.
+
+    Args:
+        alone: TTFT and TBT of the same online load served alone, by metric.
+    """
+
+    latency_budget_s: float | None = None
+    offline_rate_per_s: float | None = None
+    slos: Sequence[Slo] = ()
+    alone: Mapping[str, LatencyStats] = field(default_factory=dict)
+
+
+def _no_settings(_: PolicyInput) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A row of a comparison.
+
+    Args:
+        settings: fields of HyGenConfig; used by HyGen's scheduler only.
+        vllm_policy: vLLM's own --scheduling-policy.
+    """
+
+    name: str
+    what: str
+    is_hygen: bool = False
+    has_online: bool = True
+    has_offline: bool = True
+    vllm_policy: str = "fcfs"
+    settings: Callable[[PolicyInput], dict[str, Any]] = _no_settings
+
+    def scheduler_class(self, is_async: bool) -> "type[Scheduler]":
+        """Return the class of the scheduler."""
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        from hygen_vllm.scheduler import HyGenAsyncScheduler, HyGenScheduler
+
+        if self.is_hygen:
+            return HyGenAsyncScheduler if is_async else HyGenScheduler
+        return AsyncScheduler if is_async else Scheduler
+
+
+def _rate_capped(given: PolicyInput) -> dict[str, Any]:
+    if given.offline_rate_per_s is None:
+        raise ValueError("policy rate-capped needs --offline-rate, offline requests per second")
+    return {"mode": "off", "offline_rate_per_s": given.offline_rate_per_s}
+
+
+def _fixed_budget(given: PolicyInput) -> dict[str, Any]:
+    if given.latency_budget_s is None:
+        raise ValueError("policy fixed-budget needs --latency-budget-ms, what a step may take")
+    return {"mode": "fixed", "latency_budget_s": given.latency_budget_s}
+
+
+def _slo(given: PolicyInput) -> dict[str, Any]:
+    """Return the settings that keep every step inside the tightest target.
+
+    A TBT is the time of a step. A percentile of it is a limit for each step; a mean that may rise
+    by a share is a share by which each step may rise.
+    """
+    limits = [s.resolved_s(given.alone.get("tbt")) for s in given.slos if _is_tail(s)]
+    rises = [_rise(s, given.alone.get("tbt")) for s in given.slos if s.metric == "tbt"]
+    shares = [rise for rise in rises if rise is not None]
+    if any(s.metric == "tbt" and s.statistic == "mean" for s in given.slos) and shares:
+        return {"mode": "tolerance", "interference_tolerance": max(0.0, min(shares))}
+    known = [limit_s for limit_s in limits if limit_s is not None]
+    if known:
+        return {"mode": "fixed", "latency_budget_s": MARGIN * min(known)}
+    return {}
+
+
+def _is_tail(slo: Slo) -> bool:
+    return slo.metric == "tbt" and slo.statistic != "mean"
+
+
+def _rise(slo: Slo, alone: LatencyStats | None) -> float | None:
+    limit_s, base_s = slo.resolved_s(alone), alone and getattr(alone, slo.statistic)
+    return limit_s / base_s - 1.0 if limit_s and base_s else None
+
+
+POLICIES = (
+    Policy("online-only", "stock vLLM, online requests alone", has_offline=False),
+    Policy("offline-only", "stock vLLM, offline requests alone", has_online=False),
+    Policy("vllm-fcfs", "stock vLLM, first come, first served"),
+    Policy("vllm-priority", "stock vLLM, its priority policy", vllm_policy="priority"),
+    Policy(
+        "online-first",
+        "HyGen without a gate (Sarathi++)",
+        is_hygen=True,
+        settings=lambda _: {"mode": "off"},
+    ),
+    Policy(
+        "rate-capped",
+        "online-first and a cap on offline starts (HyGen*)",
+        is_hygen=True,
+        settings=_rate_capped,
+    ),
+    Policy(
+        "fixed-budget",
+        "HyGen with a fixed latency budget (the paper's)",
+        is_hygen=True,
+        settings=_fixed_budget,
+    ),
+    Policy("slo", "HyGen with SLOs", is_hygen=True, settings=_slo),
+)
+NAMES = tuple(policy.name for policy in POLICIES)
+
+
+def find_policy(name: str) -> Policy:
+    """Return a policy by name. Raises ValueError that lists the choices."""
+    for policy in POLICIES:
+        if policy.name == name:
+            return policy
+    raise ValueError(f"policy must be one of {', '.join(NAMES)}, got {name!r}")

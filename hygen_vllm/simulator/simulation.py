@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One simulated run: requests, a real scheduler, a virtual clock; and what came of it.
+
+Reading order of the package: `step_work.py` and `step_time.py` (how long a step really takes),
+`predictor.py` (what the scheduler believes), `policies.py` (which scheduler), `lazy_request.py` and
+`virtual_engine.py` (the run), `run_log.py` (what happened, and that it adds up), `figures.py`
+(the result).
+"""
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hygen_vllm.bare_scheduler import Limits, block_hasher, make_scheduler
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.engine_info import EngineInfo
+from hygen_vllm.latency.profile_file import load_profile
+from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
+from hygen_vllm.simulator.policies import Policy
+from hygen_vllm.simulator.predictor import DistortedLearner, Distortion, profile_device
+from hygen_vllm.simulator.run_log import RunLog
+from hygen_vllm.simulator.step_time import Device, Disturbance, StepClock, load_step_times
+from hygen_vllm.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.workloads.arrivals import Arrival, fit_length
+
+ONLINE, OFFLINE = "online", "offline"
+OFFLINE_PRIORITY = 1
+"""Lower is more urgent in vLLM's priority policy; online requests have 0."""
+STUCK_S = 600.0
+"""Virtual seconds without a step after which a run with nothing more to come is given up."""
+PROGRESS_EVERY = 256
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class SimulatedEngine:
+    """What is simulated: an engine, its device, and how well its step times are known.
+
+    Args:
+        info: model and limits; `is_async` says how it is stepped.
+        knees: where prices fitted to the device may bend.
+        predictor_error: MAPE of a systematic error of the scheduler's predictions.
+    """
+
+    info: EngineInfo
+    device: Device
+    knees: tuple[int, ...]
+    disturbance: Disturbance = field(default_factory=Disturbance)
+    predictor_error: float = 0.0
+
+    @classmethod
+    def load(cls, profile: str, **limits: Any) -> "SimulatedEngine":
+        """Return the engine of a profile; `limits` are other fields of EngineInfo, None its own.
+
+        Raises: ConfigError, one line, if there is no such profile; ValueError as vLLM would if the
+        KV blocks cannot hold a request of `max_model_len` that was asked for.
+        """
+        loaded = load_profile(profile)
+        given = {name: value for name, value in limits.items() if value is not None}
+        info = replace(loaded.engine, **given)
+        capacity = info.block_size * (info.num_kv_blocks - 1)
+        if info.max_model_len > capacity:
+            if "max_model_len" in given:
+                raise ValueError(
+                    f"{info.num_kv_blocks} KV blocks hold {capacity} tokens, fewer than "
+                    f"max_model_len {info.max_model_len}"
+                )
+            info = replace(info, max_model_len=capacity)
+        return cls(info, load_step_times(profile), loaded.cost.curve.knees)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of its scheduler."""
+        info = self.info
+        return Limits(
+            max_num_seqs=info.max_num_seqs,
+            max_num_batched_tokens=info.max_num_batched_tokens,
+            max_model_len=info.max_model_len,
+            num_blocks=info.num_kv_blocks,
+            block_size=info.block_size,
+            log_stats=False,
+        )
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What is served: requests of each class in order of time."""
+
+    online: Sequence[Arrival]
+    offline: Sequence[Arrival]
+
+    def fitted(self, max_model_len: int) -> "tuple[Requests, int]":
+        """Return requests that the model can serve, and how many had to be shortened."""
+        both = [[fit_length(item, max_model_len) for item in old] for old in self._classes()]
+        pairs = [
+            pair
+            for new, old in zip(both, self._classes(), strict=True)
+            for pair in zip(new, old, strict=True)
+        ]
+        return Requests(*both), sum(new is not old for new, old in pairs)
+
+    def _classes(self) -> tuple[Sequence[Arrival], Sequence[Arrival]]:
+        return self.online, self.offline
+
+    def in_order(self) -> Iterator[tuple[str, int, Arrival]]:
+        """Yield (class, number, request) in order of time; of one time, online first."""
+        named = [(ONLINE, self.online), (OFFLINE, self.offline)]
+        items = [(name, n, item) for name, some in named for n, item in enumerate(some)]
+        return iter(sorted(items, key=lambda item: item[2].time_s))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is over.
+
+    Args:
+        virtual_s: when it ended, virtual seconds from its start.
+        wall_s: real seconds it took.
+    """
+
+    log: RunLog
+    policy: Policy
+    settings: dict[str, Any]
+    virtual_s: float
+    wall_s: float
+
+
+def simulate(  # noqa: PLR0913 - the parts of a simulation
+    engine: SimulatedEngine,
+    policy: Policy,
+    settings: dict[str, Any],
+    requests: Requests,
+    *,
+    seed: int,
+    until_s: float = math.inf,
+    progress: Progress = lambda _: None,
+) -> Run:
+    """Serve requests until all are finished or `until_s`; the same input gives the same run.
+
+    Args:
+        settings: fields of HyGenConfig.
+        progress: called with the virtual seconds that have passed, now and then.
+    Raises: LawError if the run does not add up; RuntimeError if nothing can ever run.
+    """
+    started_s = time.perf_counter()
+    scheduler = _scheduler(engine, policy, settings, seed)
+    log = RunLog(scheduler)
+    clock = StepClock(engine.device, engine.disturbance, seed)
+    depth = 1 + int(engine.info.is_async)
+    virtual = VirtualEngine(scheduler, clock.step_seconds, depth, log)
+    with _calm_garbage_collector():
+        end_s = _Serving(virtual, log, requests, engine.info.block_size).serve(until_s, progress)
+    log.check_ids()
+    return Run(log, policy, settings, end_s, time.perf_counter() - started_s)
+
+
+class _Serving:
+    """Feeds an engine its requests as their times come."""
+
+    def __init__(
+        self, engine: VirtualEngine, log: RunLog, requests: Requests, block_size: int
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        hasher = block_hasher(block_size, quick_hash)
+        self._options = {"block_size": block_size, "hasher": hasher}
+        self._requests = requests.in_order()
+        self._next = next(self._requests, None)
+
+    def serve(self, until_s: float, progress: Progress) -> float:
+        """Return the time at which the run ended."""
+        engine = self._engine
+        turns = 0
+        while True:
+            self._add_due()
+            if engine.now_s >= until_s:
+                return until_s
+            if engine.has_work:
+                if not engine.turn(until_s):
+                    return until_s
+                self._check_stuck()
+            elif self._next is None:
+                return engine.now_s
+            elif self._next[2].time_s > until_s:
+                return until_s
+            else:
+                engine.now_s = self._next[2].time_s
+            turns += 1
+            if turns % PROGRESS_EVERY == 0:
+                progress(engine.now_s)
+
+    def _add_due(self) -> None:
+        now_s = self._engine.now_s
+        while self._next is not None and self._next[2].time_s <= now_s:
+            slo_class, number, arrival = self._next
+            request_id = f"{slo_class}-{number}"
+            is_offline = slo_class == OFFLINE
+            self._log.arrived(request_id, arrival, is_offline)
+            self._engine.add(
+                LazyRequest(
+                    request_id,
+                    arrival,
+                    2 * number + is_offline,
+                    sampling_params=sampling_params(slo_class, arrival.output_tokens),
+                    priority=OFFLINE_PRIORITY if is_offline else 0,
+                    **self._options,
+                )
+            )
+            self._next = next(self._requests, None)
+
+    def _check_stuck(self) -> None:
+        idle_s = self._engine.now_s - self._log.last_step_s
+        if idle_s > STUCK_S and self._next is None:
+            raise RuntimeError(
+                f"nothing has run for {idle_s:.0f} virtual seconds: "
+                f"{len(self._log.records) - self._log.num_finished} requests wait for ever"
+            )
+
+
+def _scheduler(engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int) -> Any:
+    limits = replace(
+        engine.limits,
+        policy=policy.vllm_policy,
+        scheduler_options={"async_scheduling": engine.info.is_async},
+    )
+    cls = policy.scheduler_class(engine.info.is_async)
+    if not policy.is_hygen:
+        return make_scheduler(cls, limits)
+    scheduler: Any = make_scheduler(cls, limits, settings)
+    given, X = profile_device(engine.device, engine.info, engine.knees, seed)
+    scheduler.learner = CostLearner(given)
+    if engine.predictor_error:
+        distortion = Distortion(given, X, engine.predictor_error, seed)
+        scheduler.learner = DistortedLearner(given, distortion)
+    return scheduler
+
+
+@contextmanager
+def _calm_garbage_collector() -> Iterator[None]:
+    """Keep the collector from walking over what stays: a backlog, and all of vLLM."""
+    threshold = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+
+
+def progress_bar(total_s: float) -> Any:
+    """Return a bar on stderr that counts virtual seconds; `total_s` may be infinite."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=None if math.isinf(total_s) else round(total_s, 1),
+        unit=" virtual s",
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        leave=False,
+    )

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SLOs: a latency metric, a statistic of it, and a limit in seconds or relative to no offline work.
+
+    tbt_p99=45ms    tbt_mean=+5%    ttft_p99=0.5s    ttft_mean=+10%
+
+A percentage is relative to what the same online load gets when it is served alone. Pure.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+METRICS = ("ttft", "tbt")
+STATISTICS = ("mean", "p50", "p90", "p99")
+_TEXT = re.compile(
+    rf"({'|'.join(METRICS)})_({'|'.join(STATISTICS)})="
+    r"(?:(?P<seconds>\d+(?:\.\d+)?)(?P<unit>ms|s)|\+(?P<percent>\d+(?:\.\d+)?)%)"
+)
+
+
+@dataclass(frozen=True)
+class LatencyStats:
+    """Statistics of a latency, seconds; None where there is no sample."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, samples_s: Any) -> "LatencyStats":
+        """Return the statistics of samples, float64 (num_samples,); percentiles interpolate."""
+        import numpy as np
+
+        if len(samples_s) == 0:
+            return cls(None, None, None, None)
+        p50, p90, p99 = (float(value) for value in np.percentile(samples_s, (50, 90, 99)))
+        return cls(float(np.mean(samples_s)), p50, p90, p99)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A target. Exactly one of `limit_s` and `rise` is set.
+
+    Args:
+        metric: one of METRICS.
+        statistic: one of STATISTICS.
+        limit_s: seconds that the statistic may reach.
+        rise: share by which it may be above that of the online load alone.
+    """
+
+    metric: str
+    statistic: str
+    limit_s: float | None = None
+    rise: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Slo":
+        """Return the SLO in a text as in the module docstring. Raises ValueError, one line."""
+        found = _TEXT.fullmatch(text)
+        if found is None:
+            raise ValueError(
+                f"an SLO is METRIC_STATISTIC=LIMIT with {'|'.join(METRICS)}, "
+                f"{'|'.join(STATISTICS)} and a limit like 45ms, 0.5s or +5%; got {text!r}"
+            )
+        metric, statistic = found[1], found[2]
+        if found["percent"] is not None:
+            return cls(metric, statistic, rise=float(found["percent"]) / 100)
+        limit_s = float(found["seconds"]) * (1e-3 if found["unit"] == "ms" else 1.0)
+        if limit_s <= 0:
+            raise ValueError(f"the limit of an SLO must be > 0, got {text!r}")
+        return cls(metric, statistic, limit_s=limit_s)
+
+    def __str__(self) -> str:
+        if self.rise is not None:
+            return f"{self.metric}_{self.statistic}=+{100 * self.rise:g}%"
+        return f"{self.metric}_{self.statistic}={1e3 * (self.limit_s or 0.0):g}ms"
+
+    def resolved_s(self, alone: LatencyStats | None) -> float | None:
+        """Return the limit in seconds; None if it is relative to something not measured.
+
+        Args: alone: the metric of the same online load served alone.
+        """
+        if self.limit_s is not None:
+            return self.limit_s
+        base_s = None if alone is None else getattr(alone, self.statistic)
+        return None if base_s is None else base_s * (1.0 + (self.rise or 0.0))

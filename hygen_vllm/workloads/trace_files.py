@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads workloads from files; a row that cannot be read is reported by file and line.
+
+Azure CSV        TIMESTAMP, ContextTokens, GeneratedTokens (Azure/AzurePublicDataset, CC-BY-4.0;
+                 Splitwise, ISCA 2024)
+Mooncake JSONL   timestamp (ms), input_length, output_length, hash_ids: names of the prompt's
+                 blocks of 512 tokens (kvcache-ai/Mooncake, Apache-2.0; FAST 2025)
+lengths CSV      num_prefill_tokens, num_decode_tokens (project-etalon/etalon, Apache-2.0); all
+                 requests are there from the start
+prompts JSONL    {"prompt": TEXT or token ids, "output_tokens": N}, or lines of an OpenAI batch
+                 file; all requests are there from the start
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.workloads.prompt_tokens import TRACE_BLOCK_TOKENS, SharedBlocks, text_tokens
+from hygen_vllm.workloads.tokenizers import Tokenizer
+
+AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+LENGTHS_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
+MOONCAKE_TICK_S = 3.0
+DEFAULT_OUTPUT_TOKENS = 128
+"""Where a prompt comes without a number of output tokens."""
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+def read_azure_csv(path: Path) -> list[Arrival]:
+    """Return the requests of an Azure trace in order of time, the first at 0 s.
+
+    Raises: ValueError with file and line if a row cannot be read, or if there is none.
+    """
+    stamped = sorted(_csv_items(path, AZURE_COLUMNS, _azure_request), key=lambda pair: pair[0])
+    first = stamped[0][0]
+    return [replace(item, time_s=(stamp - first).total_seconds()) for stamp, item in stamped]
+
+
+def _azure_request(row: list[str]) -> tuple[datetime, Arrival]:
+    # The trace has seven digits after the second, datetime keeps six.
+    stamp = datetime.fromisoformat(row[0].strip()[:26])
+    return stamp, _request(0.0, int(row[1]), int(row[2]))
+
+
+def read_lengths_csv(path: Path) -> list[Arrival]:
+    """Return the requests of a file of lengths, in its order. Raises as read_azure_csv."""
+    return _csv_items(
+        path, LENGTHS_COLUMNS, lambda row: _request(0.0, int(float(row[0])), int(float(row[1])))
+    )
+
+
+def read_mooncake_jsonl(path: Path, seed: int) -> list[Arrival]:
+    """Return the requests of a Mooncake trace in order of time, the first tick at 0 s.
+
+    Its timestamps lie on a grid of 3 seconds, so that 90 % of the gaps would be zero: the requests
+    of a tick are spread over its 3 seconds, seeded. Prompts share tokens as their hash ids say.
+    Raises as read_azure_csv.
+    """
+    rng = random.Random(seed)
+    requests = sorted(_jsonl_items(path, _mooncake_request), key=lambda item: item.time_s)
+    first_s = requests[0].time_s
+    spread = [
+        replace(item, time_s=item.time_s - first_s + rng.uniform(0.0, MOONCAKE_TICK_S))
+        for item in requests
+    ]
+    return sorted(spread, key=lambda item: item.time_s)
+
+
+def _mooncake_request(row: Any) -> Arrival:
+    names = tuple(map(_name, row["hash_ids"]))
+    request = _request(1e-3 * row["timestamp"], row["input_length"], row["output_length"])
+    num_blocks = -(-request.prompt_tokens // TRACE_BLOCK_TOKENS)
+    if len(names) != num_blocks:
+        raise ValueError(
+            f"{request.prompt_tokens} tokens are {num_blocks} blocks of {TRACE_BLOCK_TOKENS}, got "
+            f"{len(names)} hash_ids"
+        )
+    return replace(request, prompt=SharedBlocks(names))
+
+
+def _name(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"a hash id is {value!r}, no number >= 0")
+    return value
+
+
+def read_prompts_jsonl(path: Path, tokenizer: Tokenizer) -> list[Arrival]:
+    """Return the requests of a file of prompts, in its order. Raises as read_azure_csv."""
+    return _jsonl_items(path, lambda row: _prompt_request(row, tokenizer))
+
+
+def _prompt_request(row: Any, tokenizer: Tokenizer) -> Arrival:
+    body = row.get("body", row)
+    prompt = body["prompt"] if "prompt" in body else _chat_text(body["messages"])
+    tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    limits = (body.get(name) for name in ("output_tokens", "max_completion_tokens", "max_tokens"))
+    output_tokens = next(filter(None, limits), DEFAULT_OUTPUT_TOKENS)
+    return replace(_request(0.0, len(tokens), output_tokens), prompt=text_tokens(tokens))
+
+
+def _chat_text(messages: Any) -> str:
+    return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+
+
+def _request(time_s: float, prompt_tokens: Any, output_tokens: Any) -> Arrival:
+    if type(prompt_tokens) is not int or type(output_tokens) is not int:
+        raise ValueError(f"token counts must be whole, got {prompt_tokens!r}, {output_tokens!r}")
+    if min(prompt_tokens, output_tokens) < 1:
+        raise ValueError("token counts must be >= 1")
+    return Arrival(float(time_s), prompt_tokens, output_tokens)
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a text file that is not blank, "" if there is none."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return next((line for line in file if line.strip()), "").strip()
+
+
+def _csv_items(
+    path: Path, columns: tuple[str, ...], parse: Callable[[list[str]], Item]
+) -> list[Item]:
+    """Return what `parse` makes of the rows of a CSV file that begins with `columns`."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows, ()))[: len(columns)] != columns:
+            raise ValueError(f"{path}:1: expected the columns {','.join(columns)}")
+
+        def parse_row(row: list[str]) -> Item:
+            if len(row) < len(columns):
+                raise ValueError(f"expected {len(columns)} fields, got {len(row)}")
+            return parse(row)
+
+        numbered = enumerate(rows, start=2)
+        return _items(path, ((n, row) for n, row in numbered if row), parse_row, ",".join)
+
+
+def _jsonl_items(path: Path, parse: Callable[[Any], Item]) -> list[Item]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        numbered = enumerate(file, start=1)
+        lines = ((number, line) for number, line in numbered if line.strip())
+        return _items(path, lines, lambda line: parse(json.loads(line)), str.strip)
+
+
+def _items(
+    path: Path,
+    numbered: Iterable[tuple[int, Row]],
+    parse: Callable[[Row], Item],
+    shown: Callable[[Row], str],
+) -> list[Item]:
+    items = [_item(f"{path}:{number}", row, parse, shown) for number, row in numbered]
+    if not items:
+        raise ValueError(f"{path}: no requests")
+    return items
+
+
+def _item(place: str, row: Row, parse: Callable[[Row], Item], shown: Callable[[Row], str]) -> Item:
+    try:
+        return parse(row)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        text = shown(row)
+        text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+        raise ValueError(f"{place}: cannot read {text!r}: {reason}") from None
+
+
+_LONGEST_SHOWN = 120

@@ -11,7 +11,7 @@ PROFILE_OUT       := profiles/cpu/smollm2-135m
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor profile clean
+.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor bench-simulator profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,11 @@ bench-predictor: setup ## measure the latency predictor: accuracy, speed, learni
 	$(BIN)/python experiments/02-latency-predictor/compare.py
 	$(BIN)/python experiments/02-latency-predictor/speed.py
 	$(BIN)/python experiments/02-latency-predictor/learning.py
+
+bench-simulator: setup ## measure the simulator: speed, memory, likeness to recorded real runs (about 5 minutes)
+	$(BIN)/python experiments/03-simulator/speed.py
+	$(BIN)/python experiments/03-simulator/speed.py --memory
+	$(BIN)/python experiments/03-simulator/replay.py
 
 PROFILE_FLAGS := --mixes 80 --minutes 20 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
   --max-num-batched-tokens 1024

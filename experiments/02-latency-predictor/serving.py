@@ -2,7 +2,7 @@
 """Serves online and offline requests in virtual time with the real scheduler, and traces it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.simulator.device_model import DeviceModel
-from hygen_vllm.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.simulator.step_work import StepWork
+from hygen_vllm.simulator.virtual_engine import VirtualEngine, VirtualStep
 from hygen_vllm.workloads.arrival_processes import generate_azure_like
 
 PROFILES = Path(__file__).parents[2] / "profiles"
@@ -31,16 +32,6 @@ LIMITS = Limits(
 )
 ONLINE_PER_S = 1.1
 NUM_OFFLINE_WAITING = 20
-
-
-class WatchedScheduler(HyGenScheduler):
-    """Says of each step what is in it, and what it was expected to take."""
-
-    def schedule(self, throttle_prefills: bool = False):
-        output = super().schedule(throttle_prefills)
-        self.composition = self._composition(output)
-        self.predicted_s = self.learner.predict(self.composition)
-        return output
 
 
 @dataclass(frozen=True)
@@ -80,15 +71,53 @@ class DisturbedDevice:
         self.true_s = 0.0
         self.measured_s = 0.0
 
-    def step_seconds(self, work: Sequence[tuple[int, int]]) -> float:
+    def step_seconds(self, work: StepWork, _: float) -> float:
         self.true_s = self.true_seconds(work)
         noise = float(np.exp(self._rng.normal(0.0, self._disturbance.noise)))
         self.measured_s = self.true_s * noise
         self._num_steps += 1
         return self.measured_s
 
-    def true_seconds(self, work: Sequence[tuple[int, int]]) -> float:
-        return self._device.seconds(work) * self._disturbance.slowdown(self._num_steps)
+    def true_seconds(self, work: StepWork) -> float:
+        return self._device.step_seconds(work) * self._disturbance.slowdown(self._num_steps)
+
+
+class Watcher:
+    """Notes of each step what is in it, what it was expected to take, and what it took."""
+
+    def __init__(self, scheduler: HyGenScheduler, device: DisturbedDevice) -> None:
+        self.served: list[ServedStep] = []
+        self._learner = scheduler.learner
+        self._device = device
+
+    def made(self, step: VirtualStep) -> None:
+        if not step.work.total_tokens:
+            return
+        online = self._online_part(step)
+        composition = step.work.composition()
+        self.served.append(
+            ServedStep(
+                composition,
+                self._learner.predict(composition),
+                self._device.true_s,
+                self._device.measured_s,
+                self._device.true_seconds(online) if online.total_tokens else 0.0,
+                has_offline=online.total_tokens < step.work.total_tokens,
+            )
+        )
+
+    def completed(self, step: VirtualStep, outputs: list[Any]) -> None:
+        pass
+
+    @staticmethod
+    def _online_part(step: VirtualStep) -> StepWork:
+        contexts = [computed for request, computed in step.decodes if is_online(request)]
+        chunks = [sizes for request, *sizes in step.chunks if is_online(request)]
+        return StepWork(len(contexts), sum(contexts), chunks)
+
+
+def is_online(request: Any) -> bool:
+    return request.request_id.startswith("online")
 
 
 def serve(
@@ -105,29 +134,15 @@ def serve(
         hygen: the scheduler's settings.
         given: the prices it starts with, as from a profile.
     """
-    scheduler = make_scheduler(WatchedScheduler, LIMITS, hygen)
+    scheduler = make_scheduler(HyGenScheduler, LIMITS, hygen)
     scheduler.learner = CostLearner(given)
-    engine = VirtualEngine(scheduler, device.step_seconds)
+    watcher = Watcher(scheduler, device)
+    engine = VirtualEngine(scheduler, device.step_seconds, observer=watcher)
     requests = Requests(engine, seed)
-    served: list[ServedStep] = []
-    while len(served) < num_steps:
+    while len(watcher.served) < num_steps:
         requests.add_due()
-        work = engine.step()
-        if not work:
-            engine.now_s = max(engine.now_s, requests.next_arrival_s)
-            continue
-        online = [each for name, each in work.items() if name.startswith("online")]
-        served.append(
-            ServedStep(
-                scheduler.composition,
-                scheduler.predicted_s,
-                device.true_s,
-                device.measured_s,
-                device.true_seconds(online) if online else 0.0,
-                has_offline=len(online) < len(work),
-            )
-        )
-    return served
+        engine.turn()
+    return watcher.served
 
 
 class Requests:
@@ -139,10 +154,6 @@ class Requests:
         self._arrivals = iter(generate_azure_like(ONLINE_PER_S, 3600.0, seed))
         self._next = next(self._arrivals)
         self._num_added = 0
-
-    @property
-    def next_arrival_s(self) -> float:
-        return self._next.time_s
 
     def add_due(self) -> None:
         while self._next.time_s <= self._engine.now_s:

@@ -124,10 +124,9 @@ def online_figures(logs: list[RequestLog]) -> list[float]:
 
 def rows(policy: str, measured: list[float], runs: list[Run]) -> Iterator[dict]:
     simulated = np.array([simulated_figures(run) for run in runs])
-    columns = zip(
-        FIGURES, measured, simulated.mean(axis=0), simulated.std(axis=0), AIMS, strict=True
-    )
-    for name, real, virtual, spread, aim in columns:
+    mean, spread = simulated.mean(axis=0), simulated.std(axis=0)
+    columns = zip(FIGURES, measured, mean, spread, AIMS, strict=True)
+    for name, real, virtual, deviation, aim in columns:
         if real == 0:
             continue
         yield {

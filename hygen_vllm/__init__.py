@@ -14,7 +14,8 @@ Reading guide, in the order a request travels:
 6. `step_feedback`   pairs schedule() with update_from_output(): how long the step took
 7. `latency`         learns the seconds of a step from those pairs, or has them from a profile
 
-`profiler` measures profiles, `simulator` stands in for devices that are not here.
+`profiler` measures profiles, `simulator` runs the same scheduler in virtual time on devices that
+are not here, with requests from `workloads`; `results` shows what came of it.
 
 Importing this package imports neither vLLM nor torch; the names below load on first use.
 """

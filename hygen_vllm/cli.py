@@ -7,13 +7,15 @@ that adds its parser, listed in COMMANDS; heavy imports belong inside its handle
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from hygen_vllm.argument_types import count, positive
+from hygen_vllm.simulator.arguments import add_simulate
 
 BAD_ARGUMENTS = 2
 
@@ -60,30 +62,16 @@ def _fail(reason: object, status: int) -> int:
     return status
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be >= 1, got {text}")
-    return value
-
-
 def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     parser = commands.add_parser(
         "demo", help="serve a small real model on the CPU under five policies and compare them"
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=27.0, help="measured seconds per policy (%(default)g)"
+        "--seconds", type=positive, default=27.0, help="measured seconds per policy (%(default)g)"
     )
     parser.add_argument(
         "--online-rate",
-        type=_positive,
+        type=positive,
         default=0.8,
         metavar="R",
         help="online requests per second (%(default)g)",
@@ -91,14 +79,14 @@ def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     parser.add_argument("--seed", type=int, default=0, help="chooses the requests (%(default)s)")
     parser.add_argument(
         "--latency-budget-ms",
-        type=_positive,
+        type=positive,
         default=120.0,
         metavar="B",
         help="hygen's latency budget for one step (%(default)g)",
     )
     parser.add_argument(
         "--slo-tbt-p99-ms",
-        type=_positive,
+        type=positive,
         default=250.0,
         metavar="L",
         help="the SLO: online P99 TBT at most L (%(default)g)",
@@ -167,14 +155,14 @@ def _add_profile(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     )
     parser.add_argument(
         "--mixes",
-        type=_count,
+        type=count,
         default=100,
         metavar="N",
         help="batches that mix decodes and prefills (%(default)s)",
     )
     parser.add_argument(
         "--repeats",
-        type=_count,
+        type=count,
         default=3,
         metavar="N",
         help="visits to each batch, at different times (%(default)s)",
@@ -182,7 +170,7 @@ def _add_profile(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     parser.add_argument("--seed", type=int, default=0, help="mixes and order (%(default)s)")
     parser.add_argument(
         "--minutes",
-        type=_positive,
+        type=positive,
         default=9.0,
         metavar="M",
         help="measure so long at most; start again to measure what is missing (%(default)g)",
@@ -255,128 +243,29 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
         Path(arguments.json).write_text(text, encoding="utf-8")
 
 
-def _add_simulate(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
-    from hygen_vllm.simulator.policies import NAMES
-
-    parser = commands.add_parser(
-        "simulate",
-        help="serve a workload in virtual time with the real scheduler and a model of the device",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--profile", required=True, metavar="NAME|PATH", help="the engine")
+def _add_report(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
+    parser = commands.add_parser("report", help="show results of hygen simulate as one HTML page")
     parser.add_argument(
-        "--policy", required=True, choices=NAMES, metavar="P", help=", ".join(NAMES)
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="RESULT",
+        help="file written by hygen simulate --json; one row of the table each",
     )
     parser.add_argument(
-        "--online",
-        metavar="FILE|NAME",
-        help="Azure CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, diurnal, "
-        "on-off, spike",
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the page; it needs no other file (%(default)s)",
     )
-    parser.add_argument(
-        "--online-rate", type=_positive, metavar="R", help="thin it to R requests/s, seeded"
-    )
-    parser.add_argument(
-        "--offline",
-        metavar="FILE|NAME",
-        help="CSV of lengths, JSONL of prompts, or a name: arxiv, sharegpt, mmlu, gsm8k",
-    )
-    parser.add_argument(
-        "--offline-requests", type=_count, metavar="N", help="only N of them, drawn at random"
-    )
-    parser.add_argument(
-        "--slo",
-        action="append",
-        default=[],
-        metavar="S",
-        help="like tbt_p99=45ms or ttft_mean=+10%%, relative to online-only; repeatable",
-    )
-    parser.add_argument(
-        "--seconds", type=_positive, metavar="N", help="end after so many; else when all is done"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="chooses all random numbers")
-    parser.add_argument(
-        "--json", required=True, metavar="FILE", help='write the result here; "-" is stdout'
-    )
-    _add_engine_options(parser)
-    _add_policy_options(parser)
-    parser.set_defaults(handle=_run_simulate)
+    parser.set_defaults(handle=_run_report)
 
 
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the engine, where it differs from the profile's")
-    group.add_argument("--kv-blocks", type=_count, metavar="N")
-    group.add_argument("--max-tokens-per-step", type=_count, metavar="N")
-    group.add_argument("--max-seqs", type=_count, metavar="N", help="requests in a step")
-    group.add_argument(
-        "--max-model-len", type=_count, metavar="N", help="longer requests are cut to it"
-    )
-    group.add_argument("--stepping", choices=("sync", "async"), help="one or two steps in flight")
-    group.add_argument(
-        "--tokenizer", type=Path, metavar="DIR", help="a model's, for prompts that are text"
-    )
-    group.add_argument(
-        "--noise", type=float, default=0.0, metavar="SD", help="of the logarithm of step times"
-    )
-    group.add_argument(
-        "--slowdown",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="T:F",
-        help="from T s on steps take F times as long; repeatable",
-    )
-    group.add_argument(
-        "--stall",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="T:S",
-        help="the step at T s takes S s longer; repeatable",
-    )
+def _run_report(arguments: argparse.Namespace) -> None:
+    from hygen_vllm.results.report import write_report
 
-
-def _add_policy_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the policy")
-    group.add_argument(
-        "--latency-budget-ms", type=_positive, metavar="B", help="of a step, for fixed-budget"
-    )
-    group.add_argument(
-        "--offline-rate",
-        type=_positive,
-        metavar="R",
-        help="offline requests started per second, for rate-capped",
-    )
-    group.add_argument(
-        "--predictor-error",
-        type=_share,
-        default=0.0,
-        metavar="X",
-        help="MAPE of a systematic error of the predicted step times, a share: 0.2 is 20 %%",
-    )
-
-
-def _pair(text: str) -> tuple[float, float]:
-    first, separator, second = text.partition(":")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"must be like 200:1.3, got {text}")
-    return float(first), float(second)
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, got {text}")
-    return value
-
-
-def _run_simulate(arguments: argparse.Namespace) -> None:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    from hygen_vllm.simulator.command import SimulateOptions, run_simulate
-
-    names = [field.name for field in dataclasses.fields(SimulateOptions)]
-    run_simulate(SimulateOptions(**{name: getattr(arguments, name) for name in names}))
+    print(write_report(arguments.results, arguments.out))
 
 
 COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], ...] = (
@@ -384,7 +273,8 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], .
     _add_profile,
     _add_fit,
     _add_evaluate,
-    _add_simulate,
+    add_simulate,
+    _add_report,
 )
 
 if __name__ == "__main__":

@@ -148,8 +148,9 @@ class HyGenScheduler(Scheduler):
             self._end_step()
         if self._rate is not None:
             self._rate.started(self._num_started(output))
-        is_measured = (
-            self.current_step % MEASURE_EVERY == 0 or self.learner.is_new or self.trace is not None
+        is_measured = self.trace is not None or (
+            self._gate.mode != "off"
+            and (self.learner.is_new or self.current_step % MEASURE_EVERY == 0)
         )
         composition = self._composition(output) if is_measured else None
         self._feedback.scheduled(output, started_s, composition)

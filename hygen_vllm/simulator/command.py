@@ -62,13 +62,16 @@ class SimulateOptions:
 def run_simulate(options: SimulateOptions) -> None:
     """Simulate and write the result. Raises ValueError, ConfigError or OSError for bad input."""
     logging.getLogger("vllm").setLevel(logging.ERROR)
-    if options.json != "-" and not Path(options.json).parent.is_dir():
-        raise ValueError(f"--json must name a file in a folder that exists, got {options.json}")
-    text = json.dumps(simulated_result(options)) + "\n"
+    path = Path(options.json)
+    if options.json != "-" and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"--json must name a file in a folder that exists, got {path}")
+    if options.seed < 0:
+        raise ValueError(f"--seed must be >= 0, got {options.seed}")
+    text = json.dumps(simulated_result(options), allow_nan=False) + "\n"
     if options.json == "-":
         print(text, end="")
     else:
-        Path(options.json).write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def simulated_result(options: SimulateOptions) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     policy = find_policy(options.policy)
     slos = [Slo.parse(text) for text in options.slo]
     policy.settings(_policy_input(options))  # what it lacks is said before minutes have passed
-    _note_what_has_no_effect(options)
+    _note_what_has_no_effect(options, policy)
     engine = _engine(options)
     online, offline = _workloads(options, policy)
     requests, num_shortened = Requests(online.requests, offline.requests).fitted(
@@ -85,14 +88,16 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
     alone: dict[str, LatencyStats] = {}
-    if requests.online and policy.name != ONLINE_ONLY and any(slo.rise is not None for slo in slos):
+    needs_alone = any(slo.rise is not None or _is_steered_by(slo, policy) for slo in slos)
+    if requests.online and policy.name != ONLINE_ONLY and needs_alone:
         online_only = Requests(requests.online, [])
         alone = Latencies.of(
             _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
         ).stats()
     given = replace(_policy_input(options), slos=slos, alone=alone)
     run = _run(options, engine, policy, policy.settings(given), requests)
-    stats = Latencies.of(run).stats()
+    latencies = Latencies.of(run)
+    stats = latencies.stats()
     details = {
         "policy": policy.what,
         "settings": run.settings,
@@ -102,8 +107,14 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
         "online_only": {metric: asdict(found) for metric, found in alone.items()},
         "options": _changed(options),
     }
-    checked = slo_results(slos, stats, stats if policy.name == ONLINE_ONLY else alone)
+    base = stats if policy.name == ONLINE_ONLY else alone
+    checked = slo_results(slos, stats, base, latencies.num_unserved)
     return result_of(run, options.profile, options.seed, checked, details)
+
+
+def _is_steered_by(slo: Slo, policy: Policy) -> bool:
+    """Whether the policy turns an SLO into a share by which steps may rise."""
+    return policy.name == "slo" and (slo.metric, slo.statistic) == ("tbt", "mean")
 
 
 def _policy_input(options: SimulateOptions) -> PolicyInput:
@@ -114,11 +125,13 @@ def _policy_input(options: SimulateOptions) -> PolicyInput:
     )
 
 
-def _note_what_has_no_effect(options: SimulateOptions) -> None:
+def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
     if options.latency_budget_ms is not None and options.policy != "fixed-budget":
         _say(f"--latency-budget-ms has no effect under {options.policy}")
     if options.offline_rate is not None and options.policy != "rate-capped":
         _say(f"--offline-rate has no effect under {options.policy}")
+    if options.predictor_error and not policy.is_hygen:
+        _say(f"--predictor-error has no effect under {options.policy}")
 
 
 def _engine(options: SimulateOptions) -> SimulatedEngine:
@@ -173,7 +186,7 @@ def _run(
     requests: Requests,
 ) -> Run:
     with progress_bar(options.until_s) as bar:
-        bar.set_description(policy.name)
+        bar.set_description(policy.name, refresh=False)
         return simulate(
             engine,
             policy,

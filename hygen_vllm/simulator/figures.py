@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from hygen_vllm.results.result_file import FORMAT, VERSION
 from hygen_vllm.simulator.run_log import STEP_COLUMNS, RequestRecord, Sample
 from hygen_vllm.simulator.simulation import Run
 from hygen_vllm.slo.slo import LatencyStats, Slo
 
-FORMAT, VERSION = "hygen-result", 1
 NUM_BINS = 240
 QUANTILE_LEVELS = (
     *(i / 100 for i in range(100)),
@@ -32,6 +32,8 @@ class Latencies:
 
     ttft_s: Any
     tbt_s: Any
+    num_unserved: int
+    """Online requests without a token."""
 
     @classmethod
     def of(cls, run: Run) -> "Latencies":
@@ -39,7 +41,8 @@ class Latencies:
         online = [record for record in run.log.records.values() if not record.is_offline]
         first_s = [(r.token_times_s or [run.virtual_s])[0] - r.arrival.time_s for r in online]
         gaps = [np.diff(r.token_times_s) for r in online if len(r.token_times_s) > 1]
-        return cls(np.array(first_s), np.concatenate(gaps) if gaps else np.empty(0))
+        tbt_s = np.concatenate(gaps) if gaps else np.empty(0)
+        return cls(np.array(first_s), tbt_s, sum(not r.token_times_s for r in online))
 
     def stats(self) -> dict[str, LatencyStats]:
         """Return the statistics by metric."""
@@ -47,15 +50,25 @@ class Latencies:
 
 
 def slo_results(
-    slos: Sequence[Slo], stats: Mapping[str, LatencyStats], alone: Mapping[str, LatencyStats]
+    slos: Sequence[Slo],
+    stats: Mapping[str, LatencyStats],
+    alone: Mapping[str, LatencyStats],
+    num_unserved: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return each SLO with its limit and what was measured; None where there is nothing."""
+    """Return each SLO with its limit and what was measured; None where there is nothing.
+
+    Args: num_unserved: online requests without a token. Where no TBT is known for want of tokens,
+        its SLO is not met.
+    """
     rows = []
     for slo in slos:
         limit_s = slo.resolved_s(alone.get(slo.metric))
         measured_s = getattr(stats[slo.metric], slo.statistic)
-        is_known = limit_s is not None and measured_s is not None
-        met = measured_s <= limit_s if is_known else None
+        met = None
+        if limit_s is not None and measured_s is not None:
+            met = measured_s <= limit_s
+        elif limit_s is not None and num_unserved:
+            met = False
         rows.append({"slo": str(slo), "limit_s": limit_s, "measured_s": measured_s, "met": met})
     return rows
 
@@ -97,9 +110,10 @@ def result_of(
             "kind": "simulated",
             **details,
             "arrived": {"online": len(online), "offline": len(offline)},
-            "unserved": sum(not r.token_times_s for r in online),
+            "unserved": latencies.num_unserved,
             "online_prefix_hit_rate": _hit_rate(online),
             "predictor_mape": _predictor_mape(steps),
+            "num_samples": {"ttft_s": len(latencies.ttft_s), "tbt_s": len(latencies.tbt_s)},
             "quantiles": _quantiles(latencies),
             "series": _series(run, steps),
         },

@@ -11,7 +11,6 @@ from hygen_vllm.latency.cost_fit import Matrix, fit_cost, predict_seconds
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.latency.token_curve import TokenCurve
 from hygen_vllm.profiler.batch_shapes import design
 from hygen_vllm.simulator.step_time import Device
 from hygen_vllm.simulator.step_work import StepWork
@@ -19,7 +18,7 @@ from hygen_vllm.simulator.step_work import StepWork
 NUM_MIXES = 600
 NOISE = 0.03
 """Standard deviation of the logarithm of measured over true seconds, while profiling."""
-LARGEST_SPREAD = 8.0
+LEAST_FACTOR = 0.05
 
 
 def profile_device(
@@ -37,29 +36,31 @@ def profile_device(
 
 
 class Distortion:
-    """A systematic error of prices: each is off by a factor of its own, seeded.
+    """A systematic error of prices: all are too high, or all too low, each by a share of its own.
 
-    The factors are spread so that predictions of the given steps are off by `mape` on average.
-    What was monotone stays so.
+    Which and by how much is seeded. The shares are half to one and a half times `mape` and such
+    that predictions of the given steps are off by `mape` on average; what steps an engine really
+    takes is not known before, so it is about that in a run. What was monotone stays so.
     """
 
     def __init__(self, cost: StepCost, X: Matrix, mape: float, seed: int) -> None:
         rng = np.random.default_rng([seed, 2])
-        self._logs = rng.standard_normal(len(cost.coefficients()) + 1)
-        self._spread = 0.0
+        sign = rng.choice((-1.0, 1.0))
+        shares = rng.uniform(0.5, 1.5, len(cost.coefficients()) + 1)
         true_s = predict_seconds(cost, X)
-        low, high = 0.0, LARGEST_SPREAD
-        for _ in range(40):
-            self._spread = 0.5 * (low + high)
-            error = np.abs(predict_seconds(self(cost), X) / true_s - 1.0).mean()
-            low, high = (self._spread, high) if error < mape else (low, self._spread)
+        mean_share = (predict_seconds(_scaled(cost, shares), X) / true_s).mean()
+        self._factors = np.maximum(LEAST_FACTOR, 1.0 + sign * mape / mean_share * shares)
 
     def __call__(self, cost: StepCost) -> StepCost:
         """Return prices that are off."""
-        *factors, curve_factor = np.exp(self._spread * self._logs).tolist()
-        values = [f * value for f, value in zip(factors, cost.coefficients(), strict=True)]
-        curve: TokenCurve = cost.curve.scaled(curve_factor)
-        return StepCost.from_coefficients(values, curve)
+        return _scaled(cost, self._factors)
+
+
+def _scaled(cost: StepCost, factors: Matrix) -> StepCost:
+    """Return prices with each coefficient, and last the curve, times a factor of its own."""
+    *some, curve_factor = factors.tolist()
+    values = [factor * value for factor, value in zip(some, cost.coefficients(), strict=True)]
+    return StepCost.from_coefficients(values, cost.curve.scaled(curve_factor))
 
 
 class DistortedLearner(CostLearner):

@@ -34,6 +34,8 @@ OFFLINE_PRIORITY = 1
 STUCK_S = 600.0
 """Virtual seconds without a step after which a run with nothing more to come is given up."""
 PROGRESS_EVERY = 256
+SHORTEST = 2
+"""Tokens of the shortest request: one of prompt, one of output."""
 
 Progress = Callable[[float], None]
 
@@ -65,6 +67,11 @@ class SimulatedEngine:
         given = {name: value for name, value in limits.items() if value is not None}
         info = replace(loaded.engine, **given)
         capacity = info.block_size * (info.num_kv_blocks - 1)
+        if min(capacity, info.max_model_len) < SHORTEST:
+            raise ValueError(
+                f"a request has {SHORTEST} tokens at least, got {info.num_kv_blocks} KV blocks "
+                f"that hold {max(0, capacity)} and max_model_len {info.max_model_len}"
+            )
         if info.max_model_len > capacity:
             if "max_model_len" in given:
                 raise ValueError(
@@ -97,16 +104,12 @@ class Requests:
 
     def fitted(self, max_model_len: int) -> "tuple[Requests, int]":
         """Return requests that the model can serve, and how many had to be shortened."""
-        both = [[fit_length(item, max_model_len) for item in old] for old in self._classes()]
-        pairs = [
-            pair
-            for new, old in zip(both, self._classes(), strict=True)
-            for pair in zip(new, old, strict=True)
-        ]
-        return Requests(*both), sum(new is not old for new, old in pairs)
-
-    def _classes(self) -> tuple[Sequence[Arrival], Sequence[Arrival]]:
-        return self.online, self.offline
+        online, offline = (
+            [fit_length(item, max_model_len) for item in some]
+            for some in (self.online, self.offline)
+        )
+        pairs = zip([*online, *offline], [*self.online, *self.offline], strict=True)
+        return Requests(online, offline), sum(new is not old for new, old in pairs)
 
     def in_order(self) -> Iterator[tuple[str, int, Arrival]]:
         """Yield (class, number, request) in order of time; of one time, online first."""
@@ -172,31 +175,29 @@ class _Serving:
         self._options = {"block_size": block_size, "hasher": hasher}
         self._requests = requests.in_order()
         self._next = next(self._requests, None)
+        self._idle_until_s = 0.0
 
     def serve(self, until_s: float, progress: Progress) -> float:
         """Return the time at which the run ended."""
         engine = self._engine
         turns = 0
-        while True:
-            self._add_due()
-            if engine.now_s >= until_s:
-                return until_s
+        while engine.now_s < until_s:
+            self._add_due(engine.now_s)
             if engine.has_work:
                 if not engine.turn(until_s):
-                    return until_s
+                    break
                 self._check_stuck()
             elif self._next is None:
                 return engine.now_s
-            elif self._next[2].time_s > until_s:
-                return until_s
             else:
-                engine.now_s = self._next[2].time_s
+                engine.now_s = self._idle_until_s = self._next[2].time_s
             turns += 1
             if turns % PROGRESS_EVERY == 0:
                 progress(engine.now_s)
+        self._add_due(until_s)
+        return until_s
 
-    def _add_due(self) -> None:
-        now_s = self._engine.now_s
+    def _add_due(self, now_s: float) -> None:
         while self._next is not None and self._next[2].time_s <= now_s:
             slo_class, number, arrival = self._next
             request_id = f"{slo_class}-{number}"
@@ -215,7 +216,7 @@ class _Serving:
             self._next = next(self._requests, None)
 
     def _check_stuck(self) -> None:
-        idle_s = self._engine.now_s - self._log.last_step_s
+        idle_s = self._engine.now_s - max(self._log.last_step_s, self._idle_until_s)
         if idle_s > STUCK_S and self._next is None:
             raise RuntimeError(
                 f"nothing has run for {idle_s:.0f} virtual seconds: "
@@ -263,5 +264,6 @@ def progress_bar(total_s: float) -> Any:
         unit=" virtual s",
         file=sys.stderr,
         mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        delay=1.0,
         leave=False,
     )

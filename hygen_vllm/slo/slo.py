@@ -6,6 +6,7 @@
 A percentage is relative to what the same online load gets when it is served alone. Pure.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -64,17 +65,18 @@ class Slo:
                 f"{'|'.join(STATISTICS)} and a limit like 45ms, 0.5s or +5%; got {text!r}"
             )
         metric, statistic = found[1], found[2]
+        number = float(found["percent"] or found["seconds"])
+        if number == math.inf or (number == 0 and found["percent"] is None):
+            raise ValueError(f"the limit of an SLO must be > 0 and finite, got {text!r}")
         if found["percent"] is not None:
-            return cls(metric, statistic, rise=float(found["percent"]) / 100)
-        limit_s = float(found["seconds"]) * (1e-3 if found["unit"] == "ms" else 1.0)
-        if limit_s <= 0:
-            raise ValueError(f"the limit of an SLO must be > 0, got {text!r}")
+            return cls(metric, statistic, rise=number / 100)
+        limit_s = number * (1e-3 if found["unit"] == "ms" else 1.0)
         return cls(metric, statistic, limit_s=limit_s)
 
     def __str__(self) -> str:
         if self.rise is not None:
-            return f"{self.metric}_{self.statistic}=+{100 * self.rise:g}%"
-        return f"{self.metric}_{self.statistic}={1e3 * (self.limit_s or 0.0):g}ms"
+            return f"{self.metric}_{self.statistic}=+{_plain(100 * self.rise)}%"
+        return f"{self.metric}_{self.statistic}={_plain(1e3 * (self.limit_s or 0.0))}ms"
 
     def resolved_s(self, alone: LatencyStats | None) -> float | None:
         """Return the limit in seconds; None if it is relative to something not measured.
@@ -85,3 +87,8 @@ class Slo:
             return self.limit_s
         base_s = None if alone is None else getattr(alone, self.statistic)
         return None if base_s is None else base_s * (1.0 + (self.rise or 0.0))
+
+
+def _plain(number: float) -> str:
+    """Return a number >= 0 without an exponent, which `parse` does not read."""
+    return f"{number:.9f}".rstrip("0").rstrip(".")

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of command-line arguments: text to value, or the reason why not."""
+
+import argparse
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {text}")
+    return value
+
+
+def pair(text: str) -> tuple[float, float]:
+    first, separator, second = text.partition(":")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"must be like 200:1.3, got {text}")
+    return float(first), float(second)
+
+
+def share(text: str) -> float:
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, or like 20%, got {text}")
+    return value

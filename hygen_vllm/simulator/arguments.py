@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments of `hygen simulate`. Imports nothing heavy: every command reads this."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from hygen_vllm.argument_types import count, pair, positive, share
+from hygen_vllm.simulator.policies import NAMES
+
+
+def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
+    parser = commands.add_parser(
+        "simulate",
+        help="serve a workload in virtual time with the real scheduler and a model of the device",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile", required=True, metavar="NAME|PATH", help="the engine")
+    parser.add_argument(
+        "--policy", required=True, choices=NAMES, metavar="P", help=", ".join(NAMES)
+    )
+    parser.add_argument(
+        "--online",
+        metavar="FILE|NAME",
+        help="Azure CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, diurnal, "
+        "on-off, spike",
+    )
+    parser.add_argument(
+        "--online-rate", type=positive, metavar="R", help="thin it to R requests/s, seeded"
+    )
+    parser.add_argument(
+        "--offline",
+        metavar="FILE|NAME",
+        help="CSV of lengths, JSONL of prompts, or a name: arxiv, sharegpt, mmlu, gsm8k",
+    )
+    parser.add_argument(
+        "--offline-requests", type=count, metavar="N", help="only N of them, drawn at random"
+    )
+    parser.add_argument(
+        "--slo",
+        action="append",
+        default=[],
+        metavar="S",
+        help="like tbt_p99=45ms or ttft_mean=+10%%, relative to online-only; repeatable",
+    )
+    parser.add_argument(
+        "--seconds", type=positive, metavar="N", help="end after so many; else when all is done"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses all random numbers")
+    parser.add_argument(
+        "--json", required=True, metavar="FILE", help='write the result here; "-" is stdout'
+    )
+    _add_engine_options(parser)
+    _add_policy_options(parser)
+    parser.set_defaults(handle=_run_simulate)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the engine, where it differs from the profile's")
+    group.add_argument("--kv-blocks", type=count, metavar="N")
+    group.add_argument("--max-tokens-per-step", type=count, metavar="N")
+    group.add_argument("--max-seqs", type=count, metavar="N", help="requests in a step")
+    group.add_argument(
+        "--max-model-len", type=count, metavar="N", help="longer requests are cut to it"
+    )
+    group.add_argument("--stepping", choices=("sync", "async"), help="one or two steps in flight")
+    group.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="a model's, for prompts that are text"
+    )
+    group.add_argument(
+        "--noise", type=float, default=0.0, metavar="SD", help="of the logarithm of step times"
+    )
+    group.add_argument(
+        "--slowdown",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="T:F",
+        help="from T s on steps take F times as long; repeatable",
+    )
+    group.add_argument(
+        "--stall",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="T:S",
+        help="the step at T s takes S s longer; repeatable",
+    )
+
+
+def _add_policy_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the policy")
+    group.add_argument(
+        "--latency-budget-ms", type=positive, metavar="B", help="of a step, for fixed-budget"
+    )
+    group.add_argument(
+        "--offline-rate",
+        type=positive,
+        metavar="R",
+        help="offline requests started per second, for rate-capped",
+    )
+    group.add_argument(
+        "--predictor-error",
+        type=share,
+        default=0.0,
+        metavar="X",
+        help="MAPE of a systematic error of the predicted step times, as 0.2 or 20%%",
+    )
+
+
+def _run_simulate(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    from hygen_vllm.simulator.command import SimulateOptions, run_simulate
+
+    names = [field.name for field in dataclasses.fields(SimulateOptions)]
+    run_simulate(SimulateOptions(**{name: getattr(arguments, name) for name in names}))

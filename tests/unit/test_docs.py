@@ -9,6 +9,7 @@ import pytest
 
 from hygen_vllm.cli import build_parser
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.simulator.policies import NAMES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "DESIGN.md", "CHANGELOG.md", "patches/README.md", "experiments/README.md"]
@@ -44,7 +45,8 @@ def test_first_two_commands_of_the_readme_are_demo_and_test() -> None:
 
 def test_settings_in_the_readme_are_those_of_the_configuration() -> None:
     """The table has one row for each field, with its default, and no other."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text_of("README.md"), flags=re.MULTILINE)
+    section = text_of("README.md").split("\n## Settings\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE)
     assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(HyGenConfig)]
     for name, default in rows:
         if re.fullmatch(r"[\d.]+", default):
@@ -57,6 +59,22 @@ def test_names_of_the_package_in_the_readme_resolve() -> None:
 
     names = set(re.findall(r"\bhygen_vllm\.([A-Z]\w+)", text_of("README.md")))
     assert names <= set(hygen_vllm.__all__)
+
+
+def test_policies_in_the_readme_are_those_that_can_be_simulated() -> None:
+    """The table names each of them once, and no other."""
+    section = text_of("README.md").split("\n## Try a policy")[1].split("\n## ")[0]
+    cells = "".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE))
+    assert sorted(NAMES) == sorted(re.findall(r"`([\w-]+)`", cells))
+
+
+def test_simulations_in_the_readme_can_be_parsed() -> None:
+    """Every flag is one of the command's."""
+    text = text_of("README.md").replace("\\\n", " ")
+    commands = re.findall(r"^ +hygen (simulate .*)$", text, flags=re.MULTILINE)
+    assert commands
+    for command in commands:
+        build_parser().parse_args(command.split())
 
 
 def test_demo_flags_in_the_readme_exist() -> None:

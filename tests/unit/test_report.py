@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,18 +19,6 @@ from tests.support.results import NO_STATS, OPTIONS, RESULT, Page, document, pag
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=y> $x^{$ & -->'
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes a result into a file, and returns its path as text."""
-
-    def write(name: str = "r.json", **changes: Any) -> str:
-        path = tmp_path / name
-        path.write_text(json.dumps(document(**changes)), encoding="utf-8")
-        return str(path)
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def two_html() -> str:
     """The page of two results that differ in their policy."""
@@ -39,18 +26,20 @@ def two_html() -> str:
 
 
 class TestCommand:
-    def test_report_of_results_writes_the_page_and_prints_its_path(self, write, tmp_path, capsys):
+    def test_report_of_results_writes_the_page_and_prints_its_path(
+        self, write_result, tmp_path, capsys
+    ):
         """Two files in, one page out."""
         out = tmp_path / "page.html"
-        files = [write("a.json"), write("b.json", policy="vllm-priority")]
+        files = [write_result("a.json"), write_result("b.json", policy="vllm-priority")]
         assert 0 == main(["report", *files, "--out", str(out)])
         assert (f"{out}\n", "") == tuple(capsys.readouterr())
         assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
-    def test_report_without_out_writes_report_html_here(self, write, tmp_path, monkeypatch):
+    def test_report_without_out_writes_report_html_here(self, write_result, tmp_path, monkeypatch):
         """The default is a file in the current folder."""
         monkeypatch.chdir(tmp_path)
-        assert 0 == main(["report", write()])
+        assert 0 == main(["report", write_result()])
         assert (tmp_path / "report.html").is_file()
 
     @pytest.mark.parametrize(
@@ -78,10 +67,10 @@ class TestCommand:
         ],
     )
     def test_bad_result_exits_2_with_one_line_that_names_the_file(
-        self, changes, reason, write, tmp_path, capsys
+        self, changes, reason, write_result, tmp_path, capsys
     ):
         """The reader learns which file and which member; no page is made."""
-        path, out = write(**changes), tmp_path / "page.html"
+        path, out = write_result(**changes), tmp_path / "page.html"
         assert 2 == main(["report", path, "--out", str(out)])
         output = capsys.readouterr()
         assert output.err.startswith(f"hygen: {path} is not a {FORMAT} {VERSION} file: ")
@@ -109,9 +98,9 @@ class TestCommand:
             assert error.startswith(f"hygen: cannot read result {path}: ")
             assert 1 == error.count("\n")
 
-    def test_out_that_would_harm_exits_2(self, write, tmp_path, capsys):
+    def test_out_that_would_harm_exits_2(self, write_result, tmp_path, capsys):
         """No folder is made, and no result is overwritten."""
-        path = write()
+        path = write_result()
         for out, reason in (
             (tmp_path / "no" / "page.html", "a file in a folder that exists"),
             (tmp_path, "a file in a folder that exists"),
@@ -122,15 +111,15 @@ class TestCommand:
         assert document() == json.loads(Path(path).read_text(encoding="utf-8"))
 
     def test_missing_matplotlib_gives_the_command_that_installs_it(
-        self, write, tmp_path, monkeypatch, capsys
+        self, write_result, tmp_path, monkeypatch, capsys
     ):
         """One line, and no page without its charts."""
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         out = tmp_path / "page.html"
-        assert 1 == main(["report", write(), "--out", str(out)])
+        assert 1 == main(["report", write_result(), "--out", str(out)])
         hint = 'hygen: the charts need matplotlib: pip install "hygen-vllm[plots]"\n'
         assert (hint, False) == (capsys.readouterr().err, out.exists())
-        assert 0 == main(["report", write(details=...), "--out", str(out)])
+        assert 0 == main(["report", write_result(details=...), "--out", str(out)])
 
     def test_importing_the_report_loads_no_engine(self):
         """It works where vLLM is not installed."""
@@ -271,9 +260,9 @@ class TestPage:
             assert "src" not in attributes
             assert (attributes.get("xlink:href") or "#").startswith("#")
 
-    def test_same_results_give_the_same_bytes(self, write, tmp_path):
+    def test_same_results_give_the_same_bytes(self, write_result, tmp_path):
         """No date, no random identifier."""
-        path, outs = write(), [tmp_path / name for name in ("a.html", "b.html")]
+        path, outs = write_result(), [tmp_path / name for name in ("a.html", "b.html")]
         for out in outs:
             assert 0 == main(["report", path, "--out", str(out)])
         assert outs[0].read_bytes() == outs[1].read_bytes()

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Charts, numbers and names on the page about results."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,21 +13,9 @@ from hygen_vllm.results.distributions import distribution_legend, slo_limits
 from hygen_vllm.results.number_text import rounded, told_apart
 from hygen_vllm.results.page import report_page
 from hygen_vllm.results.result_file import Result, read_result, read_results
-from tests.support.results import Page, document, page, result
+from tests.support.results import Page, page, result
 
 HOSTILE = '</title><script>alert("x")</script><img src=x onerror=y> $x^{$ & -->'
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a result into a file, and returns its path as text."""
-
-    def write(name: str = "r.json", **changes: Any) -> str:
-        path = tmp_path / name
-        path.write_text(json.dumps(document(**changes)), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 @pytest.fixture(scope="module")
@@ -148,15 +134,15 @@ class TestParts:
             [result("d/a.json"), result("e/a.json")]
         )
 
-    def test_result_named_twice_is_refused(self, write):
+    def test_result_named_twice_is_refused(self, write_result):
         """Two equal rows are a slip."""
-        path = Path(write())
+        path = Path(write_result())
         with pytest.raises(ConfigError, match="is named twice"):
             read_results([path, path])
 
-    def test_unprintable_letters_of_a_result_become_spaces(self, write):
+    def test_unprintable_letters_of_a_result_become_spaces(self, write_result):
         """They would break the page, or could not be written."""
-        assert "a b c" == read_result(Path(write(policy="a\u0000b\ud800c"))).policy
+        assert "a b c" == read_result(Path(write_result(policy="a\u0000b\ud800c"))).policy
 
     def test_baselines_are_grey_and_no_two_lines_are_alike(self):
         """Also where one policy comes five times."""

@@ -6,11 +6,11 @@ The processes, all with a mean of `rate_per_s`:
     poisson   independent arrivals
     gamma     gaps with a coefficient of variation of 3: bursts and lulls
     diurnal   a day pressed into the run: a sine from 0.2 to 1.8 times the mean
-    on-off    a minute at twice the mean, a minute of nothing, in turn
+    on-off    a minute at twice the mean, a minute of nothing, in turn (mean over pairs of minutes)
     spike     three times the rate in the middle fifth of the run
 
 Lengths are drawn from quantiles of the Azure 2023 conversation trace (CC-BY-4.0; Splitwise, ISCA
-2024) and of the arXiv summarization set (project-etalon/etalon, Apache-2.0).
+2024) and of the arXiv summarization and ShareGPT sets (project-etalon/etalon, Apache-2.0).
 """
 
 import itertools
@@ -64,6 +64,14 @@ ARXIV_LENGTHS = Lengths(
     ),
     output=(5, 60, 77, 102, 122, 141, 162, 185, 212, 249, 315, 388, 636, 921, 999),
 )
+# 30,731 requests; means 2340 and 439.
+SHAREGPT_LENGTHS = Lengths(
+    prompt=(
+        *(1, 29, 74, 382, 777, 1203, 1730, 2401, 3235, 4278),
+        *(5696, 6563, 7434, 7854, 8141),
+    ),
+    output=(2, 44, 84, 181, 271, 346, 415, 493, 581, 683, 834, 920, 998, 1021, 1024),
+)
 
 
 def gamma_times(rate_per_s: float, duration_s: float, variation: float, seed: int) -> list[float]:
@@ -80,6 +88,11 @@ def _gamma_times(
     while time_s < duration_s:
         yield time_s
         time_s += rng.gamma(shape, 1 / (rate_per_s * shape))
+
+
+def poisson_times(rate_per_s: float, duration_s: float, seed: int) -> Iterator[float]:
+    """Yield the times of `process_times("poisson", ...)` one by one: duration_s may be infinite."""
+    return _gamma_times(np.random.default_rng(seed), rate_per_s, duration_s, 1.0)
 
 
 def shaped_times(rate_per_s: float, duration_s: float, shape: RateShape, seed: int) -> list[float]:

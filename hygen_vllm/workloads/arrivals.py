@@ -44,11 +44,13 @@ def thin(arrivals: list[Arrival], rate_per_s: float, duration_s: float, seed: in
     Raises: ValueError if the trace holds fewer than that.
     """
     num_kept = round(rate_per_s * duration_s)
-    if num_kept > len(arrivals):
+    highest = round(len(arrivals) / duration_s, 2)
+    if num_kept > len(arrivals) and rate_per_s > highest:
         raise ValueError(
-            f"rate_per_s must be <= {len(arrivals) / duration_s:.2f}, the rate of this part of "
-            f"the trace, got {rate_per_s}"
+            f"rate_per_s must be <= {highest:.2f}, the rate of this part of the trace, got "
+            f"{rate_per_s}"
         )
+    num_kept = min(num_kept, len(arrivals))
     kept = np.random.default_rng(seed).choice(len(arrivals), size=num_kept, replace=False)
     return [arrivals[index] for index in sorted(kept)]
 
@@ -80,11 +82,13 @@ class LengthScale:
 
 
 def fit_length(arrival: Arrival, max_model_len: int) -> Arrival:
-    """Return an arrival that a model of so many tokens can serve: a long prompt loses its end.
+    """Return an arrival that a model of so many tokens, at least 2, can serve.
 
-    At least one prompt token stays; an output that alone is too long is cut as well.
+    What is longer than half of that gives way to what is not: a long prompt loses its end, a long
+    output its last tokens.
     """
-    output_tokens = min(arrival.output_tokens, max_model_len - 1)
+    room = max(max_model_len - arrival.prompt_tokens, max_model_len // 2)
+    output_tokens = min(arrival.output_tokens, room)
     prompt_tokens = min(arrival.prompt_tokens, max_model_len - output_tokens)
     if (prompt_tokens, output_tokens) == (arrival.prompt_tokens, arrival.output_tokens):
         return arrival

@@ -6,7 +6,6 @@ share them. GSM8K (openai/grade-school-math, MIT): the same eight examples befor
 Without the data, built-in questions make prompts that share as much.
 """
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ from hygen_vllm.workloads.arrivals import Arrival
 from hygen_vllm.workloads.prompt_tokens import text_tokens
 from hygen_vllm.workloads.prompts import Question, built_in_questions, read_gsm8k
 from hygen_vllm.workloads.tokenizers import Tokenizer
+from hygen_vllm.workloads.trace_files import csv_rows
 
 MMLU = Path("mmlu")
 MMLU_EXAMPLES = 5
 MMLU_OUTPUT_TOKENS = 2
 """A letter and the end of the text."""
 MMLU_COLUMNS = 6
-LETTERS = "ABCD"
+LETTERS, NUMBERS = "ABCD", "0123"
 GSM8K_EXAMPLES = 8
 GSM8K_TRAIN, GSM8K_TEST = Path("gsm8k", "train.jsonl"), Path("gsm8k", "test.jsonl")
 NUM_BUILT_IN_SUBJECTS = 57
@@ -89,18 +89,19 @@ def _read_subjects(folder: Path) -> dict[str, _Subject]:
 
 
 def _read_questions(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        next(rows, None)
-        return [_question(row, f"{path}:{rows.line_num}") for row in rows if row]
+    rows = [(row, f"{path}:{number}") for number, row in csv_rows(path)]
+    if rows and rows[0][0][-1] == "answer":  # the original files have no header
+        del rows[0]
+    return [_question(row, place) for row, place in rows]
 
 
 def _question(row: list[str], place: str) -> tuple[str, str]:
-    if len(row) != MMLU_COLUMNS or row[-1] not in set("0123"):
+    if len(row) != MMLU_COLUMNS or row[-1] not in {*LETTERS, *NUMBERS}:
         raise ValueError(f"{place}: expected a question, four choices and the number of one")
     question, *choices, answer = row
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
-    return "\n".join([question, *lines, "Answer:"]), LETTERS[int(answer)]
+    letter = answer if answer in LETTERS else LETTERS[NUMBERS.index(answer)]
+    return "\n".join([question, *lines, "Answer:"]), letter
 
 
 def _built_in_subjects(seed: int) -> dict[str, _Subject]:

@@ -6,20 +6,21 @@ with the Azure trace's statistics), and the processes of `arrival_processes.py`.
 ones: `arxiv`, `sharegpt`, `mmlu`, `gsm8k`, likewise.
 """
 
+import math
 import random
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.arrival_processes import (
     ARXIV_LENGTHS,
-    AZURE_LENGTHS,
     PROCESSES,
+    SHAREGPT_LENGTHS,
     generate_azure_like,
     generate_backlog,
     generate_process,
-    process_times,
+    poisson_times,
 )
 from hygen_vllm.workloads.arrivals import Arrival, at_times, cut, thin
 from hygen_vllm.workloads.few_shot import gsm8k_requests, mmlu_requests
@@ -92,7 +93,7 @@ def find_online(query: OnlineQuery, tokenizer: Tokenizer) -> Workload:
         return Workload(made, f"{source}, {rate_per_s:g} req/s")
     requests = _read(path, tokenizer, query.seed)
     if requests[-1].time_s == 0.0:
-        return _paced(requests, path, query, duration_s)
+        return _paced(requests, path, query)
     span_s = min(requests[-1].time_s, query.duration_s or requests[-1].time_s)
     if query.duration_s is not None:
         requests = cut(requests, 0.0, query.duration_s)
@@ -103,10 +104,11 @@ def find_online(query: OnlineQuery, tokenizer: Tokenizer) -> Workload:
     return Workload(requests, source)
 
 
-def _paced(requests: list[Arrival], path: Path, query: OnlineQuery, duration_s: float) -> Workload:
+def _paced(requests: list[Arrival], path: Path, query: OnlineQuery) -> Workload:
     if query.rate_per_s is None:
         raise ValueError(f"{path} has no times: say at which rate its requests arrive")
-    times_s = process_times("poisson", query.rate_per_s, duration_s, query.seed)
+    end_s = math.inf if query.duration_s is None else query.duration_s
+    times_s = poisson_times(query.rate_per_s, end_s, query.seed)
     source = f"{path.name}, Poisson, {query.rate_per_s:g} req/s"
     return Workload(at_times(requests, times_s), source)
 
@@ -125,8 +127,8 @@ def find_offline(what: str, count: int | None, seed: int, tokenizer: Tokenizer) 
         return _first(Workload(requests, source), count)
     path = _path(what, {"arxiv": ARXIV, "sharegpt": SHAREGPT}, OFFLINE_NAMES)
     if path is None:
-        lengths = ARXIV_LENGTHS if what == "arxiv" else AZURE_LENGTHS
-        made = generate_backlog(lengths, count or GENERATED_REQUESTS, seed)
+        lengths = ARXIV_LENGTHS if what == "arxiv" else SHAREGPT_LENGTHS
+        made = generate_backlog(lengths, GENERATED_REQUESTS if count is None else count, seed)
         return Workload(made, f"generated, lengths as in {what}")
     requests = _read(path, tokenizer, seed)
     if path.name == ARXIV.name:
@@ -151,7 +153,9 @@ def _path(what: str, known: dict[str, Path], names: tuple[str, ...]) -> Path | N
         return root / known[what]
     if what in names:
         return None
-    path = Path(what).expanduser()
+    path = Path(what)
+    with suppress(RuntimeError):  # no user has that name
+        path = path.expanduser()
     if not path.is_file():
         raise ValueError(f"cannot read {what}: no such file, nor one of {', '.join(names)}")
     return path
@@ -160,15 +164,15 @@ def _path(what: str, known: dict[str, Path], names: tuple[str, ...]) -> Path | N
 def _read(path: Path, tokenizer: Tokenizer, seed: int) -> list[Arrival]:
     """Read a file of any of the known kinds, which its first line tells."""
     line = first_line(path)
-    kinds: tuple[tuple[str, Callable[[], list[Arrival]]], ...] = (
-        (AZURE_COLUMNS[0], lambda: read_azure_csv(path)),
-        (LENGTHS_COLUMNS[0], lambda: read_lengths_csv(path)),
-        ('"hash_ids"', lambda: read_mooncake_jsonl(path, seed)),
-        ("{", lambda: read_prompts_jsonl(path, tokenizer)),
-    )
-    for mark, read in kinds:
-        if mark in line:
-            return read()
+    is_json = line.startswith("{")
+    if is_json and '"hash_ids"' in line:
+        return read_mooncake_jsonl(path, seed)
+    if is_json:
+        return read_prompts_jsonl(path, tokenizer)
+    if AZURE_COLUMNS[0] in line:
+        return read_azure_csv(path)
+    if LENGTHS_COLUMNS[0] in line:
+        return read_lengths_csv(path)
     raise ValueError(
         f"{path}:1: neither an Azure CSV ({','.join(AZURE_COLUMNS)}), a CSV of lengths "
         f"({','.join(LENGTHS_COLUMNS)}), a Mooncake JSONL nor a JSONL of prompts"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from hygen_vllm.workloads.prompt_tokens import VOCABULARY
 
-_PIECE = re.compile(r" ?[^\W\d]{1,6}|\d|[^\w\s]|\s|_")
+_PIECE = re.compile(r" ?[^\W\d]{1,6}|\d|[^\w\s]|\s")
 
 
 class Tokenizer(Protocol):
@@ -27,12 +27,15 @@ class HashTokenizer:
     """
 
     def __init__(self, seed: int = 0, vocabulary: int = VOCABULARY) -> None:
-        self._start = zlib.crc32(seed.to_bytes(8, "little", signed=True))
+        self._start = zlib.crc32((seed % (1 << 64)).to_bytes(8, "little"))
         self._vocabulary = vocabulary
 
     def encode(self, text: str) -> list[int]:
         start, vocabulary = self._start, self._vocabulary
-        return [zlib.crc32(piece.encode(), start) % vocabulary for piece in _PIECE.findall(text)]
+        return [
+            zlib.crc32(piece.encode(errors="replace"), start) % vocabulary
+            for piece in _PIECE.findall(text)
+        ]
 
 
 def load_tokenizer(model: Path) -> Any:

@@ -13,10 +13,12 @@ prompts JSONL    {"prompt": TEXT or token ids, "output_tokens": N}, or lines of 
 
 import csv
 import json
+import math
 import random
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,14 @@ LENGTHS_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
 MOONCAKE_TICK_S = 3.0
 DEFAULT_OUTPUT_TOKENS = 128
 """Where a prompt comes without a number of output tokens."""
+
+_NANOSECONDS = re.compile(r"(\.\d{6})\d+")
+_LONGEST_SHOWN = 120
+_UNREADABLE = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+"""What a row that is not as expected leads to."""
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -45,15 +55,18 @@ def read_azure_csv(path: Path) -> list[Arrival]:
 
 
 def _azure_request(row: list[str]) -> tuple[datetime, Arrival]:
-    # The trace has seven digits after the second, datetime keeps six.
-    stamp = datetime.fromisoformat(row[0].strip()[:26])
+    # The trace of 2023 has seven digits after the second, datetime keeps six; that of 2024 has an
+    # offset from UTC, and no digits at a full second.
+    stamp = datetime.fromisoformat(_NANOSECONDS.sub(r"\1", row[0].strip()))
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=timezone.utc)
     return stamp, _request(0.0, int(row[1]), int(row[2]))
 
 
 def read_lengths_csv(path: Path) -> list[Arrival]:
     """Return the requests of a file of lengths, in its order. Raises as read_azure_csv."""
     return _csv_items(
-        path, LENGTHS_COLUMNS, lambda row: _request(0.0, int(float(row[0])), int(float(row[1])))
+        path, LENGTHS_COLUMNS, lambda row: _request(0.0, float(row[0]), float(row[1]))
     )
 
 
@@ -76,7 +89,7 @@ def read_mooncake_jsonl(path: Path, seed: int) -> list[Arrival]:
 
 def _mooncake_request(row: Any) -> Arrival:
     names = tuple(map(_name, row["hash_ids"]))
-    request = _request(1e-3 * row["timestamp"], row["input_length"], row["output_length"])
+    request = _request(_seconds(row["timestamp"]), row["input_length"], row["output_length"])
     num_blocks = -(-request.prompt_tokens // TRACE_BLOCK_TOKENS)
     if len(names) != num_blocks:
         raise ValueError(
@@ -84,6 +97,12 @@ def _mooncake_request(row: Any) -> Arrival:
             f"{len(names)} hash_ids"
         )
     return replace(request, prompt=SharedBlocks(names))
+
+
+def _seconds(timestamp_ms: Any) -> float:
+    if type(timestamp_ms) not in (int, float) or not math.isfinite(timestamp_ms):
+        raise ValueError(f"a timestamp must be milliseconds, got {timestamp_ms!r}")
+    return 1e-3 * float(timestamp_ms)
 
 
 def _name(value: Any) -> int:
@@ -99,28 +118,53 @@ def read_prompts_jsonl(path: Path, tokenizer: Tokenizer) -> list[Arrival]:
 
 def _prompt_request(row: Any, tokenizer: Tokenizer) -> Arrival:
     body = row.get("body", row)
+    if not isinstance(body, dict) or not {"prompt", "messages"} & body.keys():
+        raise ValueError("no prompt or messages")
     prompt = body["prompt"] if "prompt" in body else _chat_text(body["messages"])
-    tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
     limits = (body.get(name) for name in ("output_tokens", "max_completion_tokens", "max_tokens"))
-    output_tokens = next(filter(None, limits), DEFAULT_OUTPUT_TOKENS)
+    output_tokens = next((n for n in limits if n is not None), DEFAULT_OUTPUT_TOKENS)
     return replace(_request(0.0, len(tokens), output_tokens), prompt=text_tokens(tokens))
 
 
+def _token_ids(prompt: Any) -> list[int]:
+    if not isinstance(prompt, list) or any(type(token) is not int for token in prompt):
+        raise ValueError("a prompt must be one text or a list of token ids")
+    return prompt
+
+
 def _chat_text(messages: Any) -> str:
-    return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+    return "".join(f"{item['role']}: {_content_text(item.get('content'))}\n" for item in messages)
+
+
+def _content_text(content: Any) -> str:
+    """Return the text of a message: its parts are lines; beside calls of tools it has none."""
+    match content:
+        case None:
+            return ""
+        case str(text) | {"type": "text", "text": str(text)}:
+            return text
+        case list():
+            return "\n".join(map(_content_text, content))
+    raise ValueError(f"the content of a message must be text, got {content!r}")
 
 
 def _request(time_s: float, prompt_tokens: Any, output_tokens: Any) -> Arrival:
-    if type(prompt_tokens) is not int or type(output_tokens) is not int:
-        raise ValueError(f"token counts must be whole, got {prompt_tokens!r}, {output_tokens!r}")
-    if min(prompt_tokens, output_tokens) < 1:
-        raise ValueError("token counts must be >= 1")
-    return Arrival(float(time_s), prompt_tokens, output_tokens)
+    return Arrival(time_s, _token_count(prompt_tokens), _token_count(output_tokens))
+
+
+def _token_count(value: Any) -> int:
+    count = int(value) if isinstance(value, float) and value.is_integer() else value
+    if type(count) is not int:
+        raise ValueError(f"token counts must be whole, got {value!r}")
+    if count < 1:
+        raise ValueError(f"token counts must be >= 1, got {value!r}")
+    return count
 
 
 def first_line(path: Path) -> str:
     """Return the first line of a text file that is not blank, "" if there is none."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return next((line for line in file if line.strip()), "").strip()
 
 
@@ -128,22 +172,38 @@ def _csv_items(
     path: Path, columns: tuple[str, ...], parse: Callable[[list[str]], Item]
 ) -> list[Item]:
     """Return what `parse` makes of the rows of a CSV file that begins with `columns`."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    rows = csv_rows(path)
+    number, header = next(rows, (1, []))
+    if tuple(header[: len(columns)]) != columns:
+        raise ValueError(f"{path}:{number}: expected the columns {','.join(columns)}")
+
+    def parse_row(row: list[str]) -> Item:
+        if len(row) < len(columns):
+            raise ValueError(f"expected {len(columns)} fields, got {len(row)}")
+        return parse(row)
+
+    return _items(path, rows, parse_row, ",".join)
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV file that are not blank, each with the line where it begins.
+
+    Raises: ValueError with file and line where the file is no CSV.
+    """
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.reader(file)
-        if tuple(next(rows, ()))[: len(columns)] != columns:
-            raise ValueError(f"{path}:1: expected the columns {','.join(columns)}")
-
-        def parse_row(row: list[str]) -> Item:
-            if len(row) < len(columns):
-                raise ValueError(f"expected {len(columns)} fields, got {len(row)}")
-            return parse(row)
-
-        numbered = enumerate(rows, start=2)
-        return _items(path, ((n, row) for n, row in numbered if row), parse_row, ",".join)
+        number = 1
+        try:
+            for row in rows:
+                if len(row) > 1 or "".join(row).strip():
+                    yield number, row
+                number = rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{path}:{number}: cannot read this row: {error}") from None
 
 
 def _jsonl_items(path: Path, parse: Callable[[Any], Item]) -> list[Item]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         numbered = enumerate(file, start=1)
         lines = ((number, line) for number, line in numbered if line.strip())
         return _items(path, lines, lambda line: parse(json.loads(line)), str.strip)
@@ -164,11 +224,10 @@ def _items(
 def _item(place: str, row: Row, parse: Callable[[Row], Item], shown: Callable[[Row], str]) -> Item:
     try:
         return parse(row)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        text = shown(row)
-        text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-        raise ValueError(f"{place}: cannot read {text!r}: {reason}") from None
+    except _UNREADABLE as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{place}: cannot read {_short(shown(row))!r}: {_short(reason)}") from None
 
 
-_LONGEST_SHOWN = 120
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

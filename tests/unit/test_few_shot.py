@@ -95,7 +95,7 @@ def test_mmlu_answers_are_two_tokens_and_all_is_there_from_the_start(mmlu):
     [
         "Why?,a,b,c,d",
         "Why?,a,b,c,d,4",
-        "Why?,a,b,c,d,A",
+        "Why?,a,b,c,d,E",
         "Why?,a,b,c,d,",
         "Why?,a,b,c,d,01",
         "Why?,a,b,c,d,1,2",

@@ -8,12 +8,14 @@ import pytest
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.config import ConfigError
+from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.profile_file import Profile, save_profile
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.offline_grant import Refusal
 from hygen_vllm.vllm_engine import engine_info
 from tests.support.classes import HYGEN
-from tests.support.fake_engine import FakeWorker, expected_tokens
+from tests.support.fake_engine import FakeEngine, FakeWorker, expected_tokens
 
 GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, TokenCurve((128,), (1e-5,)))
 CPU = StepCost(12e-3, 1.6e-3, 1e-7, 1e-3, 6e-4, 1e-7, 1e-7)
@@ -162,3 +164,52 @@ def test_outputs_are_those_of_the_model_under_a_tight_gate():
         device.step()
     for name, tokens in device.outputs.items():
         assert expected_tokens(prompt_of(int(name.split("-")[1]), 80), 20) == tokens
+
+
+FLAT = StepCost(0.1, 0.0, 0.0, 0.0, 1e-3, 0.0, 0.0)
+"""A tenth of a second a step, a millisecond a prefill token, decodes for nothing."""
+
+
+def step_with_a_running_offline_prefill(is_async, latency_budget_s, max_num_batched_tokens):
+    """Return the tokens and the refusals of a step with an offline prefill that runs already.
+
+    An online prompt of 40 tokens comes before it; a new offline one of 5 tokens waits. Chunks have
+    16 tokens at least, but for what is left of a prompt.
+    """
+    limits = Limits(max_num_batched_tokens=max_num_batched_tokens)
+    hygen = {"latency_budget_s": latency_budget_s}
+    scheduler = make_scheduler(HYGEN[is_async], limits, hygen)
+    scheduler.clock = lambda: 0.0
+    scheduler.learner = CostLearner(FLAT)
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    engine.add(make_request("offline-0", prompt_of(0, 200), slo_class="offline"))
+    engine.step()
+    assert "offline-0" in [request.request_id for request in scheduler.running]
+    engine.add(make_request("offline-1", prompt_of(1, 5), slo_class="offline"))
+    engine.add(make_request("online-0", prompt_of(2, 40)))
+    tokens = engine.step().num_scheduled_tokens
+    return tokens, scheduler.offline_log.refusals
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_running_offline_request_refused_for_seconds_lets_no_newcomer_in(is_async):
+    """10 ms are left, 16 tokens do not fit; 5 would, but they are not for who comes later."""
+    tokens, refusals = step_with_a_running_offline_prefill(is_async, 0.150, 64)
+    assert {"online-0": 40} == tokens
+    assert {Refusal.LATENCY: 1} == refusals
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_running_offline_request_refused_for_tokens_lets_a_newcomer_in(is_async):
+    """10 tokens are left, too few for a chunk but enough for a short prompt; seconds are plenty."""
+    tokens, refusals = step_with_a_running_offline_prefill(is_async, 1.0, 50)
+    assert {"online-0": 40, "offline-1": 5} == tokens
+    assert {Refusal.TOKENS: 1} == refusals
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_running_offline_request_that_leaves_something_lets_a_newcomer_in(is_async):
+    """Both fit: the one that runs is served first, and what is left goes to the next."""
+    tokens, refusals = step_with_a_running_offline_prefill(is_async, 1.0, 128)
+    assert {"online-0": 40, "offline-0": 72, "offline-1": 5} == tokens
+    assert {} == refusals

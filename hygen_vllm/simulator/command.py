@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     )
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
-    alone: dict[str, LatencyStats] = {}
-    needs_alone = any(slo.rise is not None or _is_steered_by(slo, policy) for slo in slos)
-    if requests.online and policy.name != ONLINE_ONLY and needs_alone:
-        online_only = Requests(requests.online, [])
-        alone = Latencies.of(
-            _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
-        ).stats()
+    alone = _served_alone(options, engine, policy, slos, requests)
     given = replace(_policy_input(options), slos=slos, alone=alone)
     run = _run(options, engine, policy, policy.settings(given), requests)
     latencies = Latencies.of(run)
@@ -110,6 +105,21 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     base = stats if policy.name == ONLINE_ONLY else alone
     checked = slo_results(slos, stats, base, latencies.num_unserved)
     return result_of(run, options.profile, options.seed, checked, details)
+
+
+def _served_alone(
+    options: SimulateOptions,
+    engine: SimulatedEngine,
+    policy: Policy,
+    slos: Sequence[Slo],
+    requests: Requests,
+) -> dict[str, LatencyStats]:
+    """Return what the online requests get when they are served alone, if an SLO needs it."""
+    is_needed = any(slo.rise is not None or _is_steered_by(slo, policy) for slo in slos)
+    if not (requests.online and is_needed) or policy.name == ONLINE_ONLY:
+        return {}
+    online_only = Requests(requests.online, [])
+    return Latencies.of(_run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)).stats()
 
 
 def _is_steered_by(slo: Slo, policy: Policy) -> bool:
@@ -130,6 +140,10 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say(f"--latency-budget-ms has no effect under {options.policy}")
     if options.offline_rate is not None and options.policy != "rate-capped":
         _say(f"--offline-rate has no effect under {options.policy}")
+    if options.online_rate is not None and options.online is None:
+        _say("--online-rate has no effect without --online")
+    if options.offline_requests is not None and options.offline is None:
+        _say("--offline-requests has no effect without --offline")
     if options.predictor_error and not policy.is_hygen:
         _say(f"--predictor-error has no effect under {options.policy}")
 

@@ -19,10 +19,11 @@ def count(text: str) -> int:
 
 
 def pair(text: str) -> tuple[float, float]:
-    first, separator, second = text.partition(":")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"must be like 200:1.3, got {text}")
-    return float(first), float(second)
+    try:
+        first, second = map(float, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be like 200:1.3, got {text}") from None
+    return first, second
 
 
 def share(text: str) -> float:

@@ -187,7 +187,8 @@ def _means(times_s: Any, values: Any, edges: Any) -> list[float | None]:
 
 def _samples(samples: Sequence[Sample], num_blocks: int) -> dict[str, Any]:
     """Return the state of the engine at some NUM_BINS moments; counts are since the one before."""
-    some = samples[:: max(1, len(samples) // NUM_BINS)]
+    stride = max(1, len(samples) // NUM_BINS)
+    some = [*samples[:-1][::stride], *samples[-1:]]
     reasons = sorted({reason for sample in some for reason in sample.refusals})
     kept = ("online_waiting", "offline_waiting", "online_running", "offline_running")
     return {

@@ -11,7 +11,7 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -65,20 +65,7 @@ class SimulatedEngine:
         """
         loaded = load_profile(profile)
         given = {name: value for name, value in limits.items() if value is not None}
-        info = replace(loaded.engine, **given)
-        capacity = info.block_size * (info.num_kv_blocks - 1)
-        if min(capacity, info.max_model_len) < SHORTEST:
-            raise ValueError(
-                f"a request has {SHORTEST} tokens at least, got {info.num_kv_blocks} KV blocks "
-                f"that hold {max(0, capacity)} and max_model_len {info.max_model_len}"
-            )
-        if info.max_model_len > capacity:
-            if "max_model_len" in given:
-                raise ValueError(
-                    f"{info.num_kv_blocks} KV blocks hold {capacity} tokens, fewer than "
-                    f"max_model_len {info.max_model_len}"
-                )
-            info = replace(info, max_model_len=capacity)
+        info = _fitting(replace(loaded.engine, **given), given)
         return cls(info, load_step_times(profile), loaded.cost.curve.knees)
 
     @property
@@ -93,6 +80,35 @@ class SimulatedEngine:
             block_size=info.block_size,
             log_stats=False,
         )
+
+
+def _fitting(info: EngineInfo, given: Mapping[str, Any]) -> EngineInfo:
+    """Return the engine with limits that fit together; those that were `given` stay or are refused.
+
+    vLLM would not start with more tokens a request than its KV blocks hold, nor with more requests
+    than tokens in a step.
+    """
+    capacity = info.block_size * (info.num_kv_blocks - 1)
+    if min(capacity, info.max_model_len) < SHORTEST:
+        raise ValueError(
+            f"a request has {SHORTEST} tokens at least, got {info.num_kv_blocks} KV blocks "
+            f"that hold {max(0, capacity)} and max_model_len {info.max_model_len}"
+        )
+    if info.max_model_len > capacity and "max_model_len" in given:
+        raise ValueError(
+            f"{info.num_kv_blocks} KV blocks hold {capacity} tokens, fewer than "
+            f"max_model_len {info.max_model_len}"
+        )
+    if info.max_num_seqs > info.max_num_batched_tokens and "max_num_seqs" in given:
+        raise ValueError(
+            f"a step of {info.max_num_batched_tokens} tokens holds no more requests, got "
+            f"{info.max_num_seqs}"
+        )
+    return replace(
+        info,
+        max_model_len=min(info.max_model_len, capacity),
+        max_num_seqs=min(info.max_num_seqs, info.max_num_batched_tokens),
+    )
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,10 @@ def test_online_requests_are_not_capped(is_async):
     assert [0.0, 0.5, 1.0, 1.5] == engine.start_times_s
 
 
-def test_preempted_request_starts_again_without_counting(is_async):
+@pytest.mark.parametrize("v2_runner", [False, True])
+def test_preempted_request_starts_again_without_counting(v2_runner, is_async):
     """It comes back as soon as there is room, and the next new one when that is due."""
-    engine = CappedEngine(is_async, 0.25, max_num_seqs=2)
+    engine = CappedEngine(is_async, 0.25, max_num_seqs=2, v2_runner=v2_runner)
     engine.add_offline(3, max_tokens=100)
     engine.run_for(1.0)
     engine.add("online-0", max_tokens=4)

@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 
 from hygen_vllm.simulator.simulation import Requests
-from hygen_vllm.simulator.virtual_engine import EMPTY_STEP_S
+from hygen_vllm.simulator.step_work import StepWork
 from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.classes import STOCK
 from tests.support.simulation import (
     SETTINGS,
+    DeviceOf,
     PolicyOf,
     SimpleDevice,
     column,
@@ -133,11 +134,29 @@ def test_tbt_is_the_time_of_a_step(policy, is_async):
 
 
 @ASYNC
+def test_device_is_told_what_is_in_a_step(is_async):
+    """Decodes and chunks, with the tokens before them; a prompt's last token is a decode."""
+    works = []
+    device = DeviceOf(lambda work: works.append(work) or 1.0)
+    online = [Arrival(0.0, 63, 3), Arrival(0.0, 41, 2), Arrival(0.0, 1, 3)]
+    run = run_of(engine_of(device, is_async), online=online)
+    expected = [
+        StepWork(0, 0, [(63, 0), (1, 0)]),
+        StepWork(2, 63 + 0, [(40, 1)]),
+        StepWork(3, 64 + 41 + 1, []),
+        StepWork(1, 2, []),
+    ]
+    assert expected == works
+    assert [0.0, 2.0, 3.0, 1.0] == column(run, "online_decodes")
+    assert [64.0, 40.0, 0.0, 0.0] == column(run, "online_prefill_tokens")
+
+
+@ASYNC
 def test_step_without_work_takes_a_millisecond(is_async):
     """While nothing may run the engine asks again and again, as vLLM's does."""
     engine = engine_of(SimpleDevice(step_s=0.25), is_async)
     settings = {"mode": "off", "offline_rate_per_s": 1.0}
     offline = [Arrival(0.0, 4, 1), Arrival(0.0, 4, 1)]
     run = run_of(engine, "rate-capped", offline=offline, settings=settings)
-    assert [0.0, pytest.approx(1.0, abs=2 * EMPTY_STEP_S)] == column(run, "begins_s")
+    assert [0.0, pytest.approx(1.0, abs=2e-3)] == column(run, "begins_s")
     assert 2 == run.log.num_steps

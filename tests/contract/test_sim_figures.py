@@ -25,11 +25,13 @@ def busy_run(**options):
 @ASYNC
 def test_tokens_are_counted_once_though_computed_twice(is_async):
     """A preempted request's prompt and first tokens are recomputed; they were served once."""
-    engine = engine_of(is_async=is_async, max_num_seqs=1, num_kv_blocks=30)
-    online = [Arrival(3.5, 80, 1), Arrival(8.5, 80, 1)]
+    limits = {"max_num_seqs": 1, "num_kv_blocks": 30, "max_num_batched_tokens": 16}
+    engine = engine_of(is_async=is_async, **limits)
+    online = [Arrival(8.5, 80, 1), Arrival(25.5, 80, 1)]
     run = run_of(engine, "online-first", online=online, offline=[Arrival(0.0, 80, 20)])
     computed = sum(column(run, "offline_prefill_tokens")) + sum(column(run, "offline_decodes"))
     assert computed > 80 + 20 + 60, "the cache kept nothing of it"
+    assert 0 == min(column(run, "offline_tokens_done")), "nothing is taken back"
     result = figures(run)
     assert pytest.approx(100 / run.virtual_s) == result["offline"]["tokens_per_s"]
     assert pytest.approx(162 / run.virtual_s) == result["online"]["tokens_per_s"]
@@ -59,10 +61,11 @@ def test_cached_prompt_tokens_count_as_served():
             return tokens[:num_tokens]
 
     same = [Arrival(item.time_s, 64, 1, Same()) for item in shared]
-    run = run_of(engine_of(), offline=same)
+    waits = Arrival(2.5, 64, 1)
+    run = run_of(engine_of(), offline=[*same, waits], until_s=3.0)
     assert [64, 4] == column(run, "offline_prefill_tokens")
     assert [65, 65] == column(run, "offline_tokens_done")
-    assert 60 / 128 == figures(run)["offline"]["prefix_hit_rate"]
+    assert 60 / 128 == figures(run)["offline"]["prefix_hit_rate"], "of what has started"
 
 
 def test_latencies_are_those_of_online_requests():
@@ -75,7 +78,9 @@ def test_latencies_are_those_of_online_requests():
     latencies = Latencies.of(run)
     assert [1.0, 1.5] == latencies.ttft_s.tolist()
     assert [1.0, 1.0] == latencies.tbt_s.tolist()
+    assert [] == run.log.records["offline-0"].token_times_s
     result = figures(run)
+    assert {"ttft_s": 2, "tbt_s": 2} == result["details"]["num_samples"]
     assert {"mean": 1.25, "p50": 1.25, "p90": 1.45, "p99": 1.495} == result["online"]["ttft_s"]
     assert dict.fromkeys(STATISTICS, 1.0) == result["online"]["tbt_s"]
 

@@ -91,6 +91,21 @@ def test_shared_blocks_of_a_trace_are_prefix_hits(is_async):
     assert 0.0 == result["details"]["online_prefix_hit_rate"]
 
 
+@ASYNC
+def test_classes_share_the_prefix_cache(is_async):
+    """Blocks that requests of both classes hold at one time are there once, and add up."""
+    limits = {"max_model_len": 2048, "num_kv_blocks": 100, "block_size": 16}
+    engine = engine_of(is_async=is_async, max_num_batched_tokens=512, **limits)
+    offline = [blocks(1, 2, num_tokens=600, output_tokens=40)]
+    online = [blocks(1, 3, num_tokens=700, output_tokens=20, time_s=5.5)]
+    run = run_of(engine, "online-first", online=online, offline=offline)
+    assert 512 / 700 == figures(run)["details"]["online_prefix_hit_rate"]
+    assert all(map(is_whole, run.log.records.values()))
+    both = [s for s in run.log.samples if s.online_running and s.offline_running]
+    assert {44, 45} == {sample.online_kv_blocks for sample in both}
+    assert all(6 <= sample.offline_kv_blocks <= 8 for sample in both)
+
+
 def test_prompts_that_share_nothing_are_no_prefix_hits():
     """Equal lengths are not equal prompts, neither within a class nor between the two."""
     items = [Arrival(float(i), 60, 3) for i in range(8)]

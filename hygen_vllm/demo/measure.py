@@ -7,12 +7,13 @@ unfinished requests alike: a prompt when its first token comes, an output token 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from hygen_vllm.demo.client import RequestLog
 from hygen_vllm.demo.workload import OFFLINE, ONLINE
+from hygen_vllm.slo.slo import LatencyStats
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,10 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """What a user feels, in seconds; None where there is no sample."""
+class Latency(LatencyStats):
+    """What a user feels, in seconds, and the number of samples."""
 
     samples: int
-    mean: float | None
-    p50: float | None
-    p90: float | None
-    p99: float | None
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,4 @@ def throughput_over_time(
 
 
 def _latency(samples_s: list[float]) -> Latency:
-    if not samples_s:
-        return Latency(0, None, None, None, None)
-    p50, p90, p99 = (float(value) for value in np.percentile(samples_s, (50, 90, 99)))
-    return Latency(len(samples_s), float(np.mean(samples_s)), p50, p90, p99)
+    return Latency(**asdict(LatencyStats.of(samples_s)), samples=len(samples_s))

@@ -22,10 +22,11 @@ from typing import Any
 import yaml
 
 from hygen_vllm.request_class import RequestClass
+from hygen_vllm.slo.slo import Slo
 
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"
-MODES = ("tolerance", "fixed", "off")
+MODES = ("slo", "tolerance", "fixed", "off")
 
 
 class ConfigError(ValueError):
@@ -37,9 +38,25 @@ class HyGenConfig:
     """Settings of the scheduler. All have defaults that can be left alone."""
 
     mode: str | None = None
-    """What bounds the seconds of a step: `tolerance`, `fixed` or `off`. Default: `fixed` if
-    latency_budget_s is set, else `tolerance`. `off` is online first without a gate: offline work
-    fills whatever tokens, slots and KV blocks the online class leaves."""
+    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `slo` if
+    slos is set, `fixed` if latency_budget_s is, else `tolerance`. `off` is online first without a
+    gate: offline work fills whatever tokens, slots and KV blocks the online class leaves."""
+
+    slos: list[str] | None = None
+    """Mode `slo`: latency targets of the online class, such as `tbt_p99=45ms`, `ttft_mean=+10%`.
+    Metrics ttft and tbt, statistics mean, p50, p90, p95 and p99; a percentage is relative to the
+    same online requests served alone. All are kept at once; a metric without a target is not
+    looked after."""
+
+    slo_reference: str | None = None
+    """Mode `slo`: JSON file with what online has when it is served alone, for relative targets:
+    made by `hygen simulate --policy online-only`. Default: online-alone.json in the profile's
+    folder, if there; else estimated
+    while serving, which follows the load."""
+
+    slo_window_s: float = 900.0
+    """Mode `slo`: time over which the targets are kept. What was measured loses half of its weight
+    in it, and a quiet time can be made use of for as long."""
 
     latency_budget_s: float | None = None
     """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section
@@ -50,8 +67,8 @@ class HyGenConfig:
     online work in it takes by itself. 0 admits only offline work predicted to cost nothing."""
 
     idle_step_s: float = 0.1
-    """Mode `tolerance`: seconds a step may take while no online request is in it. The next online
-    arrival waits for at most one such step (two with asynchronous scheduling)."""
+    """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it. The
+    next online arrival waits for at most one such step (two with asynchronous scheduling)."""
 
     default_class: str = "online"
     """Class of a request without a label: `online` or `offline`."""
@@ -87,6 +104,8 @@ class HyGenConfig:
             _check_type(field, getattr(self, field), kind)
         _check_choice("mode", self.mode, (None, *MODES))
         _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
+        _check_slos(self.slos)
+        _check_above("slo_window_s", self.slo_window_s, 0, "the default is 900")
         _check_above("latency_budget_s", self.latency_budget_s, 0, 'set null for mode "tolerance"')
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
@@ -105,16 +124,28 @@ class HyGenConfig:
                 'mode "fixed" needs latency_budget_s (seconds one step may take); '
                 'set it or use mode "tolerance"'
             )
-        if self.mode in ("tolerance", "off") and self.latency_budget_s is not None:
+        if self.mode == "slo" and not self.slos:
+            raise ConfigError('mode "slo" needs slos, for example ["tbt_p99=+20%"]')
+        if self.slos and self.gate_mode != "slo":
+            raise ConfigError(
+                f'slos = {self.slos} has no effect in mode "{self.mode}"; remove it or the mode'
+            )
+        if self.slo_reference is not None and not self.slos:
+            raise ConfigError("slo_reference has no effect without slos")
+        if self.gate_mode in ("slo", "tolerance", "off") and self.latency_budget_s is not None:
             raise ConfigError(
                 f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
-                f'"{self.mode}"; remove it or set mode "fixed"'
+                f'"{self.gate_mode}"; remove it or set mode "fixed"'
             )
 
     @property
     def gate_mode(self) -> str:
         """The mode in force once defaults are applied."""
-        return self.mode or ("tolerance" if self.latency_budget_s is None else "fixed")
+        if self.mode is not None:
+            return self.mode
+        if self.slos:
+            return "slo"
+        return "tolerance" if self.latency_budget_s is None else "fixed"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> "HyGenConfig":
@@ -193,7 +224,8 @@ def _field_types() -> dict[str, Any]:
 
 
 def _check_type(field: str, value: Any, kind: Any) -> None:
-    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    allowed = tuple(typing.get_origin(each) or each for each in kinds)
     accepted = (*allowed, int) if float in allowed else allowed
     if isinstance(value, bool) or not isinstance(value, accepted):
         names = " or ".join("null" if k is type(None) else _TYPE_NAMES[k] for k in allowed)
@@ -202,6 +234,18 @@ def _check_type(field: str, value: Any, kind: Any) -> None:
             f"{field} must be {names}, got {value!r} ({_kind(value)}); "
             f"leave it out for the default, {json.dumps(default)}"
         )
+
+
+def _check_slos(slos: list[str] | None) -> None:
+    found: set[tuple[str, str]] = set()
+    for text in slos or ():
+        try:
+            slo = Slo.parse(text)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"slos: {error}") from None
+        if (slo.metric, slo.statistic) in found:
+            raise ConfigError(f"slos has two targets for {slo.metric}_{slo.statistic}")
+        found.add((slo.metric, slo.statistic))
 
 
 def _check_choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
@@ -218,7 +262,7 @@ def _check_above(field: str, value: float | None, limit: float, remedy: str) -> 
         raise ConfigError(f"{field} must be > {limit} and finite, got {value}; {remedy}")
 
 
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number"}
+_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list of strings"}
 
 
 def _kind(value: Any) -> str:

@@ -17,6 +17,8 @@ class Refusal(Enum):
     BLOCKS = "blocks"
     ADAPTERS = "adapters"
     ENCODER = "encoder"
+    PRICE = "price"
+    """Online requests would pay more for it than it is worth (mode `slo`)."""
     RATE = "rate"
     """No more may start for now: `offline_rate_per_s`."""
     THROTTLED = "throttled"
@@ -59,8 +61,18 @@ def grant_decode(
         seconds = plan.cost.added_decode_seconds(plan.total_tokens, new_tokens, computed_tokens)
         if plan.seconds + seconds > plan.limit_s and not plan.is_alone:
             return Refusal.LATENCY
+        if plan.price > 0 and _costs_too_much(plan, new_tokens, computed_tokens, seconds):
+            return Refusal.PRICE
     plan.take(new_tokens, blocks, seconds)
     return new_tokens
+
+
+def _costs_too_much(plan: StepPlan, new_tokens: int, computed_tokens: int, seconds: float) -> bool:
+    """Whether a decode that adds `seconds` is worth less than online pays for them."""
+    if plan.is_alone or plan.cost is None:
+        return False
+    worth_s = plan.cost.decode_worth_s(new_tokens, computed_tokens, plan.token_worth_s)
+    return plan.price * seconds > worth_s
 
 
 def grant_chunk(
@@ -82,6 +94,13 @@ def grant_chunk(
     if fits < least and not plan.is_alone:
         return Refusal.LATENCY
     tokens = max(fits, least)
+    price = max(plan.price, plan.prefill_price)
+    if price > 1.0 and plan.cost is not None and not plan.is_alone:
+        tokens = plan.cost.best_chunk(
+            plan.total_tokens, chunk.computed_tokens, tokens, price, plan.token_worth_s
+        )
+        if tokens < least:
+            return Refusal.PRICE
     if blocks_needed(tokens) > plan.blocks_left:
         tokens = bisect_right(range(tokens), plan.blocks_left, key=blocks_needed) - 1
         if tokens < least and not plan.is_alone:

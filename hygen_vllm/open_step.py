@@ -20,9 +20,10 @@ class OpenStep:
     """Lives from the plan of a step to the end of vLLM's schedule().
 
     Args:
-        plan: what is left for offline; running online requests are charged to it as they pass.
+        plan: what is left for offline; arrivals are charged to it at once, running online requests
+            as they pass.
         room: what was set aside for online.
-        arrivals: waiting online requests, charged to the plan already.
+        arrivals: waiting online requests that can start.
         num_online: running online requests.
         min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
         starts_left: offline requests that may start for the first time; None for any number.
@@ -49,8 +50,11 @@ class OpenStep:
         """A running offline request lacked KV blocks."""
         self._scheduler = scheduler
         self._offline_ids = scheduler.offline_ids
-        self._plan = plan
-        self._arrival_ids = {arrival.request.request_id for arrival in arrivals}
+        self.plan = plan
+        self._arrivals = {
+            arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
+        }
+        """Most tokens of each; None for as many as vLLM gives."""
         self._encoder_is_reserved = any(a.request.has_encoder_inputs for a in arrivals)
         self._adapters = set(room.adapters)
         self._min_chunk_tokens = min_chunk_tokens
@@ -59,33 +63,46 @@ class OpenStep:
         self._is_throttled = is_throttled
         self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
 
-    @property
-    def limit_s(self) -> float:
-        """Seconds the step may take; infinite while no offline request asked for a part of it."""
-        return self._plan.limit_s
-
     def _set_decode_blocks_aside(self, num_online: int) -> bool:
         """Where blocks are plenty, take those for all offline decodes at once; say if done."""
         num_offline = len(self._scheduler.running) - num_online
         blocks = num_offline * self._scheduler.most_blocks_per_decode
-        if 4 * blocks > self._plan.blocks_left:
+        if 4 * blocks > self.plan.blocks_left:
             return False
-        self._plan.blocks_left -= blocks
+        self.plan.blocks_left -= blocks
         return True
 
     def limit(self, request: Request, computed: int, wanted: int) -> int:
         """Return the tokens a request gets in this step, 0 if it is refused.
 
-        An online request that vLLM is scheduling gets what it wants, and is charged.
+        An online request that vLLM is scheduling gets what it wants, and is charged; only a prefill
+        may get less, where a target for the tokens of others says so.
         """
         if wanted == 0:
             return 0
         request_id = request.request_id
         if request_id in self._offline_ids:
             return self._limit_offline(request, computed, wanted)
-        if request_id not in self._arrival_ids:
-            self._plan.charge_online(wanted, computed, not request.is_prefill_chunk)
+        if request_id in self._arrivals:
+            most = self._arrivals[request_id]
+            return wanted if most is None else min(wanted, most)
+        if request.is_prefill_chunk and view.can_split(self._scheduler, request):
+            wanted = self.plan.cap_online_prefill(wanted)
+        self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
         return wanted
+
+    def _charge_arrival(self, arrival: Arrival) -> int | None:
+        """Charge a waiting online request; return the most tokens it may get, None for any."""
+        request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
+        is_decode = view.is_decode(request, computed)
+        is_capped = self.plan.arrival_prefill_left is not None and not is_decode
+        if is_capped and view.can_split(self._scheduler, request):
+            tokens = self.plan.cap_arrival_prefill(tokens)
+            if tokens:
+                self.plan.charge_online(tokens, computed, is_decode)
+            return tokens
+        self.plan.charge_online(tokens, computed, is_decode)
+        return None
 
     def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
         is_running = request.status is RUNNING
@@ -93,7 +110,7 @@ class OpenStep:
             blocks = 0
             if self._counts_decode_blocks:
                 blocks = view.blocks_to_add(self._scheduler, request, computed + wanted)
-            result = grant_decode(self._plan, wanted, computed, blocks)
+            result = grant_decode(self.plan, wanted, computed, blocks)
         elif self._must_not_start(request, is_running):
             result = Refusal.RATE
         else:
@@ -139,8 +156,8 @@ class OpenStep:
             if is_running
             else self._blocks_to_start(request)
         )
-        is_alone = self._plan.is_alone
-        granted = grant_chunk(self._plan, chunk, blocks_needed)
+        is_alone = self.plan.is_alone
+        granted = grant_chunk(self.plan, chunk, blocks_needed)
         if isinstance(granted, Refusal) or granted == wanted:
             return granted
         allowed = view.allowed_chunk(scheduler, request, computed, granted)
@@ -159,7 +176,7 @@ class OpenStep:
         return view.blocks_to_add(self._scheduler, request, computed + new_tokens)
 
     def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
-        """Blocks a waiting request needs: all of its tokens, and one for each running request.
+        """Blocks a waiting request needs: all its tokens, one for each running request, headroom.
 
         However small its first chunk is; so they are counted once, when first asked for.
         """
@@ -168,7 +185,8 @@ class OpenStep:
         def blocks_needed(_: int) -> int:
             if not counted:
                 blocks = view.blocks_to_admit(self._scheduler, request)
-                counted.append(blocks + len(self._scheduler.running))
+                blocks += len(self._scheduler.running) + self._scheduler.headroom_blocks
+                counted.append(blocks)
             return counted[0]
 
         return blocks_needed

@@ -26,6 +26,7 @@ from vllm.v1.request import Request
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.kv_pace import OnlineHeadroom, prefill_price
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
@@ -35,8 +36,9 @@ from hygen_vllm.online_arrivals import Arrival, expected_arrivals
 from hygen_vllm.open_step import OpenStep
 from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.room_maker import RoomMaker
-from hygen_vllm.step_feedback import StepFeedback, StepSample
-from hygen_vllm.step_plan import LatencyGate, StepPlan
+from hygen_vllm.slo_control import SloControl
+from hygen_vllm.step_feedback import StepFeedback, StepRecord
+from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
 from hygen_vllm.vllm_engine import engine_info, given_cost
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue
@@ -47,6 +49,8 @@ check_release(vllm_version)
 
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
+HEADROOM_EVERY = 8
+"""The headroom changes with requests, not with steps."""
 
 
 class HyGenScheduler(Scheduler):
@@ -59,6 +63,8 @@ class HyGenScheduler(Scheduler):
     running: list[Request]
     clock: Callable[[], float] = staticmethod(time.monotonic)
     """Monotonic seconds; whoever drives the scheduler in virtual time sets another one."""
+    wall_clock: Callable[[], float] = staticmethod(time.time)
+    """The clock of `Request.arrival_time`."""
 
     def __new__(cls, vllm_config: Any, *_: Any, **__: Any) -> Any:
         is_async = vllm_config.scheduler_config.async_scheduling
@@ -77,12 +83,22 @@ class HyGenScheduler(Scheduler):
         self.trace = self._new_trace()
         """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
         self._class_rule = _class_rule(self.hygen_config, self.policy)
-        self._gate = LatencyGate.from_config(self.hygen_config)
+        self.slo_control = SloControl(self, self.hygen_config) if self.hygen_config.slos else None
+        """Steers by SLOs; None in the other modes."""
+        self._gate: Gate = LatencyGate.from_config(self.hygen_config)
+        if self.slo_control is not None:
+            self._gate = self.slo_control.controller
         self.offline_ids: set[str] = set()
         """Requests of the offline class in this engine."""
         self.step_limit_s: float | None = None
         """Seconds that the last step could take, None without offline requests in the engine."""
-        self._rate = _offline_rate(self.hygen_config, self.clock())
+        self.step_price = 0.0
+        """Price of a second in the last step; see slo.step_terms.StepTerms."""
+        self._headroom = OnlineHeadroom()
+        self.headroom_blocks = 0
+        """KV blocks that no new offline request may take, for online may want them soon."""
+        rate_per_s = self.hygen_config.offline_rate_per_s
+        self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self._step: OpenStep | None = None
         self._offline_is_stuck = False
         self._feedback = StepFeedback()
@@ -113,6 +129,8 @@ class HyGenScheduler(Scheduler):
     def add_request(self, request: Request) -> None:
         if request.request_id not in self.requests and self._classify(request):
             self.offline_ids.add(request.request_id)
+        elif self.slo_control is not None and request.request_id not in self.requests:
+            self.slo_control.added(request)
         super().add_request(request)
 
     def _classify(self, request: Request) -> bool:
@@ -133,28 +151,39 @@ class HyGenScheduler(Scheduler):
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self.offline_ids.discard(request.request_id)
+        if self.slo_control is not None:
+            self.slo_control.controller.online.left(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     # --- step ----------------------------------------------------------------------------------
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         started_s = self.clock()
-        self.step_limit_s = None
+        self.step_limit_s, self.step_price = None, 0.0
         if self.offline_ids:
             throttle_prefills = self._begin_step(throttle_prefills, started_s)
         try:
             output = super().schedule(throttle_prefills)
         finally:
-            self._end_step()
+            plan = self._end_step()
         if self._rate is not None:
             self._rate.started(self._num_started(output))
+        self._feedback.scheduled(output, started_s, self._record(output, plan))
+        if self.slo_control is not None:
+            self.slo_control.scheduled(output, started_s)
+        return output
+
+    def _record(self, output: SchedulerOutput, plan: StepPlan | None) -> StepRecord | None:
+        """Return what is to be known of a step when it is done."""
         is_measured = self.trace is not None or (
             self._gate.mode != "off"
             and (self.learner.is_new or self.current_step % MEASURE_EVERY == 0)
         )
-        composition = self._composition(output) if is_measured else None
-        self._feedback.scheduled(output, started_s, composition)
-        return output
+        has_tokens = output.total_num_scheduled_tokens > 0
+        composition = view.composition(self, output) if is_measured and has_tokens else None
+        if self.slo_control is not None:
+            return self.slo_control.record(plan, composition, self.learner.cost)
+        return None if composition is None else StepRecord(composition)
 
     def _begin_step(self, throttle_prefills: bool, now_s: float) -> bool:
         """Plan the step, make room for the online class; return whether vLLM defers prefills."""
@@ -166,6 +195,9 @@ class HyGenScheduler(Scheduler):
         if can_admit and self.waiting.online:
             waiting = self.waiting.online
             arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
+        if self.current_step % HEADROOM_EVERY == 0 and self._gate.mode != "off":
+            held = view.tokens_held(self.running[:num_online], self.waiting.online)
+            self.headroom_blocks = self._headroom.blocks(held / self.block_size, now_s)
         room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
@@ -173,7 +205,7 @@ class HyGenScheduler(Scheduler):
         self.waiting.start_step(offline_is_open=can_admit and not room.num_preempted)
         self._step = OpenStep(
             self,
-            self._make_plan(num_online, arrivals, room.blocks_left),
+            self._make_plan(num_online, arrivals, room.blocks_left, now_s),
             room,
             arrivals,
             num_online=num_online,
@@ -204,7 +236,9 @@ class HyGenScheduler(Scheduler):
         num_waiting += self._num_waiting_offline()
         return online_cap, view.chunk_cap(self, len(self.running) + num_waiting)
 
-    def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
+    def _make_plan(
+        self, num_online: int, arrivals: list[Arrival], blocks_left: int, now_s: float
+    ) -> StepPlan:
         speculative = self.vllm_config.speculative_config
         plan = StepPlan(
             gate=self._gate,
@@ -214,26 +248,38 @@ class HyGenScheduler(Scheduler):
             prefill_tokens_left=self._trusted_prefill_tokens(),
             slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
             has_online=bool(num_online or arrivals),
+            now_s=now_s,
+            num_behind=len(self.waiting.online) - len(arrivals),
+            prefill_price=self._prefill_price(blocks_left),
         )
-        for arrival in arrivals:
-            is_decode = view.is_decode(arrival.request, arrival.cached_tokens)
-            plan.charge_online(arrival.new_tokens, arrival.cached_tokens, is_decode)
+        if self.slo_control is not None:
+            plan.find_waiters = self.slo_control.waiters
+            self.slo_control.shorten_online(plan, self.running[:num_online])
         return plan
 
-    def _end_step(self) -> None:
+    def _prefill_price(self, blocks_left: int) -> float:
+        """Return what offline prefill costs at least, given the KV blocks that are left."""
+        waiting = self.waiting.offline.next_candidate()
+        if waiting is None or self._gate.mode == "off":
+            return 0.0
+        next_blocks = max(1.0, waiting.num_tokens / self.block_size)
+        return prefill_price(blocks_left - self.headroom_blocks, next_blocks)
+
+    def _end_step(self) -> StepPlan | None:
+        """Close the step that was built; return its plan, None without offline requests."""
         step, self._step = self._step, None
-        if step is not None:
-            self.waiting.offline_is_open = True
-            self._offline_is_stuck = step.offline_is_stuck
-            self.step_limit_s = step.limit_s
-            self.offline_log.count(step.refused, step.num_preempted)
+        if step is None:
+            return None
+        self.waiting.offline_is_open = True
+        self._offline_is_stuck = step.offline_is_stuck
+        self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
+        self.offline_log.count(step.refused, step.num_preempted)
+        return step.plan
 
     def _num_started(self, output: SchedulerOutput) -> int:
         """Offline requests that run for the first time."""
-        started = [
-            new.req_id for new in output.scheduled_new_reqs if new.req_id in self.offline_ids
-        ]
-        return sum(not self.requests[request_id].num_preemptions for request_id in started)
+        started = [self.requests[new.req_id] for new in output.scheduled_new_reqs]
+        return sum(self.is_offline(r) and not r.num_preemptions for r in started)
 
     def _put_online_first(self) -> int:
         """Order `running`: online, offline decodes, offline prefills. Return the number online.
@@ -310,35 +356,28 @@ class HyGenScheduler(Scheduler):
         sample = self._feedback.completed(scheduler_output, now_s, self.has_unfinished_requests())
         if self.offline_ids and self.log_stats:
             self._log_offline(now_s)
-        if sample is not None:
-            if self.trace is not None:
-                self.trace.record(self._traced(sample, now_s))
-            self.learner.observe(sample.composition, sample.seconds)
+        if sample is not None and sample.record.composition is not None:
+            self._learn(sample.record.composition, sample.seconds, now_s)
+        if self.slo_control is not None:
+            self.slo_control.completed(outputs, sample, self.learner.cost, now_s)
         return outputs
 
-    def _traced(self, sample: StepSample, now_s: float) -> TracedStep:
-        self._num_traced += 1
-        predicted_s = self.learner.predict(sample.composition)
-        return TracedStep(self._num_traced, now_s, sample.composition, predicted_s, sample.seconds)
+    def _learn(self, composition: StepComposition, seconds: float, now_s: float) -> None:
+        if self.trace is not None:
+            self._num_traced += 1
+            predicted_s = self.learner.predict(composition)
+            self.trace.record(
+                TracedStep(self._num_traced, now_s, composition, predicted_s, seconds)
+            )
+        self.learner.observe(composition, seconds)
 
     def _log_offline(self, now_s: float) -> None:
         num_waiting = self._num_waiting_offline()
         line = self.offline_log.line(now_s, len(self.offline_ids) - num_waiting, num_waiting)
         if line is not None:
             logger.info(line)
-
-    def _composition(self, output: SchedulerOutput) -> StepComposition:
-        """Return what is in a step that was just scheduled."""
-        step = StepComposition()
-        for request_id, num_tokens in output.num_scheduled_tokens.items():
-            request = self.requests[request_id]
-            computed = request.num_computed_tokens - num_tokens
-            if computed < request.num_tokens - 1:
-                step.add_prefill(num_tokens, computed)
-            else:
-                step.decode_tokens += num_tokens
-                step.decode_context_tokens += computed
-        return step
+            if self.slo_control is not None:
+                logger.info("SLOs: %s", self.slo_control.controller.status())
 
 
 class HyGenAsyncScheduler(HyGenScheduler, AsyncScheduler):
@@ -350,12 +389,6 @@ def _asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
     if cls is HyGenScheduler:
         return HyGenAsyncScheduler
     return type(cls.__name__, (cls, HyGenAsyncScheduler), {})
-
-
-def _offline_rate(config: HyGenConfig, now_s: float) -> OfflineRate | None:
-    if config.offline_rate_per_s is None:
-        return None
-    return OfflineRate(config.offline_rate_per_s, now_s)
 
 
 def _class_rule(config: HyGenConfig, policy: SchedulingPolicy) -> ClassRule:

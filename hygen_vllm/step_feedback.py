@@ -12,13 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.slo.step_terms import StepForecast
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What somebody wants to know of a step once it is done.
+
+    Args:
+        composition: what is in it, for learning from it; None if it is not to be learned from.
+        forecast: what was expected of it, if anything.
+        has_prefill: it has online prefill.
+    """
+
+    composition: StepComposition | None = None
+    forecast: StepForecast | None = None
+    has_prefill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """A measured step."""
 
-    composition: StepComposition
+    record: StepRecord
     seconds: float
 
 
@@ -26,35 +42,33 @@ class StepFeedback:
     """Steps in flight and the moment of the last completion. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._in_flight: deque[tuple[Any, StepComposition | None]] = deque()
+        self._in_flight: deque[tuple[Any, StepRecord | None]] = deque()
         self._last_completion_s = 0.0
         self._is_busy = False
 
-    def scheduled(self, step: Any, started_s: float, composition: StepComposition | None) -> None:
-        """Record that `step` (any object, compared by identity) was scheduled at `started_s`.
+    def scheduled(self, step: Any, started_s: float, record: StepRecord | None) -> None:
+        """Note that `step` (any object, compared by identity) was scheduled at `started_s`.
 
-        A composition of None means that nobody wants to know how long the step takes.
+        A record of None means that nobody wants to know how long the step takes.
         """
         if not self._in_flight and not self._is_busy:
             self._last_completion_s = started_s
-        self._in_flight.append((step, composition))
+        self._in_flight.append((step, record))
 
     def completed(self, step: Any, now_s: float, is_busy: bool) -> StepSample | None:
-        """Record that `step` completed; return its sample if it was wanted and had tokens.
+        """Note that `step` completed; return its sample if it was wanted.
 
         Args:
             is_busy: requests remain, so that the engine goes straight on.
         """
-        composition = self._pop(step)
+        record = self._pop(step)
         started_s, self._last_completion_s = self._last_completion_s, now_s
         self._is_busy = is_busy
-        if composition is None or composition.total_tokens == 0:
-            return None
-        return StepSample(composition, now_s - started_s)
+        return None if record is None else StepSample(record, now_s - started_s)
 
-    def _pop(self, step: Any) -> StepComposition | None:
+    def _pop(self, step: Any) -> StepRecord | None:
         while self._in_flight:
-            scheduled, composition = self._in_flight.popleft()
+            scheduled, record = self._in_flight.popleft()
             if scheduled is step:
-                return composition
+                return record
         return None

@@ -9,16 +9,30 @@ fixes the seconds the step may take.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms
+
+
+class Gate(Protocol):
+    """Says what offline work may do in a step."""
+
+    @property
+    def mode(self) -> str:
+        """Name of the mode, as in HyGenConfig."""
+
+    def terms(self, load: OnlineLoad) -> StepTerms:
+        """Return the terms of a step with this online load."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyGate:
-    """The seconds a step may take."""
+    """The modes in which a step's limit follows from its online work alone."""
 
     mode: str
     latency_budget_s: float
@@ -34,44 +48,71 @@ class LatencyGate:
             idle_step_s=config.idle_step_s,
         )
 
-    def limit_s(self, online_s: float | None) -> float:
-        """Return the limit of a step whose online work takes `online_s`; None: it has none."""
+    def terms(self, load: OnlineLoad) -> StepTerms:
+        """Return the terms of a step: a limit, no price."""
         if self.mode == "off":
-            return math.inf
+            return StepTerms()
         if self.mode == "fixed":
-            return self.latency_budget_s
-        if online_s is None:
-            return self.idle_step_s
-        return online_s * (1.0 + self.interference_tolerance)
+            return StepTerms(self.latency_budget_s)
+        if not load.has_online:
+            return StepTerms(self.idle_step_s)
+        return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
+
+
+def _nobody() -> Sequence[tuple[float, int]]:
+    return ()
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """What is left of one step for the offline class.
+    """What is left of one step for the offline class. Is an `OnlineLoad`.
 
     Args:
-        gate: limits the seconds of the step.
+        gate: says what offline may do.
         cost: prices; None while nothing is known yet, or if nothing is to be priced.
         tokens_left: step tokens not taken; a request takes its tokens plus `slots_per_request`.
         blocks_left: free KV blocks that offline may take.
         prefill_tokens_left: offline prefill tokens up to which the prices are trusted.
         slots_per_request: input slots a request takes beside its tokens (speculative drafting).
         has_online: online requests run or can start in this step.
+        now_s: monotonic seconds.
+        num_behind: online requests that wait and cannot start in this step.
+        find_waiters: see OnlineLoad.waiters.
+        prefill_price: price of offline prefill if it is higher than the step's; see `kv_pace`.
+        online_prefill_left: prefill tokens that running online requests may have in this step; None
+            for as many as vLLM gives.
+        arrival_prefill_left: the same for those that start in it.
     """
 
-    gate: LatencyGate
+    gate: Gate
     cost: StepCost | None
     tokens_left: int
     blocks_left: int
     prefill_tokens_left: int
     slots_per_request: int = 0
     has_online: bool = False
+    now_s: float = 0.0
+    num_behind: int = 0
+    find_waiters: Callable[[], Sequence[tuple[float, int]]] = _nobody
+    prefill_price: float = 0.0
+    online_prefill_left: int | None = None
+    arrival_prefill_left: int | None = None
     has_offline: bool = False
     online: StepComposition = field(default_factory=StepComposition)
+    num_decodes: int = 0
     total_tokens: int = 0
+    alone_s: float = 0.0
     seconds: float = 0.0
     limit_s: float = math.inf
+    price: float = 0.0
+    token_worth_s: float = 0.0
+    """What a token more in a step is worth; see StepCost.token_worth_s."""
     is_closed: bool = False
+    max_tokens: int = field(init=False)
+    """Tokens of the step before anything was charged."""
+
+    def __post_init__(self) -> None:
+        self.max_tokens = self.tokens_left
 
     def charge_online(self, new_tokens: int, computed_tokens: int, is_decode: bool) -> None:
         """Charge an online request that vLLM is scheduling, or will schedule in this step."""
@@ -81,6 +122,7 @@ class StepPlan:
         elif is_decode:
             self.online.decode_tokens += new_tokens
             self.online.decode_context_tokens += computed_tokens
+            self.num_decodes += 1
         else:
             self.online.add_prefill(new_tokens, computed_tokens)
 
@@ -88,16 +130,55 @@ class StepPlan:
         """Charge online work that was not foreseen when offline work was first granted."""
         if self.cost is not None:
             price = self.cost.added_decode_seconds if is_decode else self.cost.added_chunk_seconds
-            self.seconds += price(self.total_tokens, new_tokens, computed_tokens)
+            seconds = price(self.total_tokens, new_tokens, computed_tokens)
+            self.seconds += seconds
+            self.alone_s += seconds
         self.total_tokens += new_tokens
 
+    def cap_online_prefill(self, tokens: int) -> int:
+        """Return how many tokens a running online prefill gets, and take them."""
+        if self.online_prefill_left is None:
+            return tokens
+        tokens = min(tokens, self.online_prefill_left)
+        self.online_prefill_left -= tokens
+        return tokens
+
+    def cap_arrival_prefill(self, tokens: int) -> int:
+        """Return how many tokens a starting online prefill gets, and take them."""
+        if self.arrival_prefill_left is None:
+            return tokens
+        tokens = min(tokens, self.arrival_prefill_left)
+        self.arrival_prefill_left -= tokens
+        return tokens
+
     def close_online(self) -> None:
-        """Fix the seconds the step may take, now that all online work is charged."""
+        """Fix the terms of the step, now that all online work is charged."""
         self.is_closed = True
         self.total_tokens = self.online.total_tokens
-        if self.cost is not None:
-            self.seconds = self.cost.seconds(self.online)
-            self.limit_s = self.gate.limit_s(self.seconds if self.has_online else None)
+        if self.cost is None:
+            return
+        self.seconds = self.alone_s = self.cost.seconds(self.online)
+        terms = self.gate.terms(self)
+        self.limit_s, self.price = terms.limit_s, terms.price
+        if self.price > 0 or self.prefill_price > 0:
+            self.token_worth_s = self.cost.token_worth_s(self.max_tokens)
+
+    @property
+    def full_s(self) -> float:
+        """Seconds of the step if prefill filled all its tokens."""
+        if self.cost is None or self.tokens_left <= 0:
+            return self.alone_s
+        added_s = self.cost.added_chunk_seconds(self.total_tokens, self.tokens_left, 0)
+        return self.alone_s + added_s
+
+    @property
+    def num_first(self) -> int:
+        """Online requests that wait for their first token."""
+        return self.online.num_prefills + self.num_behind
+
+    def waiters(self) -> Sequence[tuple[float, int]]:
+        """Return (arrival_s, tokens to compute) of each that waits for its first token."""
+        return self.find_waiters()
 
     @property
     def is_alone(self) -> bool:

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from vllm import __version__ as vllm_version
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.vllm_release import release_of
 
 COUNTS_IDLE_ADAPTERS = release_of(vllm_version) >= (0, 33)
@@ -79,6 +81,34 @@ def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
     hits, _ = prefix_hit(scheduler, request)
     held = sum(hit.ref_cnt > 0 for hit in hits)
     return max(0, scheduler._request_remaining_blocks(request) - held)
+
+
+def composition(scheduler: Scheduler, output: SchedulerOutput) -> StepComposition:
+    """Return what is in a step that was just scheduled."""
+    step = StepComposition()
+    for request_id, num_tokens in output.num_scheduled_tokens.items():
+        request = scheduler.requests[request_id]
+        computed = request.num_computed_tokens - num_tokens
+        if computed < request.num_tokens - 1:
+            step.add_prefill(num_tokens, computed)
+        else:
+            step.decode_tokens += num_tokens
+            step.decode_context_tokens += computed
+    return step
+
+
+def can_split(scheduler: Scheduler, request: Request) -> bool:
+    """Whether a prefill may end at any token: chunked, and nothing in it has to stay whole."""
+    return (
+        scheduler.scheduler_config.enable_chunked_prefill
+        and not scheduler.need_mamba_block_aligned_split
+        and not request.has_encoder_inputs
+    )
+
+
+def tokens_held(*requests: Iterable[Request]) -> int:
+    """Tokens of requests, which is about what their KV blocks hold or will hold."""
+    return sum(request.num_tokens for some in requests for request in some)
 
 
 def free_blocks(scheduler: Scheduler) -> int:

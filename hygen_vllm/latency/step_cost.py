@@ -107,6 +107,41 @@ class StepCost:
             - self.curve.seconds(total_tokens)
         )
 
+    def token_worth_s(self, full_tokens: int) -> float:
+        """Return the part of one token in the curve of a full step."""
+        return (self.curve.seconds(full_tokens) - self.curve.seconds(0)) / full_tokens
+
+    def decode_worth_s(self, new_tokens: int, computed_tokens: int, token_worth_s: float) -> float:
+        """Return the seconds a decode takes as a part of a full step."""
+        return (
+            self.decode_token_s + token_worth_s
+        ) * new_tokens + self.decode_context_token_s * computed_tokens
+
+    def best_chunk(
+        self,
+        total_tokens: int,
+        computed_tokens: int,
+        max_tokens: int,
+        price: float,
+        token_worth_s: float,
+    ) -> int:
+        """Return the chunk, 0 to `max_tokens`, that is worth most more than it costs.
+
+        A chunk is worth the seconds that it takes as a part of a full step, and costs `price` times
+        those that it adds to this one. They differ where the curve bends: up to the first knees a
+        token may be nearly free. O(number of knees), which are the only ends that can be best.
+        """
+        here_s = self.curve.seconds(total_tokens)
+        ends = [knee - total_tokens for knee in self.curve.knees]
+        best, most = 0, 0.0
+        for tokens in (*(end for end in ends if 0 < end < max_tokens), max_tokens):
+            on_curve_s = self.curve.seconds(total_tokens + tokens) - here_s
+            other_s = self.added_chunk_seconds(total_tokens, tokens, computed_tokens) - on_curve_s
+            net = token_worth_s * tokens + other_s - price * (on_curve_s + other_s)
+            if net > most:
+                best, most = tokens, net
+        return best
+
     def largest_chunk(
         self, total_tokens: int, computed_tokens: int, max_tokens: int, seconds: float
     ) -> int:

@@ -112,6 +112,23 @@ def _steps_legend(timelines: Sequence[Timeline]) -> list[LegendEntry]:
     return entries
 
 
+def _prices(timeline: Timeline) -> list[float | None]:
+    """Return the mean price of a bin; files written before there were prices have none."""
+    prices: list[float | None] = timeline.series.get("price", [])
+    return prices
+
+
+def _draw_price(axes: "Axes", timeline: Timeline) -> None:
+    import numpy as np
+
+    prices = np.array([np.nan if value is None else value for value in _prices(timeline)])
+    axes.stairs(prices, _bin_edges_s(timeline), baseline=None, **STEP_LIMIT_LINE.arguments())
+
+
+def _price_top(timeline: Timeline) -> float:
+    return max((price for price in _prices(timeline) if price is not None), default=0.0)
+
+
 def _draw_refusals(axes: "Axes", timeline: Timeline) -> None:
     refusals, edges = refusals_per_s(timeline), _edges_s(timeline)
     colours = [reason_colour(reason) for reason in refusals]
@@ -173,6 +190,17 @@ STEPS = ChartKind(
     top=_steps_top,
     applies=lambda timeline: _steps_top(timeline) > 0,
     legend=_steps_legend,
+)
+PRICE = ChartKind(
+    name="price",
+    title="price of interference",
+    text="What a second added to a step costs, in seconds of offline work; mean of the steps with "
+    "offline requests. Above 1 only work that is cheaper in this step than in a full one is done.",
+    y_label="price",
+    draw=_draw_price,
+    top=_price_top,
+    applies=lambda timeline: _price_top(timeline) > 0,
+    legend=lambda _: [],
 )
 REFUSALS = ChartKind(
     name="refusals",

@@ -13,6 +13,7 @@ SLO_COLOUR = "#c62828"
 STEP_COLOUR, LIMIT_COLOUR = "#8d99a6", "#1d2733"
 REASON_COLOURS = {
     "latency": "#6a4c93",
+    "price": "#e07a5f",
     "tokens": "#2a9d8f",
     "blocks": "#a1765a",
     "rate": "#d45087",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 
-from hygen_vllm.results.chart_kinds import KV, LOAD, REFUSALS, STEPS, THROUGHPUT
+from hygen_vllm.results.chart_kinds import KV, LOAD, PRICE, REFUSALS, STEPS, THROUGHPUT
 from hygen_vllm.results.chart_style import LegendEntry, Line, policy_lines
 from hygen_vllm.results.distributions import (
     SAMPLES_OF,
@@ -51,7 +51,8 @@ def charts_html(results: Sequence[Result], labels: Sequence[str], word: str) -> 
     layout = ("wide", WIDE) if len(timelines) in TWO_COLUMNS_FOR else ("narrow", NARROW)
     is_single = len(timelines) == 1
     first: Groups = ((LOAD,), (THROUGHPUT,)) if is_single else ((LOAD, THROUGHPUT),)
-    groups = [_group(kinds, timelines, layout) for kinds in (*first, (STEPS,), (REFUSALS,), (KV,))]
+    others = ((STEPS,), (PRICE,), (REFUSALS,), (KV,))
+    groups = [_group(kinds, timelines, layout) for kinds in (*first, *others)]
     look = "groups single" if is_single else "groups"
     distributions = _distributions(results, labels, word)
     body = "\n".join(group for group in groups if group)

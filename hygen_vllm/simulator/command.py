@@ -89,7 +89,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
     alone = _served_alone(options, engine, policy, slos, requests)
-    given = replace(_policy_input(options), slos=slos, alone=alone)
+    given = replace(_policy_input(options), slos=slos)
     run = _run(options, engine, policy, policy.settings(given), requests)
     latencies = Latencies.of(run)
     stats = latencies.stats()
@@ -115,16 +115,11 @@ def _served_alone(
     requests: Requests,
 ) -> dict[str, LatencyStats]:
     """Return what the online requests get when they are served alone, if an SLO needs it."""
-    is_needed = any(slo.rise is not None or _is_steered_by(slo, policy) for slo in slos)
+    is_needed = any(slo.rise is not None for slo in slos)
     if not (requests.online and is_needed) or policy.name == ONLINE_ONLY:
         return {}
     online_only = Requests(requests.online, [])
     return Latencies.of(_run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)).stats()
-
-
-def _is_steered_by(slo: Slo, policy: Policy) -> bool:
-    """Whether the policy turns an SLO into a share by which steps may rise."""
-    return policy.name == "slo" and (slo.metric, slo.statistic) == ("tbt", "mean")
 
 
 def _policy_input(options: SimulateOptions) -> PolicyInput:

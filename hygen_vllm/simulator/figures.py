@@ -9,7 +9,7 @@ the run, of finished and unfinished requests alike, each token once.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from hygen_vllm.simulator.simulation import Run
 from hygen_vllm.slo.slo import LatencyStats, Slo
 
 NUM_BINS = 240
+SHOWN = ("mean", "p50", "p90", "p99")
 QUANTILE_LEVELS = (
     *(i / 100 for i in range(100)),
     *(0.991, 0.992, 0.993, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999, 0.9995, 0.9999, 1.0),
@@ -93,8 +94,8 @@ def result_of(
         "online": {
             "finished": _num_finished(online),
             "tokens_per_s": done[0] / duration_s,
-            "ttft_s": asdict(stats["ttft"]),
-            "tbt_s": asdict(stats["tbt"]),
+            "ttft_s": _shown(stats["ttft"]),
+            "tbt_s": _shown(stats["tbt"]),
         },
         "offline": {
             "finished": _num_finished(offline),
@@ -118,6 +119,11 @@ def result_of(
             "series": _series(run, steps),
         },
     }
+
+
+def _shown(stats: LatencyStats) -> dict[str, float | None]:
+    """Return the statistics that every result has."""
+    return {name: getattr(stats, name) for name in SHOWN}
 
 
 def _by_class(run: Run) -> tuple[list[RequestRecord], list[RequestRecord]]:
@@ -170,6 +176,7 @@ def _series(run: Run, steps: Any) -> dict[str, Any]:
         "online_arrivals_per_s": (np.histogram(arrivals, edges)[0] / width_s).tolist(),
         "step_s": _means(ends_s, durations, edges),
         "limit_s": _means(ends_s, _column(steps, "limit_s"), edges),
+        "price": _means(ends_s, _column(steps, "price"), edges),
     }
     for name in ("online", "offline"):
         done = np.histogram(ends_s, edges, weights=_column(steps, f"{name}_tokens_done"))[0]

@@ -1,31 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policies that can be simulated: each is a real scheduler class and its configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hygen_vllm.slo.slo import LatencyStats, Slo
+from hygen_vllm.slo.slo import Slo
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler
 
-MARGIN = 0.95
-"""Share of a limit that a step is planned to take, since predictions are not exact."""
-
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """What a policy's settings are made of.
-
-    Args:
-        alone: TTFT and TBT of the same online load served alone, by metric.
-    """
+    """What a policy's settings are made of."""
 
     latency_budget_s: float | None = None
     offline_rate_per_s: float | None = None
     slos: Sequence[Slo] = ()
-    alone: Mapping[str, LatencyStats] = field(default_factory=dict)
 
 
 def _no_settings(_: PolicyInput) -> dict[str, Any]:
@@ -74,29 +66,7 @@ def _fixed_budget(given: PolicyInput) -> dict[str, Any]:
 
 
 def _slo(given: PolicyInput) -> dict[str, Any]:
-    """Return the settings that keep every step inside the tightest target.
-
-    A TBT is the time of a step. A percentile of it is a limit for each step; a mean that may rise
-    by a share is a share by which each step may rise.
-    """
-    limits = [s.resolved_s(given.alone.get("tbt")) for s in given.slos if _is_tail(s)]
-    rises = [_rise(s, given.alone.get("tbt")) for s in given.slos if s.metric == "tbt"]
-    shares = [rise for rise in rises if rise is not None]
-    if any(s.metric == "tbt" and s.statistic == "mean" for s in given.slos) and shares:
-        return {"mode": "tolerance", "interference_tolerance": max(0.0, min(shares))}
-    known = [limit_s for limit_s in limits if limit_s is not None]
-    if known:
-        return {"mode": "fixed", "latency_budget_s": MARGIN * min(known)}
-    return {}
-
-
-def _is_tail(slo: Slo) -> bool:
-    return slo.metric == "tbt" and slo.statistic != "mean"
-
-
-def _rise(slo: Slo, alone: LatencyStats | None) -> float | None:
-    limit_s, base_s = slo.resolved_s(alone), alone and getattr(alone, slo.statistic)
-    return limit_s / base_s - 1.0 if limit_s and base_s else None
+    return {"slos": [str(slo) for slo in given.slos]} if given.slos else {}
 
 
 POLICIES = (

@@ -22,12 +22,12 @@ from hygen_vllm.simulator.virtual_engine import VirtualStep
 from hygen_vllm.workloads.arrivals import Arrival
 
 STEP_COLUMNS = (
-    *("begins_s", "ends_s", "limit_s", "predicted_s"),
+    *("begins_s", "ends_s", "limit_s", "price", "predicted_s"),
     *("online_decodes", "offline_decodes", "online_prefill_tokens", "offline_prefill_tokens"),
     *("online_tokens_done", "offline_tokens_done"),
 )
-"""limit_s and predicted_s are NaN where there is none; tokens done count prompt and output tokens
-once, prompt tokens found in the prefix cache too."""
+"""limit_s, price and predicted_s are NaN where there is none; tokens done count prompt and output
+tokens once, prompt tokens found in the prefix cache too."""
 SAMPLE_EVERY_S = 1.0
 OUTSIDE = -1
 
@@ -128,13 +128,16 @@ class RunLog:
             record.has_started = True
             record.cached_tokens = computed
 
-    def _expected(self, step: VirtualStep) -> tuple[float, float]:
-        """Return the limit and the predicted seconds of a step that was just made."""
+    def _expected(self, step: VirtualStep) -> tuple[float, float, float]:
+        """Return limit, price and predicted seconds of a step that was just made."""
         if self._learner is None:
-            return math.nan, math.nan
+            return math.nan, math.nan, math.nan
         limit_s, cost = self._scheduler.step_limit_s, self._learner.cost
         predicted_s = math.nan if cost is None else cost.seconds(step.work.composition())
-        return (math.nan if limit_s is None or limit_s == math.inf else limit_s), predicted_s
+        if limit_s is None:
+            return math.nan, math.nan, predicted_s
+        price = self._scheduler.step_price
+        return math.nan if limit_s == math.inf else limit_s, price, predicted_s
 
     def completed(self, step: VirtualStep, outputs: list[Any]) -> None:
         row = self._in_flight.popleft()

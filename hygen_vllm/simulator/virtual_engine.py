@@ -86,6 +86,7 @@ class VirtualEngine:
         self._observer = observer
         self._in_flight: deque[VirtualStep] = deque()
         scheduler.clock = lambda: self.now_s
+        scheduler.wall_clock = scheduler.clock
 
     @property
     def has_work(self) -> bool:

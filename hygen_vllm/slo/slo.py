@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 METRICS = ("ttft", "tbt")
-STATISTICS = ("mean", "p50", "p90", "p99")
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 _TEXT = re.compile(
     rf"({'|'.join(METRICS)})_({'|'.join(STATISTICS)})="
     r"(?:(?P<seconds>\d+(?:\.\d+)?)(?P<unit>ms|s)|\+(?P<percent>\d+(?:\.\d+)?)%)"
@@ -26,6 +26,7 @@ class LatencyStats:
     mean: float | None
     p50: float | None
     p90: float | None
+    p95: float | None
     p99: float | None
 
     @classmethod
@@ -34,9 +35,9 @@ class LatencyStats:
         import numpy as np
 
         if len(samples_s) == 0:
-            return cls(None, None, None, None)
-        p50, p90, p99 = (float(value) for value in np.percentile(samples_s, (50, 90, 99)))
-        return cls(float(np.mean(samples_s)), p50, p90, p99)
+            return cls(None, None, None, None, None)
+        percentiles = np.percentile(samples_s, (50, 90, 95, 99))
+        return cls(float(np.mean(samples_s)), *map(float, percentiles))
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Slo:
     statistic: str
     limit_s: float | None = None
     rise: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The share of samples that may not exceed the limit; None for a mean."""
+        return None if self.statistic == "mean" else int(self.statistic[1:]) / 100
 
     @classmethod
     def parse(cls, text: str) -> "Slo":

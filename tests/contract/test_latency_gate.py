@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hygen_vllm import vllm_view as view
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.config import ConfigError
 from hygen_vllm.latency.cost_learner import CostLearner
@@ -45,11 +46,11 @@ class VirtualDevice:
         scheduler = self.scheduler
         output = scheduler.schedule()
         result = self._worker.execute(output)
-        step = scheduler._composition(output)
+        step = view.composition(scheduler, output)
         seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise)
         tokens = output.num_scheduled_tokens
         output.num_scheduled_tokens = {r: n for r, n in tokens.items() if r.startswith("online")}
-        online_s = self._cost.seconds(scheduler._composition(output))
+        online_s = self._cost.seconds(view.composition(scheduler, output))
         num_offline = sum(tokens.values()) - sum(output.num_scheduled_tokens.values())
         output.num_scheduled_tokens = tokens
         self.now_s += seconds

@@ -41,7 +41,7 @@ def refusal_of(arguments, capsys):
         ("--online-rate 0", "--online-rate: must be > 0, got 0"),
         ("--online-rate 100", "rate_per_s must be <= 0.53, the rate of this part of the trace"),
         ("--offline-requests 0", "--offline-requests: must be >= 1, got 0"),
-        ("--slo tbt_p95=1s", "an SLO is METRIC_STATISTIC=LIMIT"),
+        ("--slo tbt_p75=1s", "an SLO is METRIC_STATISTIC=LIMIT"),
         ("--slo tbt_p99=0s", "the limit of an SLO must be > 0"),
         ("--seconds 0", "--seconds: must be > 0, got 0"),
         ("--seconds inf", "--seconds: must be > 0, got inf"),

@@ -146,8 +146,8 @@ def test_config_value_of_wrong_type_is_refused_with_field_and_type(
 @pytest.mark.parametrize(
     ("field", "value", "choices", "closest"),
     [
-        ("mode", "fixd", "tolerance, fixed, off", "fixed"),
-        ("mode", "Tolerance", "tolerance, fixed, off", "tolerance"),
+        ("mode", "fixd", "slo, tolerance, fixed, off", "fixed"),
+        ("mode", "Tolerance", "slo, tolerance, fixed, off", "tolerance"),
         ("default_class", "ofline", "online, offline", "offline"),
     ],
 )
@@ -161,7 +161,7 @@ def test_config_unknown_choice_names_all_and_the_closest(
 
 def test_config_choice_like_no_other_names_all_and_guesses_none() -> None:
     """Where no word is close there is no guess."""
-    assert _error({"mode": "xyz"}) == "mode must be one of tolerance, fixed, off, got 'xyz'"
+    assert _error({"mode": "xyz"}) == "mode must be one of slo, tolerance, fixed, off, got 'xyz'"
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -7,20 +7,10 @@ import sys
 import pytest
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.simulator.policies import MARGIN, NAMES, POLICIES, PolicyInput, find_policy
-from hygen_vllm.slo.slo import LatencyStats, Slo
+from hygen_vllm.simulator.policies import NAMES, POLICIES, PolicyInput, find_policy
+from hygen_vllm.slo.slo import Slo
 
-ALONE = {
-    "ttft": LatencyStats(0.2, 0.1, 0.4, 0.8),
-    "tbt": LatencyStats(mean=0.020, p50=0.015, p90=0.030, p99=0.040),
-}
-GIVEN = PolicyInput(latency_budget_s=0.05, offline_rate_per_s=2.5, alone=ALONE)
-
-
-def slo_settings(*texts, alone=ALONE):
-    """Return the settings that the policy slo makes of SLOs."""
-    slos = [Slo.parse(text) for text in texts]
-    return find_policy("slo").settings(PolicyInput(slos=slos, alone=alone))
+GIVEN = PolicyInput(latency_budget_s=0.05, offline_rate_per_s=2.5)
 
 
 def test_policies_are_those_of_the_comparison():
@@ -84,51 +74,13 @@ def test_unknown_policy_is_refused_with_the_choices():
     assert f"policy must be one of {', '.join(NAMES)}, got 'online_first'" == str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("texts", "expected_s"),
-    [
-        (["tbt_p99=45ms"], 0.045),
-        (["tbt_p90=45ms", "tbt_p50=40ms"], 0.040),
-        (["tbt_p99=+50%"], 0.060),
-        (["tbt_p99=+50%", "tbt_p90=45ms", "ttft_p99=1ms"], 0.045),
-    ],
-)
-def test_slo_policy_keeps_steps_below_the_tightest_tail(texts, expected_s):
-    """A percentile of TBT bounds every step, less a margin for what predictions miss."""
-    settings = slo_settings(*texts)
-    assert "fixed" == settings["mode"]
-    assert pytest.approx(MARGIN * expected_s) == settings["latency_budget_s"]
-
-
-@pytest.mark.parametrize(
-    ("texts", "share"),
-    [
-        (["tbt_mean=+10%", "ttft_mean=+1%"], 0.10),
-        (["tbt_mean=30ms"], 0.50),
-        (["tbt_mean=+10%", "tbt_p99=+5%"], 0.05),
-        (["tbt_mean=+30%", "tbt_p99=44ms"], 0.10),
-        (["tbt_mean=10ms"], 0.0),
-    ],
-)
-def test_slo_policy_lets_steps_rise_by_the_share_a_mean_may(texts, share):
-    """With a mean among the SLOs, the smallest rise of any of them is the tolerance of a step."""
-    settings = slo_settings(*texts)
-    assert {"mode", "interference_tolerance"} == set(settings)
-    assert "tolerance" == settings["mode"]
-    assert pytest.approx(share) == settings["interference_tolerance"]
-
-
-@pytest.mark.parametrize("texts", [[], ["ttft_p99=0.5s"], ["ttft_mean=+10%"]])
-def test_slo_policy_without_a_tbt_keeps_the_defaults(texts):
-    """Only TBT is the time of a step; an SLO of TTFT is checked, not steered by."""
-    assert {} == slo_settings(*texts)
-
-
-def test_slo_policy_without_a_measurement_keeps_what_is_known():
-    """A relative SLO of something that was not measured says nothing; others still count."""
-    assert {} == slo_settings("tbt_mean=+10%", alone={})
-    settings = slo_settings("tbt_mean=+10%", "tbt_p99=40ms", "tbt_p90=+1%", alone={})
-    assert pytest.approx(MARGIN * 0.040) == settings["latency_budget_s"]
+@pytest.mark.parametrize("texts", [["tbt_p99=45ms"], ["tbt_mean=+10%", "ttft_p95=+5%"]])
+def test_slo_policy_hands_its_targets_to_the_scheduler(texts):
+    """The scheduler steers by them itself; it is not told what online had alone."""
+    given = PolicyInput(slos=[Slo.parse(text) for text in texts])
+    settings = find_policy("slo").settings(given)
+    assert {"slos": texts} == settings
+    assert "slo" == HyGenConfig.from_mapping(settings, "test").gate_mode
 
 
 def test_naming_the_policies_loads_no_engine():

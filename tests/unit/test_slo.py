@@ -7,7 +7,7 @@ import pytest
 
 from hygen_vllm.slo.slo import METRICS, STATISTICS, LatencyStats, Slo
 
-ALONE = LatencyStats(mean=0.020, p50=0.015, p90=0.030, p99=0.040)
+ALONE = LatencyStats(mean=0.020, p50=0.015, p90=0.030, p95=0.035, p99=0.040)
 
 
 @pytest.mark.parametrize("name", [*itertools.product(METRICS, STATISTICS)], ids="_".join)
@@ -27,7 +27,7 @@ def test_slo_of_every_metric_and_statistic_is_parsed(name, limit, limit_s, rise)
     [
         *("", "tbt", "tbt_p99", "tbt_p99=", "tbt_p99=45", "tbt_p99=ms", "tbt_p99=45m"),
         *("tbt_p99=-45ms", "tbt_p99=5%", "tbt_p99=+5", "tbt_p99=+5ms", "tbt_p99=-5%"),
-        *("tbt_p95=45ms", "tbt_max=45ms", "itl_p99=45ms", "TBT_P99=45ms", "p99_tbt=45ms"),
+        *("tbt_p75=45ms", "tbt_max=45ms", "itl_p99=45ms", "TBT_P99=45ms", "p99_tbt=45ms"),
         *("tbt_p99 = 45ms", " tbt_p99=45ms", "tbt_p99=45ms\n", "tbt_p99=45ms,ttft_p99=1s"),
         *("tbt_p99=1e3ms", "tbt_p99=.5s", "tbt_p99=5.s", "tbt_p99=nans", "tbt_p99=infs"),
     ],
@@ -99,11 +99,11 @@ def test_absolute_slo_needs_no_measurement():
 def test_statistics_of_known_samples():
     """Percentiles interpolate between the samples next to them."""
     samples_s = [float(i) for i in range(101)]
-    assert LatencyStats(50.0, 50.0, 90.0, 99.0) == LatencyStats.of(samples_s[::-1])
+    assert LatencyStats(50.0, 50.0, 90.0, 95.0, 99.0) == LatencyStats.of(samples_s[::-1])
     assert LatencyStats(2.0, 1.0, 4.2, 4.92) == LatencyStats.of([5.0, 0.0, 1.0])
     assert LatencyStats(3.0, 3.0, 3.0, 3.0) == LatencyStats.of([3.0])
 
 
 def test_statistics_of_no_samples_are_none():
     """There is no latency of nothing."""
-    assert LatencyStats(None, None, None, None) == LatencyStats.of([])
+    assert LatencyStats(None, None, None, None, None) == LatencyStats.of([])

@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """StepFeedback: a busy engine's step lasts from completion to completion; idle time is nobody's."""
 
-import pytest
-
 from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.step_feedback import StepFeedback, StepSample
+from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample
 
 
-def _step(tokens: int = 1) -> StepComposition:
-    return StepComposition(decode_tokens=tokens)
+def _step(tokens: int = 1) -> StepRecord:
+    return StepRecord(StepComposition(decode_tokens=tokens))
 
 
 def test_first_step_lasts_from_its_schedule_to_its_completion() -> None:
     """With nothing before it a step begins when it is scheduled."""
-    feedback, composition = StepFeedback(), _step()
-    feedback.scheduled("a", 10.0, composition)
-    assert feedback.completed("a", 10.5, is_busy=False) == StepSample(composition, 0.5)
+    feedback, record = StepFeedback(), _step()
+    feedback.scheduled("a", 10.0, record)
+    assert feedback.completed("a", 10.5, is_busy=False) == StepSample(record, 0.5)
 
 
 def test_step_of_a_busy_engine_lasts_from_the_completion_before() -> None:
     """Work between two steps belongs to the second: a user sees it between two tokens."""
-    feedback, composition = StepFeedback(), _step()
+    feedback, record = StepFeedback(), _step()
     feedback.scheduled("a", 10.0, _step())
     feedback.completed("a", 10.5, is_busy=True)
-    feedback.scheduled("b", 10.75, composition)
-    assert feedback.completed("b", 11.0, is_busy=True) == StepSample(composition, 0.5)
+    feedback.scheduled("b", 10.75, record)
+    assert feedback.completed("b", 11.0, is_busy=True) == StepSample(record, 0.5)
 
 
 def test_steps_in_flight_together_each_last_from_the_completion_before() -> None:
@@ -38,30 +36,27 @@ def test_steps_in_flight_together_each_last_from_the_completion_before() -> None
 
 def test_step_after_idle_time_does_not_include_it() -> None:
     """The time in which no request was there is in no sample."""
-    feedback, composition = StepFeedback(), _step()
+    feedback, record = StepFeedback(), _step()
     feedback.scheduled("a", 1.0, _step())
     feedback.completed("a", 2.0, is_busy=False)
-    feedback.scheduled("b", 100.0, composition)
-    assert feedback.completed("b", 100.25, is_busy=True) == StepSample(composition, 0.25)
+    feedback.scheduled("b", 100.0, record)
+    assert feedback.completed("b", 100.25, is_busy=True) == StepSample(record, 0.25)
 
 
 def test_step_in_flight_when_the_last_request_ends_lasts_from_that_completion() -> None:
     """A step scheduled ahead of the end is no step after idle time."""
-    feedback, composition = StepFeedback(), _step()
+    feedback, record = StepFeedback(), _step()
     feedback.scheduled("a", 1.0, _step())
-    feedback.scheduled("b", 1.5, composition)
+    feedback.scheduled("b", 1.5, record)
     feedback.completed("a", 2.0, is_busy=False)
     feedback.scheduled("c", 2.25, _step())
-    assert feedback.completed("b", 3.0, is_busy=False) == StepSample(composition, 1.0)
+    assert feedback.completed("b", 3.0, is_busy=False) == StepSample(record, 1.0)
 
 
-@pytest.mark.parametrize("composition", [None, StepComposition()])
-def test_step_unwanted_or_empty_has_no_sample_but_ends_the_time_before_the_next(
-    composition: StepComposition | None,
-) -> None:
+def test_step_unwanted_has_no_sample_but_ends_the_time_before_the_next() -> None:
     """What is not measured still takes its time, which the next step must not be charged."""
     feedback, wanted = StepFeedback(), _step()
-    feedback.scheduled("a", 1.0, composition)
+    feedback.scheduled("a", 1.0, None)
     assert feedback.completed("a", 3.0, is_busy=True) is None
     feedback.scheduled("b", 3.5, wanted)
     assert feedback.completed("b", 4.0, is_busy=True) == StepSample(wanted, 1.0)
@@ -69,12 +64,12 @@ def test_step_unwanted_or_empty_has_no_sample_but_ends_the_time_before_the_next(
 
 def test_completion_of_a_later_step_passes_over_those_never_completed() -> None:
     """A step whose output never came is forgotten, not given to another step."""
-    feedback, composition = StepFeedback(), _step(2)
+    feedback, record = StepFeedback(), _step(2)
     feedback.scheduled("lost", 1.0, _step(1))
-    feedback.scheduled("b", 2.0, composition)
+    feedback.scheduled("b", 2.0, record)
     sample = feedback.completed("b", 3.0, is_busy=True)
     assert sample is not None
-    assert sample.composition is composition
+    assert sample.record is record
 
 
 def test_completion_of_an_unknown_step_has_no_sample() -> None:
@@ -89,4 +84,4 @@ def test_equal_steps_are_told_apart_by_identity() -> None:
     feedback.scheduled(second, 1.0, _step(2))
     sample = feedback.completed(second, 2.0, is_busy=True)
     assert sample is not None
-    assert sample.composition == _step(2)
+    assert sample.record == _step(2)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.slo.step_terms import StepTerms
 from hygen_vllm.step_plan import LatencyGate, StepPlan
 
 COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125)
@@ -20,6 +21,11 @@ TOLERANCE = LatencyGate.from_config(HyGenConfig(interference_tolerance=0.5, idle
 def _plan(**kwargs: Any) -> StepPlan:
     limits = {"tokens_left": 100, "blocks_left": 8, "prefill_tokens_left": 64}
     return StepPlan(**({"gate": TOLERANCE, "cost": COST} | limits | kwargs))
+
+
+def _load(alone_s: float | None) -> StepPlan:
+    """Return a plan whose online work takes `alone_s`; None: it has none."""
+    return _plan(has_online=alone_s is not None, alone_s=alone_s or 0.0)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +44,14 @@ def test_gate_of_each_mode_limits_a_step_of_two_online_seconds(
 ) -> None:
     """`tolerance`: a share more than online alone, or idle_step_s; `fixed`: the latency budget."""
     gate = LatencyGate.from_config(HyGenConfig(**settings_))
-    assert gate.limit_s(2.0) == limit_with_online_s
-    assert gate.limit_s(None) == limit_without_s
+    assert gate.terms(_load(2.0)) == StepTerms(limit_with_online_s)
+    assert gate.terms(_load(None)) == StepTerms(limit_without_s)
 
 
 def test_gate_with_free_online_work_leaves_nothing() -> None:
     """Online work of 0 s is not the same as none: no share of it is there to take."""
-    assert TOLERANCE.limit_s(0.0) == 0.0
-    assert TOLERANCE.limit_s(None) == 3
+    assert TOLERANCE.terms(_load(0.0)) == StepTerms(0.0)
+    assert TOLERANCE.terms(_load(None)) == StepTerms(3)
 
 
 def test_charge_online_takes_tokens_and_slots_of_each_request() -> None:

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets in, terms of each step out, while serving. Pure.
+
+What happens is measured; what would have happened without offline work comes from OnlineAlone, an
+engine made of arithmetic that serves the same requests. Each target compares the two and says what
+a step may take. Nothing has to be tuned or profiled before.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.slo.latency_window import LatencyWindow
+from hygen_vllm.slo.online_alone import AloneRequest, EngineLimits, OnlineAlone
+from hygen_vllm.slo.online_latency import OnlineLatency, Tokens
+from hygen_vllm.slo.prediction_error import PredictionError
+from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo.steered_slo import Measures, SteeredSlo, TailTbt, steered
+from hygen_vllm.slo.step_terms import OnlineLoad, StepForecast, StepTerms
+
+REFRESH_S = 1.0
+ENOUGH_SAMPLES = 100
+"""Samples from which a target can be said to be out of reach."""
+RATE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedStep:
+    """A step that completed.
+
+    Args:
+        tokens: (request id, new tokens) of every request that got some.
+        seconds: that it took.
+        forecast: None if it was not predicted; then it had no offline work.
+        has_prefill: it had online prefill.
+    """
+
+    tokens: Iterable[tuple[str, int]]
+    seconds: float
+    forecast: StepForecast | None
+    has_prefill: bool
+
+
+class BudgetController:
+    """Steers by SLOs.
+
+    Args:
+        slos: the targets; at least one.
+        limits: of the engine.
+        window_s: time over which the targets are kept.
+        idle_step_s: seconds of a step without online requests, if no target says less.
+        report: called with a line when a target turns out to be out of reach.
+    """
+
+    mode = "slo"
+
+    def __init__(
+        self,
+        slos: Sequence[Slo],
+        limits: EngineLimits,
+        window_s: float,
+        idle_step_s: float,
+        report: Callable[[str], None],
+    ) -> None:
+        self.online = OnlineLatency(window_s)
+        self.alone = OnlineAlone(limits, self._gaps_alone, self._first_token_alone)
+        self.measures = Measures(
+            window_s,
+            alone={metric: LatencyWindow(window_s) for metric in ("ttft", "tbt")},
+            real=self.online.windows,
+            steps_ahead=int(limits.is_async),
+        )
+        self.targets = [steered(slo, self.measures) for slo in slos]
+        self._expected = LatencyWindow(window_s)
+        """TBT as each step's forecast has it for the online work that is in it."""
+        self._errors = PredictionError()
+        self._report = report
+        self._reported: set[SteeredSlo] = set()
+        self._idle_step_s = idle_step_s
+        self._now_s = 0.0
+        self._refresh_at_s = -math.inf
+        self._started_s: float | None = None
+        self._arrivals_per_s = 0.0
+        self._last_arrival_s = -math.inf
+        self._num_steps = 0
+
+    @property
+    def online_cap_s(self) -> float:
+        """Seconds beyond which an online prefill chunk makes other requests' tokens late."""
+        caps = [target.cap_s for target in self.targets if isinstance(target, TailTbt)]
+        return min(caps, default=math.inf)
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def arrived(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
+        """Add an online request. Seconds are monotonic."""
+        self.online.arrived(request_id, arrival_s, prompt_tokens)
+        passed_s = arrival_s - self._last_arrival_s
+        fade = math.exp(-max(0.0, passed_s) / RATE_S)
+        self._arrivals_per_s = self._arrivals_per_s * fade + 1.0 / RATE_S
+        self._last_arrival_s = max(arrival_s, self._last_arrival_s)
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def terms(self, load: OnlineLoad) -> StepTerms:
+        """Return what offline work may do in a step."""
+        terms = StepTerms()
+        if not load.has_online:
+            terms.limit_s = self._idle_step_s
+        for target in self.targets:
+            target.bound(terms, load)
+        return terms
+
+    def completed(self, step: CompletedStep, cost: StepCost | None, now_s: float) -> None:
+        """Learn from a step.
+
+        Args: cost: what the predictor believes now.
+        """
+        if self._started_s is None:
+            self._started_s = now_s
+        self._now_s = now_s
+        tokens = self.online.tokens_came(step.tokens, now_s)
+        for request in tokens.first:
+            self.alone.arrive(request)
+        forecast = step.forecast
+        alone_s = step.seconds
+        if forecast is not None and forecast.total_s > 0:
+            alone_s *= forecast.alone_s / forecast.total_s
+            self._errors.observe(forecast, step.seconds, step.has_prefill)
+        if tokens.num_gaps:
+            self._count_gaps(tokens, alone_s)
+        if cost is not None:
+            self._advance_alone(cost)
+        if now_s >= self._refresh_at_s:
+            self._refresh_at_s = now_s + REFRESH_S
+            self._refresh()
+
+    def _count_gaps(self, tokens: Tokens, alone_s: float) -> None:
+        """Compare the gaps of a step with what they would have been."""
+        self._num_steps += 1
+        measures = self.measures
+        share = max(1.0 / self._num_steps, STEP_GAIN)
+        measures.alone_step_s += (alone_s - measures.alone_step_s) * share
+        self._expected.add(alone_s, tokens.num_gaps, self._now_s)
+        alone, expected = measures.alone["tbt"].mean_s, self._expected.mean_s
+        if alone and expected:
+            alone_s *= alone / expected
+        for target in self.targets:
+            target.gaps(alone_s, tokens.num_gaps, tokens.total_s, self._now_s)
+
+    def _advance_alone(self, cost: StepCost) -> None:
+        factors = self._errors.factors
+
+        def step_seconds(step: StepComposition) -> float:
+            return cost.seconds(step) * factors[step.num_prefills > 0]
+
+        self.alone.advance(step_seconds, self.online.first_waiting_s(self._now_s))
+
+    def _gaps_alone(self, seconds: float, count: int) -> None:
+        self.measures.alone["tbt"].add(seconds, count, self._now_s)
+
+    def _first_token_alone(self, request: AloneRequest, ttft_s: float) -> None:
+        self.measures.alone["ttft"].add(ttft_s, 1, self._now_s)
+        for target in self.targets:
+            target.first_token(request, ttft_s, self._now_s)
+
+    def _refresh(self) -> None:
+        measures = self.measures
+        assert self._started_s is not None
+        half_lives = min(1000.0, (self._now_s - self._started_s) / measures.window_s)
+        measures.span_s = measures.window_s / math.log(2.0) * (1.0 - 0.5**half_lives)
+        since_s = max(0.0, self._now_s - self._last_arrival_s)
+        measures.arrivals_per_s = self._arrivals_per_s * math.exp(-since_s / RATE_S)
+        measures.error_margin = self._errors.margin
+        for target in self.targets:
+            target.refresh(self._now_s)
+            if target.is_out_of_reach and target not in self._reported:
+                self._report_out_of_reach(target)
+
+    def _report_out_of_reach(self, target: SteeredSlo) -> None:
+        if self.measures.alone[target.slo.metric].num_samples < ENOUGH_SAMPLES:
+            return
+        self._reported.add(target)
+        self._report(
+            f"{target.slo} cannot be met: without offline work it would be "
+            f"{_milliseconds(target.alone_s)}. Offline work now gets only what delays nobody"
+        )
+
+    def status(self) -> str:
+        """Return each target with what is measured and what is allowed, as text."""
+        return ", ".join(self._status_of(target) for target in self.targets)
+
+    def _status_of(self, target: SteeredSlo) -> str:
+        window, share = self.measures.real[target.slo.metric], target.slo.share
+        real_s = window.mean_s if share is None else window.percentile_s(share)
+        return (
+            f"{target.slo} {_milliseconds(real_s)} of {_milliseconds(target.limit_s)} "
+            f"(online alone {_milliseconds(target.alone_s)})"
+        )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{1e3 * seconds:.1f} ms"
+
+
+STEP_GAIN = 1e-4
+"""Share of the last step in the mean step of online alone, once there were many."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The online requests as if they were served alone: what relative targets are relative to. Pure.
+
+A second engine that exists only as arithmetic. It gets every online request at the time at which it
+really came, with as many tokens as it really makes, no offline request, and its steps take what the
+predictor says. So it knows which TTFT and TBT the same load would have had, queues included, and
+not only what a step would have taken without offline work: requests that are slowed down stay
+longer and share their steps with more others, which is interference too.
+
+It lags behind the real engine as far as it must: it never makes a token that was not really made,
+since nobody knows how long an answer will be.
+"""
+
+import heapq
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hygen_vllm.latency.step_features import StepComposition
+
+MOST_STEPS_AT_ONCE = 64
+"""Bounds the time that catching up takes in one real step."""
+MOST_LAG_S = 60.0
+"""Beyond this the two engines have nothing to do with each other any more: begin anew."""
+
+
+@dataclass(slots=True)
+class AloneRequest:
+    """An online request that has its first real token.
+
+    Args:
+        arrival_s: monotonic seconds.
+        new_tokens: prompt tokens to compute, >= 1.
+        cached_tokens: prompt tokens before them that the prefix cache had.
+        real_ttft_s: in the real engine.
+    """
+
+    arrival_s: float
+    new_tokens: int
+    cached_tokens: int
+    real_ttft_s: float
+    num_tokens: int = 1
+    """Output tokens that were really made."""
+    is_over: bool = False
+    """No more will be made."""
+    computed_tokens: int = 0
+    first_step: int = 0
+    """The step that made its first token."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.cached_tokens + self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Limits of an engine; `is_async`: a step is made while the one before it runs."""
+
+    max_step_tokens: int
+    max_requests: int
+    kv_tokens: int
+    is_async: bool
+
+
+class OnlineAlone:
+    """An engine that serves the online requests alone.
+
+    Follows vLLM's fcfs policy: decodes, then chunked prefills in order, admission while step
+    tokens, requests and KV cache last. Preemption for want of KV blocks is left out.
+
+    Args:
+        limits: of the real engine.
+        gaps: called with (seconds, count) for the tokens of a step that are not first ones.
+        first_token: called with (request, TTFT in seconds).
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        gaps: Callable[[float, int], None],
+        first_token: Callable[[AloneRequest, float], None],
+    ) -> None:
+        self._limits = limits
+        self._gaps = gaps
+        self._first_token = first_token
+        self._start(0.0)
+
+    def _start(self, now_s: float) -> None:
+        self._now_s = now_s
+        self._made_s = now_s
+        """When the next step is made; requests that come later are not in it."""
+        self._waiting: list[AloneRequest] = []
+        self._prefills: list[AloneRequest] = []
+        self._decodes: list[tuple[int, int, AloneRequest]] = []
+        """A heap: (step at which no more tokens of it are known, number, request)."""
+        self._num_steps = 0
+        self._num_started = 0
+        self._decode_context_tokens = 0
+        self._prefill_kv_tokens = 0
+
+    def arrive(self, request: AloneRequest) -> None:
+        """Add a request, in any order that `advance` has not passed."""
+        insort(self._waiting, request, key=_arrival_s)
+
+    def advance(self, step_seconds: Callable[[StepComposition], float], until_s: float) -> None:
+        """Go on to `until_s`, or as far as tokens are known.
+
+        Args:
+            step_seconds: how long a step takes.
+            until_s: all requests that came before are here.
+        """
+        if until_s - self._now_s > MOST_LAG_S and (self._waiting or self._is_busy):
+            self._start(until_s)
+        for _ in range(MOST_STEPS_AT_ONCE):
+            if not self._is_busy:
+                if not self._waiting:
+                    return
+                self._now_s = max(self._now_s, self._waiting[0].arrival_s)
+                self._made_s = self._now_s
+            if self._now_s > until_s or not self._knows_next_tokens():
+                return
+            self._admit()
+            if self._is_busy:
+                self._run_step(step_seconds)
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._decodes or self._prefills)
+
+    def _knows_next_tokens(self) -> bool:
+        """Let requests go that have all their tokens; whether the next one of all others exists."""
+        decodes = self._decodes
+        while decodes and decodes[0][0] <= self._num_steps:
+            _, number, request = decodes[0]
+            end = request.first_step + request.num_tokens - 1
+            if end > self._num_steps:
+                heapq.heapreplace(decodes, (end, number, request))
+            elif request.is_over:
+                heapq.heappop(decodes)
+                num_decoded = self._num_steps - request.first_step
+                self._decode_context_tokens -= request.prompt_tokens + num_decoded
+            else:
+                return False
+        return True
+
+    def _admit(self) -> None:
+        limits = self._limits
+        tokens_left = limits.max_step_tokens - len(self._decodes)
+        tokens_left -= sum(r.new_tokens - r.computed_tokens for r in self._prefills)
+        while self._waiting and self._waiting[0].arrival_s <= self._made_s and tokens_left > 0:
+            prompt_tokens = self._waiting[0].prompt_tokens
+            num_running = len(self._decodes) + len(self._prefills)
+            kv_tokens = self._decode_context_tokens + self._prefill_kv_tokens + prompt_tokens
+            is_full = num_running >= limits.max_requests or kv_tokens > limits.kv_tokens
+            if num_running and is_full:
+                return
+            request = self._waiting.pop(0)
+            self._prefills.append(request)
+            self._prefill_kv_tokens += prompt_tokens
+            tokens_left -= request.new_tokens
+
+    def _run_step(self, step_seconds: Callable[[StepComposition], float]) -> None:
+        num_decodes = len(self._decodes)
+        step = StepComposition(num_decodes, self._decode_context_tokens)
+        tokens_left = self._limits.max_step_tokens - num_decodes
+        for request in self._prefills:
+            chunk = min(tokens_left, request.new_tokens - request.computed_tokens)
+            if chunk <= 0:
+                break
+            step.add_prefill(chunk, request.cached_tokens + request.computed_tokens)
+            request.computed_tokens += chunk
+            tokens_left -= chunk
+        seconds = step_seconds(step)
+        begun_s, self._now_s = self._now_s, self._now_s + seconds
+        self._made_s = begun_s if self._limits.is_async else self._now_s
+        self._num_steps += 1
+        self._decode_context_tokens += num_decodes
+        if num_decodes:
+            self._gaps(seconds, num_decodes)
+        while self._prefills and self._prefills[0].computed_tokens >= self._prefills[0].new_tokens:
+            self._start_decode(self._prefills.pop(0))
+
+    def _start_decode(self, request: AloneRequest) -> None:
+        self._prefill_kv_tokens -= request.prompt_tokens
+        self._decode_context_tokens += request.prompt_tokens
+        request.first_step = self._num_steps
+        self._num_started += 1
+        end = self._num_steps + request.num_tokens - 1
+        heapq.heappush(self._decodes, (end, self._num_started, request))
+        self._first_token(request, self._now_s - request.arrival_s)
+
+
+def _arrival_s(request: AloneRequest) -> float:
+    return request.arrival_s

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each kind of target says what a step may take. Pure.
+
+A second that offline work adds to a step is waited for by everybody in it. What that costs depends
+on the target (DESIGN.md, "The price of interference"):
+
+- mean TBT: the second counts once for every decode in the step. It has a price for each.
+- a percentile of TBT: it counts if the step comes out longer than the limit. Steps are capped, and
+  the share of tokens that may exceed the limit is spent where one token buys most.
+- TTFT: it counts for whoever waits for a first token now, and for whoever comes while the step
+  runs. Steps are capped so that arrivals are delayed by what the target allows on average.
+"""
+
+import math
+from dataclasses import dataclass
+
+from hygen_vllm.slo.allowance import Allowance
+from hygen_vllm.slo.latency_window import LatencyWindow
+from hygen_vllm.slo.online_alone import AloneRequest
+from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms
+
+FEWEST_SAMPLES = 10
+"""Samples of the online load alone from which a target is steered by them."""
+CAREFUL = 0.5
+"""First factor where a step can delay requests before any of them was measured."""
+BAND = 0.1
+"""A percentile of TTFT is kept by the delay of the requests that are so near it in rank."""
+FEWEST_BEYOND = 2.0
+"""Samples beyond a percentile from which it is believed to have moved."""
+DELAY_GAIN = 0.03
+DECLARED = 0.97
+"""Share of a TTFT limit that is planned for a request that waits; the rest is for surprises."""
+WAITERS_LOOKED_AT = 64
+
+
+@dataclass(slots=True)
+class Measures:
+    """What targets are steered by; all of the recent past.
+
+    Args:
+        window_s: time over which targets are kept.
+        alone, real: latencies by metric: of the online load if it were served alone, and measured.
+        span_s: how far the past reaches back.
+        alone_step_s: mean seconds of the online work of a step.
+        arrivals_per_s: online requests that come in a second.
+        error_margin: a step takes at most so many times what was predicted, nearly always.
+        steps_ahead: steps that are made before one that is scheduled now begins.
+    """
+
+    window_s: float
+    alone: dict[str, LatencyWindow]
+    real: dict[str, LatencyWindow]
+    span_s: float = 0.0
+    alone_step_s: float = 0.0
+    arrivals_per_s: float = 0.0
+    error_margin: float = 1.0
+    steps_ahead: int = 0
+
+
+class SteeredSlo:
+    """A target, and what offline work may do under it.
+
+    Args:
+        slo: the target.
+        measures: kept up to date by whoever measures.
+    """
+
+    first_factor = 1.0
+    """See Allowance."""
+
+    def __init__(self, slo: Slo, measures: Measures) -> None:
+        self.slo = slo
+        self.allowance = Allowance(measures.window_s, self.first_factor)
+        self._measures = measures
+        self.alone_s: float | None = None
+        """The statistic for the online load alone; None while too little is known."""
+        self.limit_s: float | None = slo.limit_s
+
+    @property
+    def spare_s(self) -> float:
+        """Seconds between the limit and what online has alone, >= 0."""
+        if self.limit_s is None or self.alone_s is None:
+            return 0.0
+        return max(0.0, self.limit_s - self.alone_s)
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether online alone does not meet the target."""
+        return self.alone_s is not None and self.limit_s is not None and self.limit_s < self.alone_s
+
+    def refresh(self, now_s: float) -> None:
+        """Take in what was measured; called about once a second."""
+        window = self._measures.alone[self.slo.metric]
+        if window.num_samples < FEWEST_SAMPLES:
+            return
+        share = self.slo.share
+        alone_s = window.mean_s if share is None else window.percentile_s(share)
+        assert alone_s is not None
+        self.alone_s = alone_s
+        if self.slo.rise is not None:
+            self.limit_s = alone_s * (1.0 + self.slo.rise)
+        self._refresh(now_s)
+
+    def _refresh(self, now_s: float) -> None:
+        """Do what is particular to a kind of target."""
+
+    def gaps(self, alone_s: float, num_gaps: int, total_s: float, now_s: float) -> None:
+        """Count the gaps of a step: `total_s` in sum, `alone_s` each if online had been alone."""
+
+    def first_token(self, request: AloneRequest, ttft_s: float, now_s: float) -> None:
+        """Count a request, whose TTFT would have been `ttft_s` if online had been alone."""
+
+    def bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        """Lower the limit and raise the price of a step to what this target wants."""
+        if self.alone_s is not None and self.limit_s is not None:
+            self._bound(terms, load)
+        elif load.has_online:
+            careful_s = load.alone_s * (1.0 + (self.slo.rise or 0.0))
+            terms.limit_s = min(terms.limit_s, careful_s)
+
+    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        raise NotImplementedError
+
+
+class MeanTbt(SteeredSlo):
+    """A mean of TBT: a price for each decode that waits."""
+
+    def gaps(self, alone_s: float, num_gaps: int, total_s: float, now_s: float) -> None:
+        if self.alone_s is None:
+            return
+        slo = self.slo
+        limit_s = alone_s * (1.0 + slo.rise) if slo.rise is not None else slo.limit_s or 0.0
+        alone_total_s = num_gaps * alone_s
+        self.allowance.settle(num_gaps * limit_s - alone_total_s, total_s - alone_total_s, now_s)
+
+    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        terms.price += load.num_decodes / self.allowance.factor
+
+
+class TailTbt(SteeredSlo):
+    """A percentile of TBT: a cap, and a share of tokens that may exceed the limit."""
+
+    def __init__(self, slo: Slo, measures: Measures) -> None:
+        super().__init__(slo, measures)
+        self.cap_s = math.inf
+        """Seconds that a step is planned to take at most if it has decodes."""
+
+    def _refresh(self, now_s: float) -> None:
+        assert self.limit_s is not None
+        assert self.slo.share is not None
+        measures = self._measures
+        above = measures.real["tbt"].share_above(self.limit_s) / (1.0 - self.slo.share)
+        self.allowance.set_saved((1.0 - above) * measures.span_s, now_s)
+        owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
+        self.cap_s = self.limit_s / measures.error_margin * owed
+
+    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        """A step longer than the limit exceeds it once for every decode.
+
+        Where online alone is beyond the limit, the tokens exceed it anyhow.
+        """
+        if load.num_decodes == 0:
+            return
+        most_s = max(load.alone_s, self.cap_s)
+        gained_s = load.full_s - most_s
+        if gained_s * self.allowance.factor <= load.num_decodes * SECONDS_PER_TOKEN:
+            terms.limit_s = min(terms.limit_s, most_s)
+
+
+CAP_PER_FACTOR = 0.05
+"""The cap is lowered by a twentieth of the logarithm of what is owed: at most a quarter."""
+SECONDS_PER_TOKEN = 1.0
+"""Seconds of offline work that one token above the limit must buy, at factor 1."""
+
+
+class Ttft(SteeredSlo):
+    """Mean or percentile of TTFT: a cap on every step, and no more for those who wait already."""
+
+    first_factor = CAREFUL
+
+    def __init__(self, slo: Slo, measures: Measures) -> None:
+        super().__init__(slo, measures)
+        self.cap_s = math.inf
+        """Seconds that a step is planned to take at most."""
+        self._band_s = 0.0, math.inf
+        """TTFT alone of the requests that matter."""
+        self._delay_s: float | None = None
+        """Mean delay of the last of them."""
+        self._delays_allowed = 1.0
+        """Delay that they may have on average, in delays that the statistic may have."""
+
+    def _refresh(self, _: float) -> None:
+        """A request waits for half a step on average, and for those that are made already."""
+        delay_s = self.spare_s / (0.5 + self._measures.steps_ahead)
+        self.cap_s = self._measures.alone_step_s + delay_s * self.allowance.factor
+        if self.slo.share is not None:
+            self._refresh_band(self.slo.share)
+
+    def _refresh_band(self, share: float) -> None:
+        """A percentile moves by about as much as the requests near it in rank are delayed.
+
+        They are many more than those beyond it, so their delays tell sooner; by how much the
+        percentile itself moved corrects what is only about right.
+        """
+        alone, real = self._measures.alone["ttft"], self._measures.real["ttft"]
+        low_s = alone.percentile_s(max(0.0, share - BAND)) or 0.0
+        high_s = alone.percentile_s(share + BAND) if share + BAND < 1.0 else None
+        self._band_s = low_s, high_s or math.inf
+        real_s = real.percentile_s(share)
+        if self._delay_s is None or real_s is None or self.alone_s is None:
+            return
+        if real.num_samples * (1.0 - share) > FEWEST_BEYOND and self._delay_s > 0:
+            moved_s = max(real_s - self.alone_s, 1e-6)
+            self._delays_allowed = max(0.7, min(1.5, self._delay_s / moved_s))
+
+    def first_token(self, request: AloneRequest, ttft_s: float, now_s: float) -> None:
+        low_s, high_s = self._band_s
+        if not self.alone_s or self.limit_s is None or not low_s <= ttft_s <= high_s:
+            return
+        delay_s = request.real_ttft_s - ttft_s
+        gain = 1.0 if self._delay_s is None else DELAY_GAIN
+        self._delay_s = (self._delay_s or 0.0) * (1.0 - gain) + delay_s * gain
+        allowed_s = self._delays_allowed * (self.limit_s / self.alone_s - 1.0) * ttft_s
+        self.allowance.settle(allowed_s, delay_s, now_s)
+
+    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        terms.limit_s = min(terms.limit_s, max(load.alone_s, self.cap_s))
+        if load.num_first == 0:
+            return
+        if self.slo.share is None:
+            expected = self._measures.arrivals_per_s * self.cap_s
+            terms.price += load.num_first / max(expected, 1e-3)
+        else:
+            terms.limit_s = min(terms.limit_s, load.alone_s + self._slack_s(load))
+
+    def _slack_s(self, load: OnlineLoad) -> float:
+        """Seconds by which the step may delay those who wait without one of them coming too late.
+
+        Tokens are computed in order, in full steps. 0 if one of them is too late already.
+        """
+        assert self.limit_s is not None
+        slack_s = math.inf
+        tokens_before = 0
+        for arrival_s, tokens in load.waiters()[:WAITERS_LOOKED_AT]:
+            tokens_before += tokens
+            left_s = max(load.alone_s, tokens_before * load.full_s / load.max_tokens)
+            waited_s = load.now_s - arrival_s
+            slack_s = min(slack_s, DECLARED * self.limit_s - waited_s - left_s)
+            if slack_s <= 0:
+                return 0.0
+        return slack_s
+
+
+def steered(slo: Slo, measures: Measures) -> SteeredSlo:
+    """Return what steers by a target."""
+    if slo.metric == "ttft":
+        return Ttft(slo, measures)
+    return MeanTbt(slo, measures) if slo.share is None else TailTbt(slo, measures)

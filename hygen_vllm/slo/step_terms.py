@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step may take, and what its seconds cost: the words between plan and gate. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class OnlineLoad(Protocol):
+    """The online class in a step, as known when offline first asks for a part of it."""
+
+    @property
+    def has_online(self) -> bool:
+        """Whether online requests run, or could start, in this step."""
+
+    @property
+    def alone_s(self) -> float:
+        """Seconds of the step without offline work."""
+
+    @property
+    def full_s(self) -> float:
+        """Seconds of the step if prefill filled all its tokens."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a full step."""
+
+    @property
+    def num_decodes(self) -> int:
+        """Online requests that get a token after their first."""
+
+    @property
+    def num_first(self) -> int:
+        """Online requests that wait for their first token, in this step or behind it."""
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+
+    def waiters(self) -> Sequence[tuple[float, int]]:
+        """Return (arrival_s, tokens to compute) of each that waits for its first, in order."""
+
+
+@dataclass(slots=True)
+class StepTerms:
+    """What offline work may do in a step.
+
+    Args:
+        limit_s: seconds that the step may take.
+        price: what a second added to the step costs, in seconds of offline work: what an offline
+            request gets is worth the seconds that it would take in a full step without online.
+    """
+
+    limit_s: float = math.inf
+    price: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepForecast:
+    """What was expected of a step, seconds: of its online work alone, and of all of it."""
+
+    alone_s: float
+    total_s: float

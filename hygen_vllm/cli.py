@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from hygen_vllm.argument_types import count, positive
 from hygen_vllm.simulator.arguments import add_simulate
+from hygen_vllm.tuner.arguments import add_tune
 
 BAD_ARGUMENTS = 2
 
@@ -274,6 +275,7 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], .
     _add_fit,
     _add_evaluate,
     add_simulate,
+    add_tune,
     _add_report,
 )
 

@@ -4,9 +4,8 @@
 import math
 
 PEAK_FADES_S = 20.0
-NO_ROOM_PRICE = 1.5
-ROOM_FOR_ALL = 2.0
-"""Room, in requests like the next one, from which prefill is as welcome as any other work."""
+NO_ROOM_PRICE = 1.3
+CHEAPER_PER_REQUEST = 0.2
 
 
 class OnlineHeadroom:
@@ -29,16 +28,16 @@ class OnlineHeadroom:
 
 
 def prefill_price(free_blocks: int, next_blocks: float) -> float:
-    """Return the price of an offline prefill second, >= 1, given the room that is left.
+    """Return the price of an offline prefill second, >= 0, given the room that is left.
 
-    Where KV blocks are plenty, prefill brings in requests that decode: it is worth as much as
-    decodes are. Where there is no room for the next request, it only hastens the time at which
-    nothing is left to prefill; spread over the steps until then it costs less, since every step has
-    some tokens that are nearly free.
+    Where KV blocks are plenty, prefill brings in requests that decode: it is worth more than its
+    seconds. Where there is no room for the next request, it only hastens the time at which nothing
+    is left to prefill; spread over the steps until then it costs less, since every step has some
+    tokens that are nearly free.
 
     Args:
         free_blocks: KV blocks that offline may still take.
         next_blocks: those that the next waiting offline request needs, > 0.
     """
-    room = min(ROOM_FOR_ALL, max(0.0, free_blocks / next_blocks))
-    return NO_ROOM_PRICE - (NO_ROOM_PRICE - 1.0) * room / ROOM_FOR_ALL
+    room = max(0.0, free_blocks / next_blocks)
+    return max(0.0, NO_ROOM_PRICE - CHEAPER_PER_REQUEST * room)

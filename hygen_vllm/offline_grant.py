@@ -8,6 +8,9 @@ from enum import Enum
 
 from hygen_vllm.step_plan import StepPlan
 
+LEAST_PRICE = 0.5
+"""Below it the largest chunk is the best one on any device."""
+
 
 class Refusal(Enum):
     """Why an offline request gets nothing in this step."""
@@ -95,7 +98,7 @@ def grant_chunk(
         return Refusal.LATENCY
     tokens = max(fits, least)
     price = max(plan.price, plan.prefill_price)
-    if price > 1.0 and plan.cost is not None and not plan.is_alone:
+    if price > LEAST_PRICE and plan.cost is not None and not plan.is_alone:
         tokens = plan.cost.best_chunk(
             plan.total_tokens, chunk.computed_tokens, tokens, price, plan.token_worth_s
         )

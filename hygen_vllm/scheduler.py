@@ -85,9 +85,10 @@ class HyGenScheduler(Scheduler):
         self._class_rule = _class_rule(self.hygen_config, self.policy)
         self.slo_control = SloControl(self, self.hygen_config) if self.hygen_config.slos else None
         """Steers by SLOs; None in the other modes."""
-        self._gate: Gate = LatencyGate.from_config(self.hygen_config)
+        self.gate: Gate = LatencyGate.from_config(self.hygen_config)
+        """Says what offline may do in a step; another one may be set between two steps."""
         if self.slo_control is not None:
-            self._gate = self.slo_control.controller
+            self.gate = self.slo_control.controller
         self.offline_ids: set[str] = set()
         """Requests of the offline class in this engine."""
         self.step_limit_s: float | None = None
@@ -176,7 +177,7 @@ class HyGenScheduler(Scheduler):
     def _record(self, output: SchedulerOutput, plan: StepPlan | None) -> StepRecord | None:
         """Return what is to be known of a step when it is done."""
         is_measured = self.trace is not None or (
-            self._gate.mode != "off"
+            self.gate.mode != "off"
             and (self.learner.is_new or self.current_step % MEASURE_EVERY == 0)
         )
         has_tokens = output.total_num_scheduled_tokens > 0
@@ -195,7 +196,7 @@ class HyGenScheduler(Scheduler):
         if can_admit and self.waiting.online:
             waiting = self.waiting.online
             arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
-        if self.current_step % HEADROOM_EVERY == 0 and self._gate.mode != "off":
+        if self.current_step % HEADROOM_EVERY == 0 and self.gate.mode != "off":
             held = view.tokens_held(self.running[:num_online], self.waiting.online)
             self.headroom_blocks = self._headroom.blocks(held / self.block_size, now_s)
         room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
@@ -241,8 +242,8 @@ class HyGenScheduler(Scheduler):
     ) -> StepPlan:
         speculative = self.vllm_config.speculative_config
         plan = StepPlan(
-            gate=self._gate,
-            cost=None if self._gate.mode == "off" else self.learner.cost,
+            gate=self.gate,
+            cost=None if self.gate.mode == "off" else self.learner.cost,
             tokens_left=self.max_num_scheduled_tokens,
             blocks_left=blocks_left,
             prefill_tokens_left=self._trusted_prefill_tokens(),
@@ -260,7 +261,7 @@ class HyGenScheduler(Scheduler):
     def _prefill_price(self, blocks_left: int) -> float:
         """Return what offline prefill costs at least, given the KV blocks that are left."""
         waiting = self.waiting.offline.next_candidate()
-        if waiting is None or self._gate.mode == "off":
+        if waiting is None or self.gate.mode == "off":
             return 0.0
         next_blocks = max(1.0, waiting.num_tokens / self.block_size)
         return prefill_price(blocks_left - self.headroom_blocks, next_blocks)
@@ -304,7 +305,7 @@ class HyGenScheduler(Scheduler):
 
     def _trusted_prefill_tokens(self) -> int:
         """Prefill tokens to which the prices may be stretched: twice what was seen so far."""
-        if self.learner.trusts_any_size or self._gate.mode == "off":
+        if self.learner.trusts_any_size or self.gate.mode == "off":
             return self.max_num_scheduled_tokens
         return max(self.hygen_config.min_chunk_tokens, 2 * self.learner.largest_prefill_tokens)
 

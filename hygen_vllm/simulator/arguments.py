@@ -21,6 +21,21 @@ def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--policy", required=True, choices=NAMES, metavar="P", help=", ".join(NAMES)
     )
+    add_workload(parser)
+    parser.add_argument(
+        "--seconds", type=positive, metavar="N", help="end after so many; else when all is done"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses all random numbers")
+    parser.add_argument(
+        "--json", required=True, metavar="FILE", help='write the result here; "-" is stdout'
+    )
+    add_engine_options(parser)
+    _add_policy_options(parser)
+    parser.set_defaults(handle=_run_simulate)
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is served, and which latencies it is to have."""
     parser.add_argument(
         "--online",
         metavar="FILE|NAME",
@@ -45,19 +60,9 @@ def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="S",
         help="like tbt_p99=45ms or ttft_mean=+10%%, relative to online-only; repeatable",
     )
-    parser.add_argument(
-        "--seconds", type=positive, metavar="N", help="end after so many; else when all is done"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="chooses all random numbers")
-    parser.add_argument(
-        "--json", required=True, metavar="FILE", help='write the result here; "-" is stdout'
-    )
-    _add_engine_options(parser)
-    _add_policy_options(parser)
-    parser.set_defaults(handle=_run_simulate)
 
 
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the engine, where it differs from the profile's")
     group.add_argument("--kv-blocks", type=count, metavar="N")
     group.add_argument("--max-tokens-per-step", type=count, metavar="N")
@@ -107,6 +112,11 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="MAPE of a systematic error of the predicted step times, as 0.2 or 20%%",
+    )
+    group.add_argument(
+        "--unprofiled",
+        action="store_true",
+        help="HyGen's scheduler starts without a profile and learns from its own steps",
     )
 
 

@@ -54,6 +54,7 @@ class SimulateOptions:
     latency_budget_ms: float | None
     offline_rate: float | None
     predictor_error: float
+    unprofiled: bool
 
     @property
     def until_s(self) -> float:
@@ -81,8 +82,8 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     slos = [Slo.parse(text) for text in options.slo]
     policy.settings(_policy_input(options))  # what it lacks is said before minutes have passed
     _note_what_has_no_effect(options, policy)
-    engine = _engine(options)
-    online, offline = _workloads(options, policy)
+    engine = load_engine(options)
+    online, offline = load_workloads(options, policy)
     requests, num_shortened = Requests(online.requests, offline.requests).fitted(
         engine.info.max_model_len
     )
@@ -141,9 +142,12 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say("--offline-requests has no effect without --offline")
     if options.predictor_error and not policy.is_hygen:
         _say(f"--predictor-error has no effect under {options.policy}")
+    if options.predictor_error and options.unprofiled:
+        raise ValueError("--predictor-error is about a profile; leave out --unprofiled")
 
 
-def _engine(options: SimulateOptions) -> SimulatedEngine:
+def load_engine(options: SimulateOptions) -> SimulatedEngine:
+    """Return the engine that the flags ask for. Raises ConfigError or ValueError."""
     engine = SimulatedEngine.load(
         options.profile,
         num_kv_blocks=options.kv_blocks,
@@ -153,10 +157,15 @@ def _engine(options: SimulateOptions) -> SimulatedEngine:
         is_async=None if options.stepping is None else options.stepping == "async",
     )
     disturbance = Disturbance(options.noise, tuple(options.slowdown), tuple(options.stall))
-    return replace(engine, disturbance=disturbance, predictor_error=options.predictor_error)
+    return replace(
+        engine,
+        disturbance=disturbance,
+        predictor_error=options.predictor_error,
+        is_profiled=not options.unprofiled,
+    )
 
 
-def _workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, Workload]:
+def load_workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, Workload]:
     """Return what the policy is given of the online and the offline requests."""
     wants_online = policy.has_online and options.online is not None
     wants_offline = policy.has_offline and options.offline is not None
@@ -209,7 +218,11 @@ def _run(
 
 def _changed(options: SimulateOptions) -> dict[str, Any]:
     """Return the flags that were given, for a reader of the result."""
-    given = {name: value for name, value in asdict(options).items() if value not in (None, [], 0.0)}
+    given = {
+        name: value
+        for name, value in asdict(options).items()
+        if value not in (None, [], 0.0, False)
+    }
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in given.items()

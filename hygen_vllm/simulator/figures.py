@@ -81,9 +81,8 @@ def result_of(
     latencies = Latencies.of(run)
     stats = latencies.stats()
     online, offline = _by_class(run)
-    duration_s = run.virtual_s or math.inf
     steps = run.log.steps()
-    done = [float(_column(steps, f"{name}_tokens_done").sum()) for name in ("online", "offline")]
+    rates = tokens_per_s(run)
     return {
         "policy": run.policy.name,
         "profile": profile,
@@ -93,17 +92,17 @@ def result_of(
         "steps": run.log.num_steps,
         "online": {
             "finished": _num_finished(online),
-            "tokens_per_s": done[0] / duration_s,
+            "tokens_per_s": rates[0],
             "ttft_s": _shown(stats["ttft"]),
             "tbt_s": _shown(stats["tbt"]),
         },
         "offline": {
             "finished": _num_finished(offline),
-            "tokens_per_s": done[1] / duration_s,
+            "tokens_per_s": rates[1],
             "prefix_hit_rate": _hit_rate(offline),
             "preemptions": sum(record.num_preemptions for record in offline),
         },
-        "total_tokens_per_s": sum(done) / duration_s,
+        "total_tokens_per_s": sum(rates),
         "slo": slos,
         "details": {
             "format": FORMAT,
@@ -119,6 +118,16 @@ def result_of(
             "series": _series(run, steps),
         },
     }
+
+
+def tokens_per_s(run: Run) -> tuple[float, float]:
+    """Return the tokens of work done in a second of a run, of online and of offline requests."""
+    steps, duration_s = run.log.steps(), run.virtual_s or math.inf
+    online, offline = (
+        float(_column(steps, f"{name}_tokens_done").sum()) / duration_s
+        for name in ("online", "offline")
+    )
+    return online, offline
 
 
 def _shown(stats: LatencyStats) -> dict[str, float | None]:

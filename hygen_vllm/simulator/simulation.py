@@ -48,6 +48,7 @@ class SimulatedEngine:
         info: model and limits; `is_async` says how it is stepped.
         knees: where prices fitted to the device may bend.
         predictor_error: MAPE of a systematic error of the scheduler's predictions.
+        is_profiled: the scheduler starts with prices fitted to the device, else with none.
     """
 
     info: EngineInfo
@@ -55,6 +56,7 @@ class SimulatedEngine:
     knees: tuple[int, ...]
     disturbance: Disturbance = field(default_factory=Disturbance)
     predictor_error: float = 0.0
+    is_profiled: bool = True
 
     @classmethod
     def load(cls, profile: str, **limits: Any) -> "SimulatedEngine":
@@ -250,6 +252,8 @@ def _scheduler(engine: SimulatedEngine, policy: Policy, settings: dict[str, Any]
     if not policy.is_hygen:
         return make_scheduler(cls, limits)
     scheduler: Any = make_scheduler(cls, limits, settings)
+    if not engine.is_profiled:
+        return scheduler
     given, X = profile_device(engine.device, engine.info, engine.knees, seed)
     scheduler.learner = CostLearner(given)
     if engine.predictor_error:

@@ -30,13 +30,15 @@ class Allowance:
     Args:
         window_s: time over which the target is kept, and the most that can be saved or owed.
         first_factor: the factor to start with.
+        slowness: by how much longer both moves take, where there are few samples to go by.
     """
 
-    def __init__(self, window_s: float, first_factor: float = 1.0) -> None:
+    def __init__(self, window_s: float, first_factor: float = 1.0, slowness: float = 1.0) -> None:
         self.saved_s = 0.0
         """Seconds of allowance that are saved; < 0: owed."""
         self.factor = first_factor
         self._window_s = window_s
+        self._span_s, self._settle_s = slowness * SPAN_S, slowness * SETTLE_S
         self._settled = math.log(first_factor)
         self._balance = 0.0
         self._flow = 0.0
@@ -73,9 +75,9 @@ class Allowance:
     def _adjust(self, saved_s: float, passed_s: float, now_s: float) -> None:
         self.saved_s = saved_s
         self._settled_at_s = now_s
-        lead = max(-MOST_AT_ONCE, min(MOST_AT_ONCE, (saved_s - RESERVE_S) / SPAN_S))
+        lead = max(-MOST_AT_ONCE, min(MOST_AT_ONCE, (saved_s - RESERVE_S) / self._span_s))
         if lead <= -MOST_AT_ONCE:
             passed_s = 0.0  # as low as it gets at once: what follows from that has yet to be seen
-        settled = self._settled + lead * min(passed_s, FLOW_S) / SETTLE_S
+        settled = self._settled + lead * min(passed_s, FLOW_S) / self._settle_s
         self._settled = max(-MOST_SETTLED, min(MOST_SETTLED, settled))
         self.factor = math.exp(self._settled + lead)

@@ -69,9 +69,15 @@ class SteeredSlo:
     first_factor = 1.0
     """See Allowance."""
 
+    @staticmethod
+    def slowness(_: Slo) -> float:
+        """See Allowance."""
+        return 1.0
+
     def __init__(self, slo: Slo, measures: Measures) -> None:
         self.slo = slo
-        self.allowance = Allowance(measures.window_s, self.first_factor)
+        slowness = self.slowness(slo)
+        self.allowance = Allowance(measures.window_s, self.first_factor, slowness)
         self._measures = measures
         self.alone_s: float | None = None
         """The statistic for the online load alone; None while too little is known."""
@@ -178,6 +184,11 @@ class Ttft(SteeredSlo):
     """Mean or percentile of TTFT: a cap on every step, and no more for those who wait already."""
 
     first_factor = CAREFUL
+
+    @staticmethod
+    def slowness(slo: Slo) -> float:
+        """A request has one first token, and only some are near a percentile."""
+        return 2.0 if slo.share is None else 4.0
 
     def __init__(self, slo: Slo, measures: Measures) -> None:
         super().__init__(slo, measures)

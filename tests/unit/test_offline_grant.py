@@ -3,7 +3,9 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.offline_grant import ChunkView, Refusal, grant_chunk, grant_decode
+from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.offline_grant import LEAST_PRICE, ChunkView, Refusal, grant_chunk, grant_decode
+from hygen_vllm.slo.step_terms import StepTerms
 from hygen_vllm.step_plan import LatencyGate, StepPlan
 from tests.support.prices import costs
 
@@ -320,3 +324,77 @@ def test_chunk_alone_and_short_of_blocks_fills_them_too() -> None:
     """With nothing else in the step a chunk does not ask for more blocks than are free."""
     plan = StepPlan(LatencyGate("off", math.inf, 0, 0), None, 100, 2, 100)
     assert grant_chunk(plan, ChunkView(64, 0, True, 4), lambda n: -(-n // 4)) == 8
+
+
+# --- price -------------------------------------------------------------------------------------
+
+STAIR = StepCost(1, 1, 0.5, 0, 1, 0, 0, TokenCurve((10,), (4,)))
+"""Ten tokens of a step are free on the curve; of a hundred, one is worth 3.6 seconds of it."""
+
+
+def _priced(price: float, limit_s: float = math.inf, **kwargs: Any) -> StepPlan:
+    """Return a plan of a hundred tokens in which a second has a price."""
+    gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(limit_s, price))
+    return _plan(**({"gate": gate, "cost": STAIR} | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("computed_tokens", "num_before", "most"), [(0, 0, 4.6), (20, 0, 14.6 / 11), (0, 10, 0.92)]
+)
+def test_decode_that_costs_more_than_it_is_worth_is_refused_for_its_price(
+    computed_tokens: int, num_before: int, most: float
+) -> None:
+    """It is worth 4.6 s and half a second for each token before it; the eleventh adds 4 s more."""
+    for price, expected in ((0.0, 1), (most - 0.01, 1), (most + 0.01, Refusal.PRICE)):
+        plan = _priced(price, prefill_price=9.0)
+        plan.charge_online(num_before, 0, is_decode=True)
+        assert expected == grant_decode(plan, 1, computed_tokens, 0)
+
+
+def test_decode_worth_just_what_it_costs_is_granted() -> None:
+    """Without a curve a price of one is what any decode is worth."""
+    assert 3 == grant_decode(_priced(1.0, cost=FLAT), 3, 8, 0)
+    assert Refusal.PRICE == grant_decode(_priced(1.001, cost=FLAT), 3, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("price", "limits", "expected"),
+    [
+        (1.5, {}, 10),
+        (LEAST_PRICE, {"tokens_left": 12}, 12),
+        (LEAST_PRICE + 0.1, {"tokens_left": 12}, 10),
+        (4.5, {}, 10),
+        (4.7, {}, Refusal.PRICE),
+        (0.0, {"prefill_price": 1.5}, 10),
+        (1.5, {"prefill_price": 4.7}, Refusal.PRICE),
+        (1.5, {"limit_s": 8}, 7),
+        (4.7, {"limit_s": 1}, Refusal.LATENCY),
+        (1.5, {"blocks_left": 2}, 8),
+        (0.0, {"prefill_price": 4.7, "cost": None}, 24),
+    ],
+)
+def test_chunk_is_the_one_that_is_worth_most_at_the_higher_of_its_prices(
+    price: float, limits: dict[str, Any], expected: int | Refusal
+) -> None:
+    """Ten tokens are free on the curve; at a low price others are worth it, at a high one none."""
+    assert expected == _grant(_priced(price, **limits))
+
+
+def test_chunk_worth_its_price_but_smaller_than_the_least_is_refused_for_it() -> None:
+    """It fills what is free; a step with nothing free, or a context that costs more, takes none."""
+    cost = replace(STAIR, prefill_context_token_s=1)
+    assert Refusal.PRICE == _grant(_priced(2.5, cost=cost), replace(CHUNK, computed_tokens=8))
+    assert Refusal.PRICE == _grant(_priced(2.0), replace(CHUNK, min_tokens=11))
+    plan = _priced(2.0)
+    plan.charge_online(6, 0, is_decode=True)
+    assert [4, Refusal.PRICE] == [_grant(plan), _grant(plan)]
+
+
+def test_offline_work_alone_is_granted_at_any_price_and_the_next_is_not() -> None:
+    """Offline work alone in a step always moves; a refusal leaves the plan as it is."""
+    plans = [_priced(1e9, prefill_price=1e9, has_online=False) for _ in range(2)]
+    assert [1, 24] == [grant_decode(plans[0], 1, 0, 0), _grant(plans[1])]
+    for plan in plans:
+        before = copy(plan)
+        assert [Refusal.PRICE] * 2 == [grant_decode(plan, 1, 0, 0), _grant(plan)]
+        assert before == plan

@@ -100,8 +100,8 @@ def test_statistics_of_known_samples():
     """Percentiles interpolate between the samples next to them."""
     samples_s = [float(i) for i in range(101)]
     assert LatencyStats(50.0, 50.0, 90.0, 95.0, 99.0) == LatencyStats.of(samples_s[::-1])
-    assert LatencyStats(2.0, 1.0, 4.2, 4.92) == LatencyStats.of([5.0, 0.0, 1.0])
-    assert LatencyStats(3.0, 3.0, 3.0, 3.0) == LatencyStats.of([3.0])
+    assert LatencyStats(2.0, 1.0, 4.2, 4.6, 4.92) == LatencyStats.of([5.0, 0.0, 1.0])
+    assert LatencyStats(3.0, 3.0, 3.0, 3.0, 3.0) == LatencyStats.of([3.0])
 
 
 def test_statistics_of_no_samples_are_none():

@@ -288,3 +288,107 @@ def test_decode_of_several_tokens_across_a_knee_pays_for_those_behind_it() -> No
     after = StepComposition(decode_tokens=67)
     added = cost.added_decode_seconds(63, 4, 0)
     assert 3 == added == cost.seconds(after) - cost.seconds(before)
+
+
+# --- what offline work is worth ----------------------------------------------------------------
+
+PRICES = st.sampled_from((0.5, 0.75, 1, 1.25, 1.5, 2, 5, 1000))
+STEPS = st.tuples(st.integers(0, 700), HUNDREDS)
+"""Total tokens of a step, and computed tokens of the request that asks for a part of it."""
+
+
+def _net_s(
+    cost: StepCost, step: tuple[int, int], tokens: int, price: float, token_worth_s: float
+) -> float:
+    """Return what a chunk is worth as a part of a full step more than it costs in this one."""
+    total, computed = step
+    on_curve_s = cost.curve.seconds(total + tokens) - cost.curve.seconds(total)
+    other_s = cost.seconds(_chunk(tokens, computed)) - cost.seconds(StepComposition())
+    other_s -= cost.curve.seconds(tokens)
+    return token_worth_s * tokens + other_s - price * (on_curve_s + other_s) if tokens else 0.0
+
+
+def _chunk(new_tokens: int, computed_tokens: int) -> StepComposition:
+    step = StepComposition()
+    step.add_prefill(new_tokens, computed_tokens)
+    return step
+
+
+@pytest.mark.parametrize(("full_tokens", "expected"), [(64, 0), (80, 0.4), (128, 1), (256, 1.5)])
+def test_token_worth_is_its_part_of_the_curve_of_a_full_step(
+    full_tokens: int, expected: float
+) -> None:
+    """Tokens that are free at first are worth what all of them cost on average."""
+    cost = StepCost(1000, 3, 5, 7, 11, 13, 17, TokenCurve((64,), (2,)))
+    assert expected == cost.token_worth_s(full_tokens)
+    assert 2 == replace(cost, curve=TokenCurve((0,), (2,))).token_worth_s(full_tokens)
+
+
+def test_decode_worth_is_what_it_takes_apart_from_the_curve_and_its_tokens_part() -> None:
+    """Its own tokens and context, each with its coefficient, whatever the step."""
+    cost = StepCost(1000, 3, 5, 7, 11, 13, 17, TokenCurve((0,), (2,)))
+    assert (3 + 0.5) * 4 + 5 * 60 == cost.decode_worth_s(4, 60, token_worth_s=0.5)
+
+
+@settings(LAW, max_examples=60)
+@given(WHOLE_COSTS, STEPS, st.integers(0, 300), PRICES, st.integers(1, 1024))
+def test_best_chunk_is_worth_most_more_than_it_costs_of_all_sizes(
+    cost: StepCost, step: tuple[int, int], most: int, price: float, full_tokens: int
+) -> None:
+    """A price other than one needs a form without a fixed part, or without attention."""
+    if price < 1:
+        cost = replace(cost, prefill_s=0, prefill_context_token_s=0)
+    elif price > 1:
+        cost = replace(cost, prefill_attention_s=0)
+    worth_s = cost.token_worth_s(full_tokens)
+    best = cost.best_chunk(*step, most, price, worth_s)
+    nets_s = [_net_s(cost, step, tokens, price, worth_s) for tokens in range(most + 1)]
+    rounding_s = 1e-9 * price * cost.seconds(_chunk(sum(step) + most, 0))
+    assert 0 <= best <= most
+    assert max(nets_s) - rounding_s <= nets_s[best]
+
+
+STAIRS = StepCost(100, 1, 0, 4, 1, 0, 0.5, TokenCurve((0, 64, 72, 128), (0, 3, 0, 5)))
+
+
+@pytest.mark.parametrize(
+    ("total_tokens", "max_tokens", "price", "expected"),
+    [
+        (0, 200, 1, 128),
+        (0, 112, 1, 64),
+        (0, 113, 1, 113),
+        (60, 100, 1, 68),
+        (60, 6, 1, 4),
+        (63, 40, 1, 1),
+        (0, 200, 1.0625, 128),
+        (64, 8, 1, 0),
+        (64, 49, 1, 49),
+        (128, 50, 1, 0),
+        (0, 100, 1.125, 64),
+        (0, 100, 100, 0),
+        (0, 0, 1, 0),
+    ],
+)
+def test_best_chunk_on_stairs_ends_at_a_knee_or_is_all_or_nothing(
+    total_tokens: int, max_tokens: int, price: float, expected: int
+) -> None:
+    """It fills what is free, climbs a stair only if enough lies behind it, and is worth the price.
+
+    A token is worth 1/2 where none is cached: 48 tokens pay for a stair of 24 seconds.
+    """
+    assert expected == STAIRS.best_chunk(total_tokens, 0, max_tokens, price, token_worth_s=0.5)
+
+
+@pytest.mark.parametrize(("price", "expected"), [(0.5, 50), (1, 0), (1.5, 0)])
+def test_best_chunk_without_a_curve_is_all_below_the_price_of_one(
+    price: float, expected: int
+) -> None:
+    """Where no token is free a chunk is worth just what it adds."""
+    assert expected == replace(STAIRS, curve=FLAT).best_chunk(10, 5, 50, price, token_worth_s=0)
+
+
+def test_best_chunk_after_a_long_context_has_to_pay_for_it() -> None:
+    """Twice the price of a context of 100 is 50 seconds that a chunk loses."""
+    cost = replace(FREE, prefill_context_token_s=1, curve=TokenCurve((50,), (100,)))
+    worth = [cost.best_chunk(0, computed, 80, 2, token_worth_s=3) for computed in (99, 100)]
+    assert [50, 0] == worth

@@ -2,6 +2,7 @@
 """StepPlan and LatencyGate: online is charged first, and what it leaves is offline's limit."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.slo.step_terms import StepTerms
+from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms
 from hygen_vllm.step_plan import LatencyGate, StepPlan
 
 COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125)
@@ -152,3 +154,166 @@ def test_online_work_not_foreseen_is_charged_after_closing_too() -> None:
     plan.charge_online(10, 0, is_decode=False)
     assert plan.seconds == pytest.approx(before + 2e-3)
     assert plan.total_tokens == 10
+
+
+class _Asked:
+    """A gate that keeps what it was asked about, and answers with given terms."""
+
+    mode = "slo"
+
+    def __init__(self, limit_s: float, price: float) -> None:
+        self.loads: list[tuple[float, int, bool]] = []
+        self._terms = StepTerms(limit_s, price)
+
+    def terms(self, load: OnlineLoad) -> StepTerms:
+        self.loads.append((load.alone_s, load.num_decodes, load.has_online))
+        return self._terms
+
+
+def test_close_online_takes_limit_and_price_from_the_gate() -> None:
+    """The gate is asked once, when the online side is complete."""
+    gate = _Asked(limit_s=77.0, price=2.5)
+    plan = _plan(gate=gate, has_online=True)
+    plan.charge_online(1, 40, is_decode=True)
+    assert (math.inf, 0.0, []) == (plan.limit_s, plan.price, gate.loads)
+    plan.close_online()
+    assert (77.0, 2.5) == (plan.limit_s, plan.price)
+    assert [(8 + 2 + 0.5 * 40, 1, True)] == gate.loads
+
+
+def test_close_online_without_prices_does_not_ask_the_gate() -> None:
+    """Its price would be one of seconds, and nobody knows them."""
+    gate = _Asked(limit_s=77.0, price=2.5)
+    plan = _plan(gate=gate, cost=None)
+    plan.close_online()
+    assert (math.inf, 0.0, 0.0, []) == (plan.limit_s, plan.price, plan.token_worth_s, gate.loads)
+
+
+@pytest.mark.parametrize(
+    ("price", "prefill_price", "expected"),
+    [(0.0, 0.0, 0.0), (0.5, 0.0, 1.5), (0.0, 1.0, 1.5), (0.5, 1.0, 1.5)],
+)
+def test_token_is_worth_its_part_of_a_step_that_is_full_where_anything_has_a_price(
+    price: float, prefill_price: float, expected: float
+) -> None:
+    """The tokens of online requests do not make the step a smaller one."""
+    cost = replace(COST, curve=TokenCurve((25,), (2,)))
+    plan = _plan(gate=_Asked(50.0, price), cost=cost, prefill_price=prefill_price)
+    plan.charge_online(60, 0, is_decode=False)
+    plan.close_online()
+    assert expected == plan.token_worth_s
+
+
+def test_max_tokens_are_those_before_anything_was_charged() -> None:
+    """A step does not become smaller as it is filled."""
+    plan = _plan(slots_per_request=1)
+    plan.charge_online(10, 0, is_decode=False)
+    plan.close_online()
+    plan.take(5, 0, 0.5)
+    assert (100, 100 - 11 - 6) == (plan.max_tokens, plan.tokens_left)
+
+
+def test_full_step_takes_as_long_as_with_prefill_in_all_its_tokens() -> None:
+    """What online leaves is one chunk from the start of a prompt."""
+    plan = _plan(cost=replace(COST, curve=TokenCurve((50,), (3,))))
+    plan.charge_online(40, 0, is_decode=True)
+    plan.close_online()
+    chunk_s = 4 + 60 + 0.25 * 60 * 30 + 0.125 * 60
+    assert (8 + 2 * 40, 88 + chunk_s + 3 * 50) == (plan.alone_s, plan.full_s)
+
+
+@pytest.mark.parametrize("num_tokens", [100, 101])
+def test_full_step_without_tokens_left_takes_as_long_as_it_does(num_tokens: int) -> None:
+    """Nothing is added to a step that is full, nor to one with more slots than it has."""
+    plan = _plan()
+    plan.charge_online(num_tokens, 0, is_decode=True)
+    plan.close_online()
+    assert 8 + 2 * num_tokens == plan.full_s
+
+
+def test_full_step_with_one_token_left_has_a_chunk_of_one() -> None:
+    """The last token counts."""
+    plan = _plan()
+    plan.charge_online(99, 0, is_decode=True)
+    plan.close_online()
+    assert 8 + 2 * 99 + (4 + 1 + 0.25 * 0.5 + 0.125) == plan.full_s
+
+
+def test_full_step_without_prices_is_not_priced() -> None:
+    """As no step is."""
+    plan = _plan(cost=None)
+    plan.close_online()
+    assert 0.0 == plan.full_s
+
+
+def test_full_step_does_not_grow_with_offline_work() -> None:
+    """What offline requests take is what prefill would have filled."""
+    plan = _plan(cost=replace(COST, prefill_attention_s=0), has_online=True)
+    plan.charge_online(10, 0, is_decode=True)
+    plan.close_online()
+    before_s = plan.full_s
+    plan.take(1, 0, 5.0)
+    assert 8 + 2 * 10 == plan.alone_s
+    assert plan.full_s <= before_s
+
+
+def test_requests_that_wait_for_a_first_token_are_those_in_the_step_and_behind_it() -> None:
+    """Decodes have theirs; they are counted apart."""
+    plan = _plan(num_behind=3)
+    for is_decode in (False, True, True, False):
+        plan.charge_online(2, 5, is_decode)
+    assert (2 + 3, 2) == (plan.num_first, plan.num_decodes)
+
+
+def test_waiters_are_found_when_asked_for() -> None:
+    """Only some targets need them; a plan that was told none has none."""
+    asked = []
+
+    def find() -> list[tuple[float, int]]:
+        asked.append(True)
+        return [(1.5, 20)]
+
+    plan = _plan(find_waiters=find)
+    assert [] == asked
+    assert [(1.5, 20)] == plan.waiters()
+    assert [True] == asked
+    assert () == _plan().waiters()
+
+
+CAPS = [
+    ("cap_online_prefill", "online_prefill_left"),
+    ("cap_arrival_prefill", "arrival_prefill_left"),
+]
+
+
+@pytest.mark.parametrize(("name", "field"), CAPS)
+def test_online_prefill_that_is_capped_gets_what_is_left_of_the_cap(name: str, field: str) -> None:
+    """Each takes its tokens of what the next may have; the others' cap stays as it is."""
+    left = {"online_prefill_left": 50, "arrival_prefill_left": 50}
+    plan = _plan(**(left | {field: 10}))
+    cap = getattr(plan, name)
+    assert [0, 6, 4, 0] == [cap(tokens) for tokens in (0, 6, 6, 1)]
+    assert left | {field: 0} == {each: getattr(plan, each) for each in left}
+    assert 100 == plan.tokens_left
+
+
+@pytest.mark.parametrize(("name", "field"), CAPS)
+def test_online_prefill_that_is_not_capped_gets_all_it_wants(name: str, field: str) -> None:
+    """However much others are capped."""
+    left = {"online_prefill_left": 0, "arrival_prefill_left": 0}
+    plan = _plan(**(left | {field: None}))
+    assert [500, 500] == [getattr(plan, name)(500) for _ in range(2)]
+    assert getattr(plan, field) is None
+
+
+@pytest.mark.parametrize("is_decode", [True, False])
+def test_online_work_not_foreseen_counts_as_online_work_alone(is_decode: bool) -> None:
+    """Targets compare with it, in what a full step would take too."""
+    plan = _plan(has_online=True)
+    plan.close_online()
+    plan.take(20, 0, 3.0)
+    plan.charge_online(10, 40, is_decode)
+    chunk_s = 4 + 10 + 0.25 * 10 * 45 + 0.125 * 50
+    late_s = 2 * 10 + 0.5 * 40 if is_decode else chunk_s
+    assert (8 + late_s, 8 + 3.0 + late_s) == (plan.alone_s, plan.seconds)
+    assert (30, StepComposition()) == (plan.total_tokens, plan.online)

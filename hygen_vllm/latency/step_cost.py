@@ -129,7 +129,8 @@ class StepCost:
 
         A chunk is worth the seconds that it takes as a part of a full step, and costs `price` times
         those that it adds to this one. They differ where the curve bends: up to the first knees a
-        token may be nearly free. O(number of knees), which are the only ends that can be best.
+        token may be nearly free. Looks at the knees only, O(number of knees): what else could be
+        best by the curvature of attention is so by next to nothing.
         """
         here_s = self.curve.seconds(total_tokens)
         ends = [knee - total_tokens for knee in self.curve.knees]

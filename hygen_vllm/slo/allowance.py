@@ -51,6 +51,10 @@ class Allowance:
 
         `allowed` may be negative, where online alone is beyond its target.
         """
+        if self._settled_at_s is None:  # what is allowed in a second is known from the next on
+            self._settled_at_s = now_s
+            self._balance = allowed - taken
+            return
         passed_s = self._passed_s(now_s)
         if passed_s > 0:
             self._flow_s = min(FLOW_S, self._flow_s + passed_s)

@@ -69,12 +69,14 @@ class LatencyWindow:
         if not self._weight:
             return None
         wanted = share * self._weight
-        below = 0.0
+        below, last = 0.0, 0
         for index, reached in enumerate(accumulate(self._weights)):
-            if reached > below and reached >= wanted:
-                return _latency_s(index + max(0.0, (wanted - below) / (reached - below)))
+            if reached > below:
+                if reached >= wanted:
+                    return _latency_s(index + max(0.0, (wanted - below) / (reached - below)))
+                last = index
             below = reached
-        return MOST_S
+        return _latency_s(last + 1.0)  # all samples, but for rounding
 
     def share_above(self, latency_s: float) -> float:
         """Return the share of samples above a latency; 0 without a sample."""

@@ -109,11 +109,11 @@ class OnlineAlone:
             step_seconds: how long a step takes.
             until_s: all requests that came before are here.
         """
-        if until_s - self._now_s > MOST_LAG_S and (self._waiting or self._is_busy):
+        if self._is_busy and until_s - self._now_s > MOST_LAG_S:
             self._start(until_s)
         for _ in range(MOST_STEPS_AT_ONCE):
             if not self._is_busy:
-                if not self._waiting:
+                if not self._waiting or self._waiting[0].arrival_s > until_s:
                     return
                 self._now_s = max(self._now_s, self._waiting[0].arrival_s)
                 self._made_s = self._now_s

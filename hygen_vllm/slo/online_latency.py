@@ -87,6 +87,7 @@ class OnlineLatency:
                 continue
             if request.alone is None:
                 request.alone = self._first_token(request_id, request, now_s)
+                request.alone.num_tokens = count
                 tokens.first.append(request.alone)
                 self._count(tokens, count - 1, 0.0, now_s)
             else:

@@ -68,14 +68,15 @@ def traffic_of(name, seed, offline_share):
 @ASYNC
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("throttle_every", [0, 3])
+@pytest.mark.parametrize("hygen", [{}, {"slos": ["tbt_p99=1ms"]}], ids=["tolerance", "slo"])
 @pytest.mark.parametrize("seed", range(2))
-def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, seed):
+def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, hygen, seed):
     """Each step has the same tokens, blocks and preemptions as vLLM's own scheduler."""
     skip_unsupported(name, is_async)
     depth = 2 if is_async else 1
     plans = traffic_of(name, seed, offline_share=0.0)
     stock = FakeEngine(make_scheduler(STOCK[is_async], limits_of(name)), depth)
-    ours = FakeEngine(make_scheduler(HYGEN[is_async], limits_of(name)), depth)
+    ours = FakeEngine(make_scheduler(HYGEN[is_async], limits_of(name), hygen), depth)
     expected = run_lockstep(stock, plans, True, throttle_every)
     assert expected == run_lockstep(ours, plans, True, throttle_every)
     assert stock.outputs == ours.outputs
@@ -86,7 +87,11 @@ def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, s
 @ASYNC
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("throttle_every", [0, 3])
-@pytest.mark.parametrize("hygen", [{"mode": "off"}, {}], ids=["off", "tolerance"])
+@pytest.mark.parametrize(
+    "hygen",
+    [{"mode": "off"}, {}, {"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]}],
+    ids=["off", "tolerance", "slo"],
+)
 @pytest.mark.parametrize("seed", range(2))
 def test_online_schedule_does_not_depend_on_offline(is_async, name, throttle_every, hygen, seed):
     """Online requests get the same tokens in the same steps with and without offline load."""

@@ -9,6 +9,12 @@ from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 
+SLOS = {
+    "slo": {"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]},
+    "tails": {"slos": ["tbt_p99=0.5ms", "ttft_mean=1ms"]},
+}
+"""Settings of HyGen where they are not the default."""
+
 
 def mixed_requests(seed: int, num_requests: int) -> list:
     rng = random.Random(seed)
@@ -28,15 +34,14 @@ def mixed_requests(seed: int, num_requests: int) -> list:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("kind", ["stock", "hygen"])
+@pytest.mark.parametrize("kind", ["stock", "hygen", "slo", "tails"])
 @pytest.mark.parametrize("num_blocks", [200, 40])
 @pytest.mark.parametrize("seed", range(5))
 def test_outputs_of_mixed_load_are_those_of_the_model(is_async, kind, num_blocks, seed):
     """Tokens equal the reference for every request, also when KV blocks are short."""
-    cls = {"stock": STOCK, "hygen": HYGEN}[kind][is_async]
-    engine = FakeEngine(
-        make_scheduler(cls, Limits(num_blocks=num_blocks)), depth=2 if is_async else 1
-    )
+    cls = (STOCK if kind == "stock" else HYGEN)[is_async]
+    scheduler = make_scheduler(cls, Limits(num_blocks=num_blocks), SLOS.get(kind))
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
     requests = mixed_requests(seed, 30)
     rng = random.Random(seed)
     for request in requests:

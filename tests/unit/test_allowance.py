@@ -273,3 +273,12 @@ def test_clock_that_goes_back_leaves_what_stays_for_good() -> None:
     allowance.set_saved(35.0, 100.0)
     allowance.set_saved(RESERVE_S, 40.0)
     assert pytest.approx(1.0) == allowance.factor
+
+
+def test_first_amount_counts_and_leaves_the_factor_as_it_was() -> None:
+    """What is allowed in a second is not known yet, so neither is what it is worth."""
+    allowance = Allowance(1e3, 0.5)
+    allowance.settle(3.0, 0.0, 100.0)
+    assert (0.5, 0.0) == (allowance.factor, allowance.saved_s)
+    allowance.settle(1.0, 1.0, 101.0)
+    assert pytest.approx(3.0, rel=0.01) == allowance.saved_s

@@ -213,3 +213,10 @@ def test_request_with_the_name_of_one_that_left_is_another() -> None:
     online.arrived("a", 13.0, 20)
     (request,) = online.tokens_came([("a", 1)], 15.0).first
     assert AloneRequest(13.0, 20, 0, 2.0) == request
+
+
+def test_tokens_that_come_with_the_first_are_told_to_the_engine_alone() -> None:
+    """It makes as many as were really made."""
+    online = _online("a")
+    tokens = online.tokens_came([("a", 3)], 11.0)
+    assert [3] == [request.num_tokens for request in tokens.first]

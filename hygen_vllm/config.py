@@ -50,9 +50,8 @@ class HyGenConfig:
 
     slo_reference: str | None = None
     """Mode `slo`: JSON file with what online has when it is served alone, for relative targets:
-    made by `hygen simulate --policy online-only`. Default: online-alone.json in the profile's
-    folder, if there; else estimated
-    while serving, which follows the load."""
+    made by `hygen tune` or `hygen simulate --policy online-only`. Default: online-alone.json in the
+    profile's folder, if it is there; else estimated while serving, which follows the load."""
 
     slo_window_s: float = 900.0
     """Mode `slo`: time over which the targets are kept. What was measured loses half of its weight

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What online requests have when they are served alone, measured beforehand. Pure.
 
-A JSON file with statistics of TTFT and TBT in seconds, as `hygen simulate --policy online-only`
-writes it:
+A JSON file with statistics of TTFT and TBT in seconds, as `hygen tune` and `hygen simulate --policy
+online-only` write it:
 
     {"online": {"ttft_s": {"mean": 0.11, "p99": 0.36}, "tbt_s": {"mean": 0.012, "p99": 0.038}}}
 """

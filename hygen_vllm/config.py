@@ -238,9 +238,11 @@ def _check_type(field: str, value: Any, kind: Any) -> None:
 def _check_slos(slos: list[str] | None) -> None:
     found: set[tuple[str, str]] = set()
     for text in slos or ():
+        if not isinstance(text, str):
+            raise ConfigError(f"slos: each must be a text such as tbt_p99=45ms, got {text!r}")
         try:
             slo = Slo.parse(text)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"slos: {error}") from None
         if (slo.metric, slo.statistic) in found:
             raise ConfigError(f"slos has two targets for {slo.metric}_{slo.statistic}")

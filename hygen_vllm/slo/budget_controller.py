@@ -33,7 +33,7 @@ class CompletedStep:
     Args:
         tokens: (request id, new tokens) of every request that got some.
         seconds: that it took.
-        forecast: None if it was not predicted; then it had no offline work.
+        forecast: None if it was not predicted; it is then taken for one without offline work.
         has_prefill: it had online prefill.
     """
 

@@ -63,8 +63,13 @@ def load_reference(path: Path) -> Reference:
 
 
 def _positive(values: Mapping[str, Any]) -> dict[str, float]:
-    found = {name: value for name, value in values.items() if value is not None}
+    found = {name: value for name, value in values.items() if not _is_nothing(value)}
     for name, value in found.items():
         if not 0 < float(value) < math.inf:
             raise ValueError(f"{name} must be > 0 and finite, got {value}")
     return {name: float(value) for name, value in found.items()}
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a statistic says nothing: not measured, or tokens that came at once."""
+    return value is None or (value == 0 and not isinstance(value, bool))

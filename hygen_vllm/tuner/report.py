@@ -28,13 +28,15 @@ def write_report(tuning: "Tuning", folder: Path) -> str:
     online = {f"{metric}_s": asdict(stats) for metric, stats in tuning.alone[0].stats.items()}
     _write_json(folder / FILE_NAME, {"online": online, "source": tuning.description})
     best = tuning.result.best if tuning.result else None
-    settings = folder / SETTINGS_NAME
+    settings, picture = folder / SETTINGS_NAME, folder / "tune.png"
+    for old in (settings, picture):  # of another search
+        old.unlink(missing_ok=True)
     if best is not None:
         lines = ["mode: fixed", f"latency_budget_s: {best.budget_s:.6g}", ""]
         settings.write_text("\n".join(lines), encoding="utf-8")
         text += f"\nServe with it: HYGEN_CONFIG={settings}\n"
     try:
-        _draw(tuning, folder / "tune.png")
+        _draw(tuning, picture)
     except ModuleNotFoundError:
         text += "No picture: it needs matplotlib (pip install 'hygen-vllm[plots]').\n"
     (folder / "report.md").write_text(text, encoding="utf-8")

@@ -33,10 +33,11 @@ class Served:
     def ratio_of(self, slo: Slo, alone: Mapping[str, LatencyStats]) -> float:
         """Return measured / limit of one target.
 
-        Raises: ValueError if the online load alone has no latency that the target is relative to.
+        Raises: ValueError if the online load alone has no latency, or 0 s, that the target is
+            relative to.
         """
         limit_s = slo.resolved_s(alone.get(slo.metric))
-        if limit_s is None:
+        if not limit_s:
             raise ValueError(f"no {slo.metric.upper()} was measured for {slo}: probe longer")
         measured_s: float | None = getattr(self.stats[slo.metric], slo.statistic)
         return math.inf if measured_s is None else measured_s / limit_s

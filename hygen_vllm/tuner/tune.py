@@ -5,9 +5,9 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from tqdm import tqdm
 
@@ -20,6 +20,8 @@ WIDEST = 32.0
 """Largest over smallest budget that is tried, if none is given: from a step of online alone to one
 that nobody would want."""
 FEWEST_S = 1.0
+LEAST_S, MOST_S = 1e-6, 1e6
+"""Stand for budgets that are not given, while those that are given are checked."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def run_tune(options: TuneOptions, make_server: Callable[[], Server]) -> str:
         raise ValueError("tuning needs a target, for example --slo tbt_p99=+20%")
     if options.seconds < FEWEST_S:
         raise ValueError(f"a probe must last >= {FEWEST_S:g} s, got {options.seconds:g}")
+    SearchLimits(options.low_s or LEAST_S, options.high_s or MOST_S, max_probes=options.max_probes)
     logging.getLogger("vllm").setLevel(logging.ERROR)
     options.out_dir.mkdir(parents=True, exist_ok=True)
     server = make_server()
@@ -75,7 +78,7 @@ def run_tune(options: TuneOptions, make_server: Callable[[], Server]) -> str:
 
 def _tune(options: TuneOptions, server: Server) -> Tuning:
     tuning = Tuning(server.description, options.slos)
-    with _ProbeBar(options.max_probes + 1) as bar:
+    with closing(_ProbeBar(options.max_probes + 1)) as bar:
         tuning.alone.append(server.serve(None, 0, bar.begin("online alone")))
         low_s, high_s = _range(options, tuning.alone[0])
 
@@ -116,10 +119,7 @@ class _ProbeBar:
         )
         self._done = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def begin(self, name: str) -> Callable[[float], None]:

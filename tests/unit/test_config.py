@@ -43,6 +43,9 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
     config = HyGenConfig.load(None, environ={})
     expected = HyGenConfig(
         mode=None,
+        slos=None,
+        slo_reference=None,
+        slo_window_s=900.0,
         latency_budget_s=None,
         interference_tolerance=0.2,
         idle_step_s=0.1,
@@ -65,12 +68,18 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
         ({"mode": "off"}, "off"),
         ({"latency_budget_s": 0.1}, "fixed"),
         ({"latency_budget_s": 1, "mode": "fixed"}, "fixed"),
+        ({"slos": ["tbt_p99=45ms"]}, "slo"),
+        ({"slos": ["tbt_p99=45ms"], "mode": "slo"}, "slo"),
+        ({"slos": []}, "tolerance"),
+        ({"slos": [], "latency_budget_s": 0.1}, "fixed"),
     ],
 )
 def test_gate_mode_without_a_mode_follows_the_latency_budget(
     values: dict[str, Any], expected: str
 ) -> None:
-    """A mode that is named holds; else a latency budget means `fixed`, none means `tolerance`."""
+    """A mode that is named holds; else targets mean `slo`, a latency budget means `fixed`, neither
+    means `tolerance`.
+    """
     assert HyGenConfig(**values).gate_mode == expected
 
 
@@ -86,6 +95,7 @@ def test_config_field_assignment_is_refused() -> None:
     [
         ("latency_budget_s", 'set null for mode "tolerance"'),
         ("idle_step_s", "the default is 0.1"),
+        ("slo_window_s", "the default is 900"),
         ("min_chunk_tokens", "the default is 16"),
         ("trace_max_steps", "leave out trace to record nothing"),
     ],
@@ -99,7 +109,9 @@ def test_config_number_not_above_zero_is_refused_with_limit_and_remedy(
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-@pytest.mark.parametrize("field", ["latency_budget_s", "idle_step_s", "interference_tolerance"])
+@pytest.mark.parametrize(
+    "field", ["latency_budget_s", "idle_step_s", "slo_window_s", "interference_tolerance"]
+)
 def test_config_number_not_finite_is_refused_with_its_value(field: str, value: float) -> None:
     """No setting is infinite or NaN: comparisons with it would decide nothing."""
     message = _error({field: value})
@@ -133,6 +145,11 @@ def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
         ),
         ("profile", 1, "profile must be a string or null, got 1 (int)"),
         ("trace", True, "trace must be a string or null, got True (bool)"),
+        ("slos", "tbt", "slos must be a list of strings or null, got 'tbt' (str)"),
+        ("slos", {"tbt": 1}, "slos must be a list of strings or null, got {'tbt': 1} (dict)"),
+        ("slo_reference", 1, "slo_reference must be a string or null, got 1 (int)"),
+        ("slo_window_s", "60", "slo_window_s must be a number, got '60' (str)"),
+        ("slo_window_s", None, "slo_window_s must be a number, got None (NoneType)"),
         ("trace_max_steps", 1.5, "trace_max_steps must be a whole number, got 1.5 (float)"),
     ],
 )
@@ -190,6 +207,50 @@ def test_latency_budget_in_a_mode_without_it_is_refused(mode: str) -> None:
     assert _error({"mode": mode, "latency_budget_s": 0.5}) == (
         f'latency_budget_s = 0.5 has no effect in mode "{mode}"; remove it or set mode "fixed"'
     )
+
+
+@pytest.mark.parametrize("bad", ["tbt_p99", "tbt_max=45ms", "tbt_p99=+5", "tbt_p99=0ms", "", 45])
+def test_slo_that_is_none_is_refused_with_its_text(bad: Any) -> None:
+    """Wherever in the list it stands; what is no text is refused by its type."""
+    for slos in ([bad], ["ttft_mean=+10%", bad]):
+        message = _error({"slos": slos})
+        assert message.startswith("slos: ")
+        assert message.endswith(f"got {bad!r}")
+
+
+@pytest.mark.parametrize("second", ["tbt_p99=45ms", "tbt_p99=+5%"])
+def test_slo_of_a_statistic_that_has_one_is_refused(second: str) -> None:
+    """One of the two would have no effect; other statistics and metrics may have theirs."""
+    slos = ["tbt_p99=45ms", "tbt_p95=45ms", "ttft_p99=1s"]
+    assert HyGenConfig(slos=slos).slos == slos
+    assert _error({"slos": [*slos, second]}) == "slos has two targets for tbt_p99"
+
+
+@pytest.mark.parametrize("values", [{}, {"slos": []}])
+def test_slos_that_are_none_make_neither_a_mode_nor_a_reference(values: dict[str, Any]) -> None:
+    """What is about targets says so where there are none."""
+    expected = 'mode "slo" needs slos, for example ["tbt_p99=+20%"]'
+    assert _error({"mode": "slo", **values}) == expected
+    expected = "slo_reference has no effect without slos"
+    assert _error({"slo_reference": "a.json", **values}) == expected
+
+
+@pytest.mark.parametrize("mode", ["tolerance", "fixed", "off"])
+def test_slos_in_a_mode_without_them_are_refused(mode: str) -> None:
+    """As is a latency budget where there are targets."""
+    values = {"slos": ["tbt_p99=1s"], "latency_budget_s": 0.5 if mode == "fixed" else None}
+    expected = f"slos = ['tbt_p99=1s'] has no effect in mode \"{mode}\"; remove it or the mode"
+    assert _error({"mode": mode, **values}) == expected
+    expected = 'latency_budget_s = 0.5 has no effect in mode "slo"; remove it or set mode "fixed"'
+    assert _error({**values, "latency_budget_s": 0.5}) == expected
+
+
+def test_config_file_with_slos_is_read(tmp_path: Path) -> None:
+    """A list in YAML, with signs and percent signs as they are written."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text("slos:\n- tbt_p99=+20%\n- ttft_mean=0.5s\nslo_reference: r.json\n")
+    expected = HyGenConfig(slos=["tbt_p99=+20%", "ttft_mean=0.5s"], slo_reference="r.json")
+    assert HyGenConfig.from_file(str(path)) == expected
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets that steer: what each kind makes of what is measured and of a step's online load."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hygen_vllm.slo.allowance import RESERVE_S, SPAN_S
+from hygen_vllm.slo.latency_window import LatencyWindow
+from hygen_vllm.slo.online_alone import AloneRequest
+from hygen_vllm.slo.slo import METRICS, Slo
+from hygen_vllm.slo.steered_slo import DECLARED, DELAY_GAIN, FEWEST_SAMPLES, Measures, steered
+from hygen_vllm.slo.step_terms import StepTerms
+
+KINDS = ("tbt_mean", "tbt_p99", "ttft_mean", "ttft_p99")
+
+
+@dataclass
+class _Load:
+    """The online class in a step of 20 ms, without requests if not told otherwise."""
+
+    num_decodes: int = 0
+    num_first: int = 0
+    alone_s: float = 0.02
+    full_s: float = 0.2
+    max_tokens: int = 512
+    has_online: bool = True
+    now_s: float = 100.0
+    waiting: Sequence[tuple[float, int]] = ()
+
+    def waiters(self) -> Sequence[tuple[float, int]]:
+        return self.waiting
+
+
+@dataclass
+class _Account:
+    """An allowance whose factor is given, and that notes what it is told."""
+
+    factor: float = 1.0
+    settled: list[tuple[float, float, float]] = field(default_factory=list)
+    saved: list[tuple[float, float]] = field(default_factory=list)
+
+    def settle(self, allowed: float, taken: float, now_s: float) -> None:
+        self.settled.append((allowed, taken, now_s))
+
+    def set_saved(self, saved_s: float, now_s: float) -> None:
+        self.saved.append((saved_s, now_s))
+
+
+def _fill(window: LatencyWindow, samples_s: Sequence[float]) -> None:
+    for sample_s in samples_s:
+        window.add(sample_s, 1, 0.0)
+
+
+def _measures(slo: Slo, alone_s: Sequence[float], real_s: Sequence[float], **rest: Any) -> Measures:
+    """Return measures with samples of the metric of a target, and none of the other."""
+    alone, real = ({metric: LatencyWindow(1e3) for metric in METRICS} for _ in range(2))
+    _fill(alone[slo.metric], alone_s)
+    _fill(real[slo.metric], real_s)
+    return Measures(1e3, alone, real, **rest)
+
+
+def _target(
+    text: str,
+    alone_s: Sequence[float] = (0.02,) * FEWEST_SAMPLES,
+    real_s: Sequence[float] = (),
+    factor: float = 1.0,
+    **measured: Any,
+) -> Any:
+    """Return a target with an _Account that took in its samples at 50 s."""
+    slo = Slo.parse(text)
+    target: Any = steered(slo, _measures(slo, alone_s, real_s, **measured))
+    target.allowance = _Account(factor)
+    target.refresh(50.0)
+    return target
+
+
+def _bound(target: Any, load: _Load, **terms: float) -> StepTerms:
+    """Return terms after a target had its say."""
+    bounded = StepTerms(**terms)
+    target.bound(bounded, load)
+    return bounded
+
+
+# --- what all of them do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "first_factor", "slowness"),
+    [("tbt_mean", 1, 1), ("tbt_p50", 1, 1), ("ttft_mean", 0.5, 2), ("ttft_p99", 0.5, 4)],
+)
+def test_target_of_each_kind_starts_as_carefully_as_its_samples_are_few(
+    name: str, first_factor: float, slowness: float
+) -> None:
+    """A request has one first token, and few of them are near a percentile."""
+    slo = Slo.parse(f"{name}=+5%")
+    allowance = steered(slo, _measures(slo, (), ())).allowance
+    assert first_factor == allowance.factor
+    allowance.set_saved(RESERVE_S + SPAN_S, 10.0)
+    assert pytest.approx(first_factor * math.exp(1 / slowness)) == allowance.factor
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("limit", "limit_s"), [("+25%", 0.025), ("45ms", 0.02)])
+def test_target_that_knows_too_little_lets_a_step_rise_as_itself_may(
+    name: str, limit: str, limit_s: float
+) -> None:
+    """By the share that a statistic may, not at all under a limit in seconds; without a price.
+
+    Nobody waits for steps without online requests yet.
+    """
+    target = _target(f"{name}={limit}", alone_s=[0.01] * (FEWEST_SAMPLES - 1), span_s=5.0)
+    load = _Load(num_decodes=3, num_first=2)
+    assert pytest.approx(limit_s) == _bound(target, load).limit_s
+    assert StepTerms(0.005, 0.5) == _bound(target, load, limit_s=0.005, price=0.5)
+    assert StepTerms(0.1) == _bound(target, _Load(has_online=False), limit_s=0.1)
+    assert (None, 0.0, False) == (target.alone_s, target.spare_s, target.is_out_of_reach)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_target_knows_enough_from_the_tenth_sample_of_its_metric_on(name: str) -> None:
+    """Its own statistic of online alone, to a bin of the histogram."""
+    samples_s = [0.01] * 5 + [0.03] * 5
+    expected_s = 0.02 if name.endswith("mean") else 0.03
+    target = _target(f"{name}=+50%", alone_s=samples_s, real_s=[0.5] * 50)
+    assert pytest.approx(expected_s, rel=0.01) == target.alone_s
+    assert pytest.approx(1.5 * target.alone_s) == target.limit_s
+    assert pytest.approx(0.5 * target.alone_s) == target.spare_s
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_relative_limit_follows_online_alone_and_one_in_seconds_stays(name: str) -> None:
+    """Online alone is measured all the time."""
+    for limit, limits_s in (("+50%", (0.03, 0.09)), ("45ms", (0.045, 0.045))):
+        slo = Slo.parse(f"{name}={limit}")
+        measures = _measures(slo, [0.02] * 10, ())
+        target = steered(slo, measures)
+        target.refresh(50.0)
+        seen_s = [target.limit_s]
+        _fill(measures.alone[slo.metric], [0.06] * 9990)
+        target.refresh(51.0)
+        assert pytest.approx(limits_s, rel=0.01) == (*seen_s, target.limit_s)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("limit", "is_out"), [("+0%", False), ("21ms", False), ("19ms", True)])
+def test_target_below_online_alone_is_out_of_reach(name: str, limit: str, is_out: bool) -> None:
+    """Then nothing is left to spare; a rise of nothing can be met without offline work."""
+    target = _target(f"{name}={limit}")
+    assert is_out == target.is_out_of_reach
+    assert (limit == "21ms") == (target.spare_s > 0)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(("+0%", "+30%", "5ms", "45ms", "3s")),
+    st.builds(_Load, st.integers(0, 9), st.integers(0, 3), st.floats(0, 0.1), st.floats(0.1, 5)),
+    st.floats(0.01, 100),
+    st.floats(0, 0.2),
+)
+def test_target_only_tightens_terms_and_never_below_what_online_takes(
+    name: str, limit: str, load: _Load, factor: float, limit_s: float
+) -> None:
+    """Whatever is in a step, online itself is not what is to be shortened."""
+    target = _target(f"{name}={limit}", factor=factor, span_s=5.0, alone_step_s=0.02)
+    load.waiting = [(99.0, 7), (100.0, 600)][: load.num_first]
+    terms = _bound(target, load, limit_s=limit_s, price=0.25)
+    assert min(limit_s, load.alone_s) <= terms.limit_s <= limit_s
+    assert 0.25 <= terms.price < math.inf
+
+
+# --- mean of TBT -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0, 0.25])
+def test_price_under_a_mean_is_in_proportion_to_the_decodes(factor: float) -> None:
+    """Each decode waits; the factor is the number of them that may. There is no cap."""
+    target = _target("tbt_mean=+20%", factor=factor)
+    assert StepTerms(math.inf, 0.5) == _bound(target, _Load(num_first=4), price=0.5)
+    terms = _bound(target, _Load(num_decodes=3), price=0.5)
+    assert StepTerms(math.inf, 0.5 + 3 / factor) == terms
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed_s"), [("+50%", 4 * 0.015), ("50ms", 4 * 0.02), ("25ms", 4 * -0.005)]
+)
+def test_gaps_under_a_mean_may_have_what_the_limit_adds_to_online_alone(
+    limit: str, allowed_s: float
+) -> None:
+    """A share is one of the gaps of this step; beyond a limit in seconds less than nothing is."""
+    target = _target(f"tbt_mean={limit}")
+    target.gaps(0.03, 4, 0.15, 60.0)
+    assert [pytest.approx((allowed_s, 0.15 - 4 * 0.03, 60.0))] == target.allowance.settled
+
+
+@pytest.mark.parametrize("text", ["tbt_mean=+50%", "tbt_mean=45ms", "ttft_p99=60ms"])
+def test_what_comes_before_online_alone_is_known_is_not_counted(text: str) -> None:
+    """There is nothing to compare it with."""
+    target = _target(text, alone_s=())
+    target.gaps(0.03, 4, 0.15, 60.0)
+    target.first_token(AloneRequest(0.0, 5, 0, 0.5), 0.1, 60.0)
+    assert [] == target.allowance.settled
+
+
+# --- percentile of TBT -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factor", "margin", "cap_s"),
+    [(1.0, 1.0, 0.5), (9.0, 1.0, 0.5), (1.0, 1.25, 0.4), (math.exp(-2), 1.0, 0.5 * math.exp(-0.1))],
+)
+def test_cap_of_a_tail_is_its_limit_less_a_margin_and_a_little_for_debts(
+    factor: float, margin: float, cap_s: float
+) -> None:
+    """Savings do not raise it: a step beyond the limit is late for all."""
+    target = _target("tbt_p99=500ms", factor=factor, error_margin=margin)
+    assert pytest.approx(cap_s) == target.cap_s
+    assert StepTerms(target.cap_s) == _bound(target, _Load(num_decodes=1))
+    assert math.inf == _target("tbt_p99=500ms", alone_s=()).cap_s
+
+
+@pytest.mark.parametrize(
+    ("name", "num_late", "saved_s"),
+    [("tbt_p99", 0, 8.0), ("tbt_p99", 2, -8.0), ("tbt_p90", 2, 6.4), ("tbt_p50", 75, -4.0)],
+)
+def test_saved_of_a_tail_is_the_share_of_tokens_that_were_not_late(
+    name: str, num_late: int, saved_s: float
+) -> None:
+    """Twice as many late ones as may be owe as much time as the past reaches back."""
+    real_s = [0.02] * (100 - num_late) + [0.6] * num_late
+    target = _target(f"{name}=500ms", real_s=real_s, span_s=8.0)
+    assert [pytest.approx((saved_s, 50.0))] == target.allowance.saved
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_tokens_beyond_the_limit_are_spent_where_few_buy_much(factor: float) -> None:
+    """A full step of 3 s beyond the cap is worth 3 tokens, or more where many were saved.
+
+    No token is late in a step without decodes.
+    """
+    target, worth = _target("tbt_p99=500ms", factor=factor), int(3 * factor)
+    load = _Load(num_decodes=worth - 1, full_s=3.5)
+    assert StepTerms(0.75) == _bound(target, load, limit_s=0.75)
+    assert StepTerms(math.inf) == _bound(target, load)
+    load.num_decodes = worth
+    assert StepTerms(0.5) == _bound(target, load, limit_s=0.75)
+    assert StepTerms(0.25) == _bound(target, load, limit_s=0.25)
+    assert StepTerms() == _bound(target, _Load(num_first=2))
+
+
+def test_tokens_beyond_the_limit_are_no_loss_where_online_alone_is_beyond_it() -> None:
+    """Then the step may take what online takes, and what more buys is counted from there."""
+    target = _target("tbt_p99=500ms")
+    load = _Load(num_decodes=2, alone_s=2.5, full_s=3.5)
+    assert StepTerms(2.5) == _bound(target, load)
+    load.full_s = 4.75
+    assert StepTerms() == _bound(target, load)
+
+
+# --- TTFT: the cap -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("steps_ahead", "steps"), [(0, 0.5), (1, 1.5)])
+@pytest.mark.parametrize("name", ["ttft_mean", "ttft_p50"])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_cap_of_ttft_delays_arrivals_by_what_is_allowed(
+    name: str, factor: float, steps_ahead: int, steps: float
+) -> None:
+    """They wait for half a step, and for each that is made already.
+
+    Out of reach it is what online takes, whatever was saved.
+    """
+    target = _target(f"{name}=60ms", factor=factor, alone_step_s=0.01, steps_ahead=steps_ahead)
+    assert pytest.approx(0.04, rel=0.01) == target.spare_s
+    assert pytest.approx(0.01 + target.spare_s / steps * factor) == target.cap_s
+    assert 0.01 == _target(f"{name}=10ms", factor=factor, alone_step_s=0.01).cap_s
+
+
+@pytest.mark.parametrize("name", ["ttft_mean", "ttft_p99"])
+def test_cap_of_ttft_holds_in_all_steps(name: str) -> None:
+    """Also where no online request is here yet; not below what online takes."""
+    target = _target(f"{name}=60ms", alone_step_s=0.01)
+    for load in (_Load(has_online=False, alone_s=0.0), _Load(num_decodes=5), _Load()):
+        assert StepTerms(target.cap_s, 0.5) == _bound(target, load, price=0.5)
+    assert StepTerms(0.3) == _bound(target, _Load(alone_s=0.3))
+    assert StepTerms(0.05) == _bound(target, _Load(), limit_s=0.05)
+
+
+# --- TTFT: who waits ---------------------------------------------------------------------------
+
+
+def test_price_for_who_waits_under_a_mean_is_by_who_else_would_come() -> None:
+    """In a step as long as the cap r c requests come; those who wait are so many times as many.
+
+    Where nobody comes, as if one came in a thousand steps.
+    """
+    target = _target("ttft_mean=60ms", alone_step_s=0.02, arrivals_per_s=4.0)
+    assert pytest.approx(0.1) == target.cap_s
+    terms = _bound(target, _Load(num_first=2), price=1.0)
+    assert pytest.approx((0.1, 1.0 + 2 / 0.4)) == (terms.limit_s, terms.price)
+    target._measures.arrivals_per_s = 0.0
+    assert pytest.approx(2e3) == _bound(target, _Load(num_first=2)).price
+
+
+@pytest.mark.parametrize(
+    ("waiting", "alone_s", "slack_s"),  # of a limit of 2 s; a token takes 1 ms
+    [
+        ([(99.5, 100)], 0.02, DECLARED * 2 - 0.5 - 0.1),
+        ([(99.5, 10)], 0.02, DECLARED * 2 - 0.5 - 0.02),
+        ([(99.5, 100)], 0.3, DECLARED * 2 - 0.5 - 0.3),
+        ([(99.5, 100), (99.6, 900)], 0.02, DECLARED * 2 - 0.4 - 1.0),
+        ([(98.5, 10), (99.9, 100)], 0.02, DECLARED * 2 - 1.5 - 0.02),
+        ([(97.0, 10), (99.9, 10)], 0.02, 0.0),
+        ([(99.9, 10), (97.0, 10)], 0.02, 0.0),
+        ([(99.9, 2500)], 0.02, 0.0),
+        ([(99.9, 1)] * 64 + [(97.0, 1)], 0.02, DECLARED * 2 - 0.1 - 0.064),
+        ([(99.9, 1)] * 63 + [(97.0, 1)], 0.02, 0.0),
+        ([], 0.02, math.inf),
+    ],
+)
+def test_slack_of_who_waits_under_a_percentile_is_that_of_the_most_pressed(
+    waiting: Sequence[tuple[float, int]], alone_s: float, slack_s: float
+) -> None:
+    """Up to the limit, less what was waited and what is to be computed before and for them."""
+    target = _target("ttft_p99=2s")
+    load = _Load(num_first=1, alone_s=alone_s, full_s=1.0, max_tokens=1000, waiting=waiting)
+    terms = _bound(target, load, price=0.5)
+    assert pytest.approx(min(target.cap_s, alone_s + slack_s)) == terms.limit_s
+    assert 0.5 == terms.price
+    assert StepTerms(0.01) == _bound(target, load, limit_s=0.01)
+
+
+# --- TTFT: what delays are counted -------------------------------------------------------------
+
+RANKS = [number / 100 for number in range(1, 101)]
+SLOWED = [0.2 + rank for rank in RANKS]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("ttft_mean", (0.001, 0.5, 7.0), ()),
+        ("ttft_p99", (0.9, 0.99, 7.0), (0.1, 0.88)),
+        ("ttft_p95", (0.87, 1.0, 7.0), (0.5, 0.83)),
+        ("ttft_p90", (0.82, 1.0, 7.0), (0.5, 0.78)),
+        ("ttft_p50", (0.42, 0.5, 0.59), (0.1, 0.39, 0.62, 7.0)),
+    ],
+)
+def test_first_token_near_a_percentile_in_rank_is_allowed_its_share(
+    name: str, inside: Sequence[float], outside: Sequence[float]
+) -> None:
+    """A tenth of the requests on each side, as online alone has them; under a mean all.
+
+    The longer a request takes alone the more it may be delayed.
+    """
+    target = _target(f"{name}=+50%", alone_s=RANKS)
+    for ttft_s in (*inside, *outside):
+        target.first_token(AloneRequest(0.0, 5, 0, ttft_s + 0.125), ttft_s, 60.0)
+    expected = [pytest.approx((0.5 * ttft_s, 0.125, 60.0)) for ttft_s in inside]
+    assert expected == target.allowance.settled
+
+
+@pytest.mark.parametrize(
+    ("delays", "real_s", "allowed"),
+    [
+        ([], SLOWED, 1.0),
+        ([0.0], SLOWED, 1.0),
+        ([-0.5], SLOWED, 1.0),
+        ([0.8], SLOWED, 0.8),
+        ([1.4], SLOWED, 1.4),
+        ([0.2], SLOWED, 0.7),
+        ([9.0], SLOWED, 1.5),
+        ([1.2, 3.0], SLOWED, 1.2 + DELAY_GAIN * (3.0 - 1.2)),
+        ([0.05], [rank - 0.005 for rank in RANKS], 1.5),
+        ([9.0], [1.0] * 19, 1.0),
+        ([9.0], [1.0] * 21, 1.5),
+        ([9.0], [], 1.0),
+    ],
+)
+def test_delays_near_a_percentile_are_allowed_what_moves_it_as_far(
+    delays: Sequence[float], real_s: Sequence[float], allowed: float
+) -> None:
+    """Longer ones, within bounds, where they moved it by less than their mean.
+
+    P90 is believed to have moved from more than twenty requests on.
+    """
+    target = _target("ttft_p90=+50%", alone_s=RANKS, real_s=real_s)
+    moved_s = (_target("ttft_p90=1s", alone_s=SLOWED).alone_s or 0.0) - target.alone_s
+    for delay in delays:
+        target.first_token(AloneRequest(0.0, 5, 0, 0.9 + delay * moved_s), 0.9, 60.0)
+    target.refresh(61.0)
+    target.first_token(AloneRequest(0.0, 5, 0, 1.0), 0.9, 62.0)
+    assert pytest.approx(allowed * 0.5 * 0.9) == target.allowance.settled[-1][0]

@@ -143,6 +143,7 @@ class BudgetController:
         measures = self.measures
         share = max(1.0 / self._num_steps, STEP_GAIN)
         measures.alone_step_s += (alone_s - measures.alone_step_s) * share
+        measures.decodes += (tokens.num_gaps - measures.decodes) * share
         self._expected.add(alone_s, tokens.num_gaps, self._now_s)
         alone, expected = measures.alone["tbt"].mean_s, self._expected.mean_s
         if alone and expected:

@@ -45,6 +45,7 @@ class Measures:
         alone_step_s: mean seconds of the online work of a step.
         arrivals_per_s: online requests that come in a second.
         error_margin: a step takes at most so many times what was predicted, nearly always.
+        decodes: mean number of online decodes in a step.
         steps_ahead: steps that are made before one that is scheduled now begins.
     """
 
@@ -53,6 +54,7 @@ class Measures:
     real: dict[str, LatencyWindow]
     span_s: float = 0.0
     alone_step_s: float = 0.0
+    decodes: float = 0.0
     arrivals_per_s: float = 0.0
     error_margin: float = 1.0
     steps_ahead: int = 0
@@ -82,6 +84,7 @@ class SteeredSlo:
         self.alone_s: float | None = None
         """The statistic for the online load alone; None while too little is known."""
         self.limit_s: float | None = slo.limit_s
+        self._has_started = False
 
     @property
     def spare_s(self) -> float:
@@ -130,7 +133,15 @@ class SteeredSlo:
 
 
 class MeanTbt(SteeredSlo):
-    """A mean of TBT: a price for each decode that waits."""
+    """A mean of TBT: a price for each decode that waits.
+
+    It starts at what lets a second be added where half as many wait as on average.
+    """
+
+    def _refresh(self, _: float) -> None:
+        if not self._has_started:
+            self._has_started = True
+            self.allowance.start(max(1.0, 0.5 * self._measures.decodes))
 
     def gaps(self, alone_s: float, num_gaps: int, total_s: float, now_s: float) -> None:
         if self.alone_s is None:

@@ -44,6 +44,7 @@ class _Account:
     factor: float = 1.0
     settled: list[tuple[float, float, float]] = field(default_factory=list)
     saved: list[tuple[float, float]] = field(default_factory=list)
+    start = staticmethod(lambda _: None)
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))

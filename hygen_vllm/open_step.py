@@ -94,15 +94,13 @@ class OpenStep:
     def _charge_arrival(self, arrival: Arrival) -> int | None:
         """Charge a waiting online request; return the most tokens it may get, None for any."""
         request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
-        is_decode = view.is_decode(request, computed)
+        is_decode, most = view.is_decode(request, computed), None
         is_capped = self.plan.arrival_prefill_left is not None and not is_decode
         if is_capped and view.can_split(self._scheduler, request):
-            tokens = self.plan.cap_arrival_prefill(tokens)
-            if tokens:
-                self.plan.charge_online(tokens, computed, is_decode)
-            return tokens
-        self.plan.charge_online(tokens, computed, is_decode)
-        return None
+            tokens = most = self.plan.cap_arrival_prefill(tokens)
+        if most != 0:
+            self.plan.charge_online(tokens, computed, is_decode)
+        return most
 
     def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
         is_running = request.status is RUNNING

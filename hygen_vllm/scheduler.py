@@ -254,7 +254,7 @@ class HyGenScheduler(Scheduler):
             prefill_price=self._prefill_price(blocks_left),
         )
         if self.slo_control is not None:
-            plan.find_waiters = self.slo_control.waiters
+            plan.waiters = self.slo_control.waiters
             self.slo_control.shorten_online(plan, self.running[:num_online])
         return plan
 

@@ -77,7 +77,7 @@ class StepPlan:
         has_online: online requests run or can start in this step.
         now_s: monotonic seconds.
         num_behind: online requests that wait and cannot start in this step.
-        find_waiters: see OnlineLoad.waiters.
+        waiters: see OnlineLoad.
         prefill_price: price of offline prefill if it is higher than the step's; see `kv_pace`.
         online_prefill_left: prefill tokens that running online requests may have in this step; None
             for as many as vLLM gives.
@@ -93,7 +93,7 @@ class StepPlan:
     has_online: bool = False
     now_s: float = 0.0
     num_behind: int = 0
-    find_waiters: Callable[[], Sequence[tuple[float, int]]] = _nobody
+    waiters: Callable[[], Sequence[tuple[float, int]]] = _nobody
     prefill_price: float = 0.0
     online_prefill_left: int | None = None
     arrival_prefill_left: int | None = None
@@ -175,10 +175,6 @@ class StepPlan:
     def num_first(self) -> int:
         """Online requests that wait for their first token."""
         return self.online.num_prefills + self.num_behind
-
-    def waiters(self) -> Sequence[tuple[float, int]]:
-        """Return (arrival_s, tokens to compute) of each that waits for its first token."""
-        return self.find_waiters()
 
     @property
     def is_alone(self) -> bool:

@@ -8,7 +8,7 @@ the run, of finished and unfinished requests alike, each token once.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,18 @@ class Latencies:
     def of(cls, run: Run) -> "Latencies":
         """Return those of a run."""
         online = [record for record in run.log.records.values() if not record.is_offline]
-        first_s = [(r.token_times_s or [run.virtual_s])[0] - r.arrival.time_s for r in online]
-        gaps = [np.diff(r.token_times_s) for r in online if len(r.token_times_s) > 1]
+        return cls.of_times(((r.arrival.time_s, r.token_times_s) for r in online), run.virtual_s)
+
+    @classmethod
+    def of_times(
+        cls, requests: Iterable[tuple[float, Sequence[float]]], end_s: float
+    ) -> "Latencies":
+        """Return those of requests, given the arrival and the times of the tokens of each."""
+        requests = list(requests)
+        first_s = [(times_s or [end_s])[0] - arrival_s for arrival_s, times_s in requests]
+        gaps = [np.diff(times_s) for _, times_s in requests if len(times_s) > 1]
         tbt_s = np.concatenate(gaps) if gaps else np.empty(0)
-        return cls(np.array(first_s), tbt_s, sum(not r.token_times_s for r in online))
+        return cls(np.array(first_s), tbt_s, sum(not times_s for _, times_s in requests))
 
     def stats(self) -> dict[str, LatencyStats]:
         """Return the statistics by metric."""

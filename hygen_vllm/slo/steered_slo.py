@@ -84,7 +84,6 @@ class SteeredSlo:
         self.alone_s: float | None = None
         """The statistic for the online load alone; None while too little is known."""
         self.limit_s: float | None = slo.limit_s
-        self._has_started = False
 
     @property
     def spare_s(self) -> float:
@@ -137,6 +136,10 @@ class MeanTbt(SteeredSlo):
 
     It starts at what lets a second be added where half as many wait as on average.
     """
+
+    def __init__(self, slo: Slo, measures: Measures) -> None:
+        super().__init__(slo, measures)
+        self._has_started = False
 
     def _refresh(self, _: float) -> None:
         if not self._has_started:

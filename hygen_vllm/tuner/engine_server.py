@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request, RequestStatus
 
-from hygen_vllm.simulator.simulation import Requests
-from hygen_vllm.slo.slo import LatencyStats
+from hygen_vllm.simulator.figures import Latencies
+from hygen_vllm.simulator.simulation import OFFLINE, Requests
 from hygen_vllm.step_plan import LatencyGate
 from hygen_vllm.tuner.served import Progress, Served
 from hygen_vllm.workloads.arrivals import Arrival
@@ -90,7 +89,7 @@ class EngineServer:
             while following is not None and following[2].time_s <= now_s:
                 slo_class, number, arrival = following
                 request_id = f"{slo_class}-{number}"
-                records[request_id] = _Record(arrival, slo_class == "offline")
+                records[request_id] = _Record(arrival, slo_class == OFFLINE)
                 scheduler.add_request(self._request(request_id, slo_class, number, arrival))
                 following = next(coming, None)
             if scheduler.has_requests() or core.batch_queue:
@@ -114,7 +113,7 @@ class EngineServer:
                 times_s.extend([now_s] * len(output.new_token_ids))
 
     def _request(self, request_id: str, slo_class: str, number: int, arrival: Arrival) -> Request:
-        is_offline = slo_class == "offline"
+        is_offline = slo_class == OFFLINE
         return Request(
             request_id=request_id,
             prompt_token_ids=arrival.token_ids(2 * number + is_offline, self._vocabulary),
@@ -131,19 +130,10 @@ class EngineServer:
 
 def _served(records: Sequence[_Record], seconds: float) -> Served:
     online = [record for record in records if not record.is_offline]
-    first_s = [(r.token_times_s or [seconds])[0] - r.arrival.time_s for r in online]
-    gaps_s = [np.diff(r.token_times_s) for r in online if len(r.token_times_s) > 1]
+    latencies = Latencies.of_times(((r.arrival.time_s, r.token_times_s) for r in online), seconds)
     tokens = [0.0, 0.0]
     for record in records:
         if record.token_times_s:
             num_tokens = record.arrival.prompt_tokens + len(record.token_times_s)
             tokens[record.is_offline] += num_tokens / seconds
-    return Served(
-        stats={
-            "ttft": LatencyStats.of(first_s),
-            "tbt": LatencyStats.of(np.concatenate(gaps_s) if gaps_s else []),
-        },
-        num_unserved=sum(not record.token_times_s for record in online),
-        online_tokens_per_s=tokens[0],
-        offline_tokens_per_s=tokens[1],
-    )
+    return Served(latencies.stats(), latencies.num_unserved, *tokens)

@@ -273,7 +273,7 @@ def test_waiters_are_found_when_asked_for() -> None:
         asked.append(True)
         return [(1.5, 20)]
 
-    plan = _plan(find_waiters=find)
+    plan = _plan(waiters=find)
     assert [] == asked
     assert [(1.5, 20)] == plan.waiters()
     assert [True] == asked

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from hygen_vllm.latency.step_cost import Worth
 from hygen_vllm.step_plan import StepPlan
 
 LEAST_PRICE = 0.5
@@ -99,9 +100,8 @@ def grant_chunk(
     tokens = max(fits, least)
     price = max(plan.price, plan.prefill_price)
     if price > LEAST_PRICE and plan.cost is not None and not plan.is_alone:
-        tokens = plan.cost.best_chunk(
-            plan.total_tokens, chunk.computed_tokens, tokens, price, plan.token_worth_s
-        )
+        worth = Worth(price, plan.token_worth_s, not plan.has_prefill)
+        tokens = plan.cost.best_chunk(plan.total_tokens, chunk.computed_tokens, tokens, worth)
         if tokens < least:
             return Refusal.PRICE
     if blocks_needed(tokens) > plan.blocks_left:
@@ -111,8 +111,11 @@ def grant_chunk(
         tokens = max(tokens, least)
     seconds = 0.0
     if plan.cost is not None:
-        seconds = plan.cost.added_chunk_seconds(plan.total_tokens, tokens, chunk.computed_tokens)
+        seconds = plan.cost.added_chunk_seconds(
+            plan.total_tokens, tokens, chunk.computed_tokens, not plan.has_prefill
+        )
     plan.take(tokens, blocks_needed(tokens), seconds)
+    plan.has_prefill = True
     plan.prefill_tokens_left -= tokens
     return tokens
 
@@ -120,6 +123,7 @@ def grant_chunk(
 def _fitting_the_limit(plan: StepPlan, chunk: ChunkView, tokens: int) -> int:
     if plan.cost is None:
         return tokens
+    spare_s = plan.limit_s - plan.seconds
     return plan.cost.largest_chunk(
-        plan.total_tokens, chunk.computed_tokens, tokens, plan.limit_s - plan.seconds
+        plan.total_tokens, chunk.computed_tokens, tokens, spare_s, not plan.has_prefill
     )

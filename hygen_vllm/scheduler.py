@@ -37,7 +37,7 @@ from hygen_vllm.open_step import OpenStep
 from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.room_maker import RoomMaker
 from hygen_vllm.slo_control import SloControl
-from hygen_vllm.step_feedback import StepFeedback, StepRecord
+from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
 from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
 from hygen_vllm.vllm_engine import engine_info, given_cost
 from hygen_vllm.vllm_release import check_release
@@ -169,7 +169,8 @@ class HyGenScheduler(Scheduler):
             plan = self._end_step()
         if self._rate is not None:
             self._rate.started(self._num_started(output))
-        self._feedback.scheduled(output, started_s, self._record(output, plan))
+        size = StepSize(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
+        self._feedback.scheduled(output, started_s, self._record(output, plan), size)
         if self.slo_control is not None:
             self.slo_control.scheduled(output, started_s)
         return output
@@ -206,7 +207,7 @@ class HyGenScheduler(Scheduler):
         self.waiting.start_step(offline_is_open=can_admit and not room.num_preempted)
         self._step = OpenStep(
             self,
-            self._make_plan(num_online, arrivals, room.blocks_left, now_s),
+            self._make_plan(num_online, arrivals, room.blocks_left),
             room,
             arrivals,
             num_online=num_online,
@@ -237,9 +238,7 @@ class HyGenScheduler(Scheduler):
         num_waiting += self._num_waiting_offline()
         return online_cap, view.chunk_cap(self, len(self.running) + num_waiting)
 
-    def _make_plan(
-        self, num_online: int, arrivals: list[Arrival], blocks_left: int, now_s: float
-    ) -> StepPlan:
+    def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
         speculative = self.vllm_config.speculative_config
         plan = StepPlan(
             gate=self.gate,
@@ -249,13 +248,12 @@ class HyGenScheduler(Scheduler):
             prefill_tokens_left=self._trusted_prefill_tokens(),
             slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
             has_online=bool(num_online or arrivals),
-            now_s=now_s,
             num_behind=len(self.waiting.online) - len(arrivals),
             prefill_price=self._prefill_price(blocks_left),
         )
         if self.slo_control is not None:
-            plan.waiters = self.slo_control.waiters
-            self.slo_control.shorten_online(plan, self.running[:num_online])
+            arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
+            self.slo_control.shorten_online(plan, self.running[:num_online], arriving_tokens)
         return plan
 
     def _prefill_price(self, blocks_left: int) -> float:
@@ -358,19 +356,19 @@ class HyGenScheduler(Scheduler):
         if self.offline_ids and self.log_stats:
             self._log_offline(now_s)
         if sample is not None and sample.record.composition is not None:
-            self._learn(sample.record.composition, sample.seconds, now_s)
+            self._learn(sample.record.composition, sample, now_s)
         if self.slo_control is not None:
             self.slo_control.completed(outputs, sample, self.learner.cost, now_s)
         return outputs
 
-    def _learn(self, composition: StepComposition, seconds: float, now_s: float) -> None:
+    def _learn(self, composition: StepComposition, sample: StepSample, now_s: float) -> None:
         if self.trace is not None:
             self._num_traced += 1
             predicted_s = self.learner.predict(composition)
-            self.trace.record(
-                TracedStep(self._num_traced, now_s, composition, predicted_s, seconds)
-            )
-        self.learner.observe(composition, seconds)
+            values = composition, predicted_s, sample.seconds, sample.is_steady
+            self.trace.record(TracedStep(self._num_traced, now_s, *values))
+        if sample.is_steady:
+            self.learner.observe(composition, sample.seconds)
 
     def _log_offline(self, now_s: float) -> None:
         num_waiting = self._num_waiting_offline()

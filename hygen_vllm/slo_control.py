@@ -98,23 +98,18 @@ class SloControl:
         )
         seconds = 0.0 if sample is None else sample.seconds
         record = StepRecord() if sample is None else sample.record
-        step = CompletedStep(tokens, seconds, record.forecast, record.has_prefill)
+        is_steady = sample is not None and sample.is_steady
+        step = CompletedStep(tokens, seconds, record.forecast, record.has_prefill, is_steady)
         self.controller.completed(step, cost, now_s)
 
-    def waiters(self) -> Sequence[tuple[float, int]]:
-        """Return (arrival_s, tokens to compute) of online requests without a token, in order."""
-        found = []
-        for requests in (self._scheduler.running, self._scheduler.waiting.online):
-            for request in requests:
-                arrival_s = self.controller.online.waiting_since_s(request.request_id)
-                if arrival_s is not None:
-                    found.append((arrival_s, request.num_tokens - request.num_computed_tokens))
-        return found
-
-    def shorten_online(self, plan: StepPlan, online: Sequence[Request]) -> None:
+    def shorten_online(
+        self, plan: StepPlan, online: Sequence[Request], arriving_tokens: int
+    ) -> None:
         """Leave online prefill what keeps the tokens of online decodes within their target.
 
-        Args: online: running online requests.
+        Args:
+            online: running online requests.
+            arriving_tokens: prefill tokens that waiting ones would get.
         """
         cap_s = self.controller.online_cap_s
         if plan.cost is None or cap_s == math.inf:
@@ -129,8 +124,11 @@ class SloControl:
         if not step.decode_tokens:
             return
         spare_s = cap_s - plan.cost.seconds(step)
-        tokens = plan.cost.largest_chunk(step.decode_tokens, computed, plan.max_tokens, spare_s)
-        if 2 * tokens >= plan.max_tokens:  # else first tokens would pay too much for the others
+        tokens = plan.cost.largest_chunk(
+            step.decode_tokens, computed, plan.max_tokens, spare_s, is_first=True
+        )
+        wanted = min(plan.max_tokens, running_tokens + arriving_tokens)
+        if 2 * tokens >= wanted:  # else first tokens would pay too much for the others
             plan.online_prefill_left = tokens
             plan.arrival_prefill_left = max(0, tokens - running_tokens)
 

@@ -5,6 +5,11 @@ Steps complete in the order in which they were scheduled. While the engine is bu
 from the completion before it to its own, which is what a user sees between two tokens, with one
 step in flight or with several. After an idle time it lasts from its schedule(); the idle time
 itself is nobody's.
+
+With several in flight a step may be done on the device before the processor, busy launching the
+next, looks at it: a small step of an 8B model on an H200 takes as long as its neighbours' launch
+(experiments/04-slo-control). What a step takes of itself is seen where it is alone in flight, or
+where its neighbours are of its kind.
 """
 
 from collections import deque
@@ -36,24 +41,48 @@ class StepSample:
 
     record: StepRecord
     seconds: float
+    is_steady: bool = True
+    """The time is the step's own: no other was in flight, or those before and behind were alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """What decides how long the launch of a step takes."""
+
+    num_requests: int
+    num_tokens: int
+
+    def is_like(self, other: "StepSize | None") -> bool:
+        """Whether both steps have prefill or neither has, and neither is twice as large."""
+        if other is None:
+            return False
+        small, large = sorted((self.num_tokens, other.num_tokens))
+        has_prefill = self.num_tokens > self.num_requests
+        return has_prefill == (other.num_tokens > other.num_requests) and large <= 2 * small
 
 
 class StepFeedback:
     """Steps in flight and the moment of the last completion. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._in_flight: deque[tuple[Any, StepRecord | None]] = deque()
+        self._in_flight: deque[tuple[Any, StepRecord | None, StepSize]] = deque()
         self._last_completion_s = 0.0
+        self._last_size: StepSize | None = None
+        """Of the last that completed, if another was scheduled before that."""
         self._is_busy = False
 
-    def scheduled(self, step: Any, started_s: float, record: StepRecord | None) -> None:
+    def scheduled(
+        self, step: Any, started_s: float, record: StepRecord | None, size: StepSize
+    ) -> None:
         """Note that `step` (any object, compared by identity) was scheduled at `started_s`.
 
         A record of None means that nobody wants to know how long the step takes.
         """
         if not self._in_flight and not self._is_busy:
             self._last_completion_s = started_s
-        self._in_flight.append((step, record))
+        if not self._in_flight:
+            self._last_size = None
+        self._in_flight.append((step, record, size))
 
     def completed(self, step: Any, now_s: float, is_busy: bool) -> StepSample | None:
         """Note that `step` completed; return its sample if it was wanted.
@@ -61,14 +90,20 @@ class StepFeedback:
         Args:
             is_busy: requests remain, so that the engine goes straight on.
         """
-        record = self._pop(step)
+        record, size = self._pop(step)
+        before, self._last_size = self._last_size, size
         started_s, self._last_completion_s = self._last_completion_s, now_s
         self._is_busy = is_busy
-        return None if record is None else StepSample(record, now_s - started_s)
+        if record is None or size is None:
+            return None
+        behind = self._in_flight[0][2] if self._in_flight else None
+        is_alone = before is None and behind is None
+        is_steady = is_alone or (size.is_like(before) and size.is_like(behind))
+        return StepSample(record, now_s - started_s, is_steady)
 
-    def _pop(self, step: Any) -> StepRecord | None:
+    def _pop(self, step: Any) -> tuple[StepRecord | None, StepSize | None]:
         while self._in_flight:
-            scheduled, record = self._in_flight.popleft()
+            scheduled, record, size = self._in_flight.popleft()
             if scheduled is step:
-                return record
-        return None
+                return record, size
+        return None, None

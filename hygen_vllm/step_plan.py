@@ -9,7 +9,6 @@ fixes the seconds the step may take.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,10 +58,6 @@ class LatencyGate:
         return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
 
 
-def _nobody() -> Sequence[tuple[float, int]]:
-    return ()
-
-
 @dataclass(slots=True)
 class StepPlan:
     """What is left of one step for the offline class. Is an `OnlineLoad`.
@@ -75,9 +70,7 @@ class StepPlan:
         prefill_tokens_left: offline prefill tokens up to which the prices are trusted.
         slots_per_request: input slots a request takes beside its tokens (speculative drafting).
         has_online: online requests run or can start in this step.
-        now_s: monotonic seconds.
         num_behind: online requests that wait and cannot start in this step.
-        waiters: see OnlineLoad.
         prefill_price: price of offline prefill if it is higher than the step's; see `kv_pace`.
         online_prefill_left: prefill tokens that running online requests may have in this step; None
             for as many as vLLM gives.
@@ -91,13 +84,13 @@ class StepPlan:
     prefill_tokens_left: int
     slots_per_request: int = 0
     has_online: bool = False
-    now_s: float = 0.0
     num_behind: int = 0
-    waiters: Callable[[], Sequence[tuple[float, int]]] = _nobody
     prefill_price: float = 0.0
     online_prefill_left: int | None = None
     arrival_prefill_left: int | None = None
     has_offline: bool = False
+    has_prefill: bool = False
+    """Of either class, charged or granted since the online side was closed, or before."""
     online: StepComposition = field(default_factory=StepComposition)
     num_decodes: int = 0
     total_tokens: int = 0
@@ -128,11 +121,15 @@ class StepPlan:
 
     def _charge_late(self, new_tokens: int, computed_tokens: int, is_decode: bool) -> None:
         """Charge online work that was not foreseen when offline work was first granted."""
+        work = self.total_tokens, new_tokens, computed_tokens
         if self.cost is not None:
-            price = self.cost.added_decode_seconds if is_decode else self.cost.added_chunk_seconds
-            seconds = price(self.total_tokens, new_tokens, computed_tokens)
+            if is_decode:
+                seconds = self.cost.added_decode_seconds(*work)
+            else:
+                seconds = self.cost.added_chunk_seconds(*work, not self.has_prefill)
             self.seconds += seconds
             self.alone_s += seconds
+        self.has_prefill = self.has_prefill or not is_decode
         self.total_tokens += new_tokens
 
     def cap_online_prefill(self, tokens: int) -> int:
@@ -154,6 +151,7 @@ class StepPlan:
     def close_online(self) -> None:
         """Fix the terms of the step, now that all online work is charged."""
         self.is_closed = True
+        self.has_prefill = self.online.num_prefills > 0
         self.total_tokens = self.online.total_tokens
         if self.cost is None:
             return
@@ -168,7 +166,8 @@ class StepPlan:
         """Seconds of the step if prefill filled all its tokens."""
         if self.cost is None or self.tokens_left <= 0:
             return self.alone_s
-        added_s = self.cost.added_chunk_seconds(self.total_tokens, self.tokens_left, 0)
+        is_first = not self.online.num_prefills
+        added_s = self.cost.added_chunk_seconds(self.total_tokens, self.tokens_left, 0, is_first)
         return self.alone_s + added_s
 
     @property

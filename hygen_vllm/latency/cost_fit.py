@@ -31,10 +31,11 @@ def fit_cost(X: Matrix, seconds: Matrix, knees: Sequence[int], ridge: float = 1e
         seconds: float64 (num_steps,), all finite and > 0.
         ridge: shares the price among sums that have only been seen together.
     """
-    columns = np.column_stack([_base_and_sums(X), segments(total_tokens(X), knees)])
+    columns = np.column_stack([_base_and_sums(X), has_prefill(X), segments(total_tokens(X), knees)])
     solution = fit_relative(columns, seconds, np.zeros(columns.shape[1]), ridge).tolist()
-    curve = TokenCurve(tuple(knees), tuple(solution[NUM_COEFFICIENTS:])).simplified()
-    return StepCost.from_coefficients(solution[:NUM_COEFFICIENTS], curve)
+    sums, first_prefill_s = solution[:NUM_COEFFICIENTS], solution[NUM_COEFFICIENTS]
+    curve = TokenCurve(tuple(knees), tuple(solution[NUM_COEFFICIENTS + 1 :])).simplified()
+    return StepCost.from_coefficients(sums, curve, first_prefill_s)
 
 
 def refit_cost(X: Matrix, seconds: Matrix, given: StepCost, ridge: float) -> StepCost:
@@ -42,18 +43,24 @@ def refit_cost(X: Matrix, seconds: Matrix, given: StepCost, ridge: float) -> Ste
 
     The curve keeps the shape it has in `given`; only its height is fitted.
     """
-    columns = np.column_stack([_base_and_sums(X), given.curve.seconds_of(total_tokens(X))])
-    prior = np.array([*given.coefficients(), 1.0])
-    solution = fit_relative(columns, seconds, prior, ridge).tolist()
-    return StepCost.from_coefficients(
-        solution[:NUM_COEFFICIENTS], given.curve.scaled(solution[NUM_COEFFICIENTS])
-    )
+    on_curve = given.curve.seconds_of(total_tokens(X))
+    columns = np.column_stack([_base_and_sums(X), has_prefill(X), on_curve])
+    prior = np.array([*given.coefficients(), given.first_prefill_s, 1.0])
+    *sums, first_prefill_s, height = fit_relative(columns, seconds, prior, ridge).tolist()
+    return StepCost.from_coefficients(sums, given.curve.scaled(height), first_prefill_s)
 
 
 def predict_seconds(cost: StepCost, X: Matrix) -> Matrix:
     """Return the predicted seconds of each step of X, float64 (num_steps,)."""
     sums: Matrix = _base_and_sums(X) @ np.array(cost.coefficients())
+    sums += cost.first_prefill_s * has_prefill(X)
     return sums + cost.curve.seconds_of(total_tokens(X))
+
+
+def has_prefill(X: Matrix) -> Matrix:
+    """Return 1.0 for each step with a prefill chunk, else 0.0, float64 (num_steps,)."""
+    found: Matrix = (X[:, FEATURES.index("num_prefills")] > 0).astype(np.float64)
+    return found
 
 
 def total_tokens(X: Matrix) -> Matrix:

@@ -4,7 +4,11 @@
 seconds = base + sum over decodes (decode + decode_context * c)
         + sum over chunks (prefill + prefill_token * n + prefill_attention * n * (c + n / 2)
                            + prefill_context * (c + n))
+        + first_prefill if there is a chunk
         + curve(total tokens)
+
+A step of decodes alone is one CUDA graph; with a chunk it is launched in pieces, which takes longer
+however small the chunk.
 
 No coefficient is negative and the curve never falls, so more work never costs less, and the largest
 chunk that fits a given time is the root of a quadratic between two knees of the curve.
@@ -14,6 +18,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.token_curve import TokenCurve
@@ -22,9 +27,26 @@ NUM_COEFFICIENTS = 7
 FLAT = TokenCurve()
 
 
+class Worth(NamedTuple):
+    """What a prefill chunk is worth to a step that it may join.
+
+    Args:
+        price: of a second added to the step.
+        token_worth_s: see StepCost.token_worth_s.
+        is_first: the step has no other chunk.
+    """
+
+    price: float
+    token_worth_s: float
+    is_first: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Coefficients in seconds per unit of each sum; all finite and >= 0 (else ValueError)."""
+    """Coefficients in seconds per unit of each sum; all finite and >= 0 (else ValueError).
+
+    Args: first_prefill_s: added once to a step with prefill.
+    """
 
     base_s: float
     decode_token_s: float
@@ -34,17 +56,21 @@ class StepCost:
     prefill_attention_s: float
     prefill_context_token_s: float
     curve: TokenCurve = FLAT
+    first_prefill_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for value in self.coefficients():
+        for value in (*self.coefficients(), self.first_prefill_s):
             if isinstance(value, bool) or not 0 <= value < math.inf:
                 raise ValueError(f"step cost coefficients must be finite and >= 0, got {value}")
 
     @classmethod
-    def from_coefficients(cls, values: Sequence[float], curve: TokenCurve) -> "StepCost":
+    def from_coefficients(
+        cls, values: Sequence[float], curve: TokenCurve, first_prefill_s: float = 0.0
+    ) -> "StepCost":
         """Return the cost with NUM_COEFFICIENTS `values`: the base, then one a feature."""
         base, decode, context, prefill, token, attention, prefill_context = values
-        return cls(base, decode, context, prefill, token, attention, prefill_context, curve)
+        sums = base, decode, context, prefill, token, attention, prefill_context
+        return cls(*sums, curve, first_prefill_s)
 
     def coefficients(self) -> list[float]:
         """Return the base and the coefficients in the order of FEATURES."""
@@ -61,7 +87,8 @@ class StepCost:
     def scaled(self, factor: float) -> "StepCost":
         """Return the cost of a device on which everything takes `factor` times as long."""
         values = [factor * value for value in self.coefficients()]
-        return StepCost.from_coefficients(values, self.curve.scaled(factor))
+        first_prefill_s = factor * self.first_prefill_s
+        return StepCost.from_coefficients(values, self.curve.scaled(factor), first_prefill_s)
 
     def seconds(self, step: StepComposition) -> float:
         """Return the predicted seconds of a step."""
@@ -73,6 +100,7 @@ class StepCost:
             + self.prefill_token_s * step.prefill_tokens
             + self.prefill_attention_s * step.prefill_attention
             + self.prefill_context_token_s * step.prefill_context_tokens
+            + (self.first_prefill_s if step.num_prefills else 0.0)
             + self.curve.seconds(step.total_tokens)
         )
 
@@ -95,11 +123,12 @@ class StepCost:
         )
 
     def added_chunk_seconds(
-        self, total_tokens: int, new_tokens: int, computed_tokens: int
+        self, total_tokens: int, new_tokens: int, computed_tokens: int, is_first: bool = False
     ) -> float:
-        """Return the seconds a prefill chunk adds to a step of `total_tokens`."""
+        """Return the seconds a prefill chunk, the first or another, adds to a step."""
         return (
             self.prefill_s
+            + (self.first_prefill_s if is_first else 0.0)
             + self.prefill_token_s * new_tokens
             + self.prefill_attention_s * new_tokens * (computed_tokens + 0.5 * new_tokens)
             + self.prefill_context_token_s * (computed_tokens + new_tokens)
@@ -118,12 +147,7 @@ class StepCost:
         ) * new_tokens + self.decode_context_token_s * computed_tokens
 
     def best_chunk(
-        self,
-        total_tokens: int,
-        computed_tokens: int,
-        max_tokens: int,
-        price: float,
-        token_worth_s: float,
+        self, total_tokens: int, computed_tokens: int, max_tokens: int, worth: Worth
     ) -> int:
         """Return the chunk, 0 to `max_tokens`, that is worth most more than it costs.
 
@@ -132,25 +156,33 @@ class StepCost:
         token may be nearly free. Looks at the knees only, O(number of knees): what else could be
         best by the curvature of attention is so by next to nothing.
         """
+        price, token_worth_s, is_first = worth
+        first_s = self.first_prefill_s if is_first else 0.0
         here_s = self.curve.seconds(total_tokens)
         ends = [knee - total_tokens for knee in self.curve.knees]
         best, most = 0, 0.0
         for tokens in (*(end for end in ends if 0 < end < max_tokens), max_tokens):
             on_curve_s = self.curve.seconds(total_tokens + tokens) - here_s
             other_s = self.added_chunk_seconds(total_tokens, tokens, computed_tokens) - on_curve_s
-            net = token_worth_s * tokens + other_s - price * (on_curve_s + other_s)
+            net = token_worth_s * tokens + other_s - price * (on_curve_s + other_s + first_s)
             if net > most:
                 best, most = tokens, net
         return best
 
     def largest_chunk(
-        self, total_tokens: int, computed_tokens: int, max_tokens: int, seconds: float
+        self,
+        total_tokens: int,
+        computed_tokens: int,
+        max_tokens: int,
+        seconds: float,
+        is_first: bool = False,
     ) -> int:
         """Return the most prefill tokens, 0 to `max_tokens`, that add at most `seconds`.
 
         Args:
             total_tokens: tokens already in the step.
             computed_tokens: tokens of the request computed before.
+            is_first: the step has no other chunk.
         O(log(number of knees)); exact up to rounding down to whole tokens.
         """
         curve = self.curve
@@ -161,6 +193,8 @@ class StepCost:
             + self.prefill_attention_s * computed_tokens
         )
         spare = seconds - self.prefill_s - self.prefill_context_token_s * computed_tokens
+        if is_first:
+            spare -= self.first_prefill_s
         if spare < 0:
             return 0
         knees = curve.knees

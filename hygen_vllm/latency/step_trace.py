@@ -10,6 +10,7 @@ columns:
     FEATURES        the sums of its StepComposition
     predicted_s     seconds predicted before it was measured; empty if nothing was known
     seconds         measured, from completion to completion; idle time is in no step
+    is_steady       0 where that is in part a neighbour's time; see step_feedback
     batch           profiler only: steps of one number had the same composition
     visit           profiler only: steps measured in a row
 """
@@ -38,7 +39,16 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "hygen-step-trace"
 VERSION = 1
-COLUMNS = ("step", "completed_s", *FEATURES, "predicted_s", "seconds", "batch", "visit")
+COLUMNS = (
+    "step",
+    "completed_s",
+    *FEATURES,
+    "predicted_s",
+    "seconds",
+    "is_steady",
+    "batch",
+    "visit",
+)
 REQUIRED = (*FEATURES, "seconds")
 
 
@@ -51,6 +61,7 @@ class TracedStep:
     composition: StepComposition
     predicted_s: float | None
     seconds: float
+    is_steady: bool = True
 
 
 class TraceWriter:
@@ -112,20 +123,24 @@ def row(
     sums = ",".join(f"{value:.12g}" for value in step.composition.features())
     return (
         f"{step.step},{step.completed_s - started_s:.6f},{sums},"
-        f"{predicted},{step.seconds:.6g},{batch},{visit}\n"
+        f"{predicted},{step.seconds:.6g},{step.is_steady:d},{batch},{visit}\n"
     )
 
 
 def read_trace(path: str | Path) -> "tuple[EngineInfo, pd.DataFrame]":
     """Return the engine and the steps of a trace, without those that were not measured right.
 
-    A last line that was cut off is left out, as are steps whose time is not finite and > 0.
+    A last line that was cut off is left out, as are steps whose time is not finite and > 0, or not
+    their own.
 
     Raises: ConfigError, one line, if the file is no trace or is damaged.
     """
     with one_line_errors(f"trace {path}", f"{path}", f"{FORMAT} {VERSION}"):
         engine, table = _parse(_text(Path(path).expanduser()))
-    return engine, table[is_measured(table["seconds"].to_numpy())].reset_index(drop=True)
+    usable = is_measured(table["seconds"].to_numpy())
+    if "is_steady" in table:
+        usable &= table["is_steady"].to_numpy() != 0
+    return engine, table[usable].reset_index(drop=True)
 
 
 def is_measured(seconds: Any) -> Any:

@@ -53,7 +53,7 @@ class BatchShape:
 
     def num_blocks(self, depth: int, block_size: int) -> int:
         """Return the KV blocks it needs at most, with `depth` steps in flight."""
-        lengths = [context + NUM_STEPS + 2 * depth for context in self.contexts]
+        lengths = [context + NUM_STEPS + 3 * depth - 1 for context in self.contexts]
         lengths += depth * [new + computed + 1 for new, computed in self.chunks]
         return sum(-(-length // block_size) for length in lengths)
 
@@ -74,7 +74,7 @@ class Limits:
     def of(cls, engine: EngineInfo) -> "Limits":
         depth = engine.pipeline_parallel + int(engine.is_async)
         # a request's last token, and one output token a step, still have to fit
-        length = engine.max_model_len - NUM_STEPS - 2 * depth - 1
+        length = engine.max_model_len - NUM_STEPS - 3 * depth
         if min(length, engine.max_num_batched_tokens) < SMALLEST_CHUNK:
             raise ValueError(
                 f"max_model_len {engine.max_model_len} and max_num_batched_tokens "

@@ -71,7 +71,8 @@ class ShapeRunner:
         self._scheduler.trace = self._recorder
         self._numbers = itertools.count()
         self._depth = self._core.batch_queue_size
-        """Steps in flight; so many at the start of a visit are not kept, as requests join then."""
+        """Steps in flight; so many at the start of a visit are not kept, as requests join then, and
+        one less at its end, for a step may take as long as the launch of the one behind it."""
         self.engine = engine_info(config)
         self._core.collective_rpc("fill_kv_cache")
 
@@ -80,7 +81,7 @@ class ShapeRunner:
 
         Raises: RuntimeError if the engine did not run what was asked.
         """
-        num_steps = self._depth + NUM_STEPS
+        num_steps = NUM_STEPS + 2 * self._depth - 1
         decodes = [self._ask(1, context, num_steps + self._depth) for context in shape.contexts]
         rounds = [[self._ask(new, c, 1) for new, c in shape.chunks] for _ in range(num_steps)]
         self._recorder.steps.clear()

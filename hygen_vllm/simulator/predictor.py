@@ -60,7 +60,8 @@ def _scaled(cost: StepCost, factors: Matrix) -> StepCost:
     """Return prices with each coefficient, and last the curve, times a factor of its own."""
     *some, curve_factor = factors.tolist()
     values = [factor * value for factor, value in zip(some, cost.coefficients(), strict=True)]
-    return StepCost.from_coefficients(values, cost.curve.scaled(curve_factor))
+    first_prefill_s = curve_factor * cost.first_prefill_s
+    return StepCost.from_coefficients(values, cost.curve.scaled(curve_factor), first_prefill_s)
 
 
 class DistortedLearner(CostLearner):

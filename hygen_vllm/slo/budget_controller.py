@@ -35,12 +35,14 @@ class CompletedStep:
         seconds: that it took.
         forecast: None if it was not predicted; it is then taken for one without offline work.
         has_prefill: it had online prefill.
+        is_steady: its seconds are its own.
     """
 
     tokens: Iterable[tuple[str, int]]
     seconds: float
     forecast: StepForecast | None
     has_prefill: bool
+    is_steady: bool = True
 
 
 class BudgetController:
@@ -50,7 +52,7 @@ class BudgetController:
         slos: the targets; at least one.
         limits: of the engine.
         window_s: time over which the targets are kept.
-        idle_step_s: seconds of a step without online requests, if no target says less.
+        idle_step_s: seconds of a step without online decodes, if no target says less.
         report: called with a line when a target turns out to be out of reach.
     """
 
@@ -107,8 +109,8 @@ class BudgetController:
     def terms(self, load: OnlineLoad) -> StepTerms:
         """Return what offline work may do in a step."""
         terms = StepTerms()
-        if not load.has_online:
-            terms.limit_s = self._idle_step_s
+        if load.num_decodes == 0:
+            terms.limit_s = max(load.alone_s, self._idle_step_s)
         for target in self.targets:
             target.bound(terms, load)
         return terms
@@ -128,7 +130,8 @@ class BudgetController:
         alone_s = step.seconds
         if forecast is not None and forecast.total_s > 0:
             alone_s *= forecast.alone_s / forecast.total_s
-            self._errors.observe(forecast, step.seconds, step.has_prefill)
+            if step.is_steady:
+                self._errors.observe(forecast, step.seconds, step.has_prefill)
         if tokens.num_gaps:
             self._count_gaps(tokens, alone_s)
         if cost is not None:

@@ -67,11 +67,6 @@ class OnlineLatency:
         if request_id in self._here:
             self._leaving.append(request_id)
 
-    def waiting_since_s(self, request_id: str) -> float | None:
-        """Return the arrival of a request without a token; None for any other."""
-        request = self._without_token.get(request_id)
-        return None if request is None else request.arrival_s
-
     def first_waiting_s(self, now_s: float) -> float:
         """Return the arrival of the oldest request without a token, `now_s` if there is none."""
         for request in self._without_token.values():

@@ -28,10 +28,10 @@ BAND = 0.1
 """A percentile of TTFT is kept by the delay of the requests that are so near it in rank."""
 FEWEST_BEYOND = 2.0
 """Samples beyond a percentile from which it is believed to have moved."""
+PLANNED = 0.99
+"""Share of a limit that is planned for a percentile of TTFT: with some ten requests a quarter of an
+hour beyond P99, it comes out one or two percent higher or lower by chance."""
 DELAY_GAIN = 0.03
-DECLARED = 0.97
-"""Share of a TTFT limit that is planned for a request that waits; the rest is for surprises."""
-WAITERS_LOOKED_AT = 64
 
 
 @dataclass(slots=True)
@@ -173,7 +173,22 @@ class TailTbt(SteeredSlo):
         above = measures.real["tbt"].share_above(self.limit_s) / (1.0 - self.slo.share)
         self.allowance.set_saved((1.0 - above) * measures.span_s, now_s)
         owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
-        self.cap_s = self.limit_s / measures.error_margin * owed
+        self.cap_s = self._limit_to_come_s(self.slo.share) / measures.error_margin * owed
+
+    def _limit_to_come_s(self, share: float) -> float:
+        """Return the limit as it may still turn out to be.
+
+        What was planned up to a limit that falls later is above it then, all at once. A percentile
+        is known up to the error of its rank; the tokens of a step count as one sample.
+        """
+        assert self.limit_s is not None
+        if self.slo.rise is None:
+            return self.limit_s
+        alone = self._measures.alone["tbt"]
+        num_steps = alone.num_samples / max(1.0, self._measures.decodes)
+        error = math.sqrt(share * (1.0 - share) / num_steps)
+        lower_s = alone.percentile_s(max(0.0, share - RANK_ERRORS * error)) or 0.0
+        return min(self.limit_s, lower_s * (1.0 + self.slo.rise))
 
     def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
         """A step longer than the limit exceeds it once for every decode.
@@ -188,6 +203,8 @@ class TailTbt(SteeredSlo):
             terms.limit_s = min(terms.limit_s, most_s)
 
 
+RANK_ERRORS = 2.0
+"""Standard errors in rank by which a percentile of online alone may still fall."""
 CAP_PER_FACTOR = 0.05
 """The cap is lowered by a twentieth of the logarithm of what is owed: at most a quarter."""
 SECONDS_PER_TOKEN = 1.0
@@ -246,35 +263,14 @@ class Ttft(SteeredSlo):
         delay_s = request.real_ttft_s - ttft_s
         gain = 1.0 if self._delay_s is None else DELAY_GAIN
         self._delay_s = (self._delay_s or 0.0) * (1.0 - gain) + delay_s * gain
-        allowed_s = self._delays_allowed * (self.limit_s / self.alone_s - 1.0) * ttft_s
+        planned_s = self.limit_s * (1.0 if self.slo.share is None else PLANNED)
+        allowed_s = self._delays_allowed * (planned_s / self.alone_s - 1.0) * ttft_s
         self.allowance.settle(allowed_s, delay_s, now_s)
 
     def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
         terms.limit_s = min(terms.limit_s, max(load.alone_s, self.cap_s))
-        if load.num_first == 0:
-            return
-        if self.slo.share is None:
-            expected = self._measures.arrivals_per_s * self.cap_s
-            terms.price += load.num_first / max(expected, 1e-3)
-        else:
-            terms.limit_s = min(terms.limit_s, load.alone_s + self._slack_s(load))
-
-    def _slack_s(self, load: OnlineLoad) -> float:
-        """Seconds by which the step may delay those who wait without one of them coming too late.
-
-        Tokens are computed in order, in full steps. 0 if one of them is too late already.
-        """
-        assert self.limit_s is not None
-        slack_s = math.inf
-        tokens_before = 0
-        for arrival_s, tokens in load.waiters()[:WAITERS_LOOKED_AT]:
-            tokens_before += tokens
-            left_s = max(load.alone_s, tokens_before * load.full_s / load.max_tokens)
-            waited_s = load.now_s - arrival_s
-            slack_s = min(slack_s, DECLARED * self.limit_s - waited_s - left_s)
-            if slack_s <= 0:
-                return 0.0
-        return slack_s
+        expected = self._measures.arrivals_per_s * self.cap_s
+        terms.price += load.num_first / max(expected, 1e-3)
 
 
 def steered(slo: Slo, measures: Measures) -> SteeredSlo:

@@ -2,7 +2,6 @@
 """What a step may take, and what its seconds cost: the words between plan and gate. Pure."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,23 +22,12 @@ class OnlineLoad(Protocol):
         """Seconds of the step if prefill filled all its tokens."""
 
     @property
-    def max_tokens(self) -> int:
-        """Tokens of a full step."""
-
-    @property
     def num_decodes(self) -> int:
         """Online requests that get a token after their first."""
 
     @property
     def num_first(self) -> int:
         """Online requests that wait for their first token, in this step or behind it."""
-
-    @property
-    def now_s(self) -> float:
-        """Monotonic seconds."""
-
-    def waiters(self) -> Sequence[tuple[float, int]]:
-        """Return (arrival_s, tokens to compute) of each that waits for its first, in order."""
 
 
 @dataclass(slots=True)

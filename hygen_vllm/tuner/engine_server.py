@@ -2,11 +2,15 @@
 """Serves a tuning workload on a real engine, in real time and in this process.
 
 The engine core is driven as vLLM's own busy loop does: requests that came while a step ran are
-added after it. TTFT runs from the time at which the workload has a request to its first token.
+added after it. TTFT runs from the time at which the workload has a request to its first token. Of
+the offline requests a limited number is in the engine at a time, as many as keep it busy.
 """
 
+import gc
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +21,14 @@ from vllm.v1.executor import Executor
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.simulator.figures import Latencies
-from hygen_vllm.simulator.simulation import OFFLINE, Requests
+from hygen_vllm.simulator.simulation import OFFLINE, ONLINE, Requests
 from hygen_vllm.step_plan import LatencyGate
 from hygen_vllm.tuner.served import Progress, Served
 from hygen_vllm.workloads.arrivals import Arrival
 
 IDLE_SLEEP_S = 1e-3
+BACKLOG_PER_SLOT = 2
+"""Offline requests in the engine, in requests that it can run at a time."""
 
 
 @dataclass
@@ -32,6 +38,9 @@ class _Record:
     arrival: Arrival
     is_offline: bool
     token_times_s: list[float] = field(default_factory=list)
+
+
+_Made = tuple[_Record, Request]
 
 
 class EngineServer:
@@ -61,17 +70,25 @@ class EngineServer:
     def description(self) -> str:
         return f"{self._model}, requests up to {self._max_model_len} tokens"
 
+    @property
+    def scheduler(self) -> Any:
+        """The HyGenScheduler of the engine."""
+        return self._core.scheduler
+
     def serve(self, latency_budget_s: float | None, repeat: int, progress: Progress) -> Served:
         """Serve the workload of a repeat; see Server."""
-        scheduler: Any = self._core.scheduler
-        requests, _ = self._find_requests(repeat).fitted(self._max_model_len)
+        requests = self._find_requests(repeat)
         if latency_budget_s is None:
             requests = Requests(requests.online, [])
         else:
-            scheduler.gate = LatencyGate("fixed", latency_budget_s, 0.0, 0.0)
+            self.scheduler.gate = LatencyGate("fixed", latency_budget_s, 0.0, 0.0)
+        return self.serve_requests(requests, progress)
+
+    def serve_requests(self, requests: Requests, progress: Progress) -> Served:
+        """Serve requests under the gate that is set, from an empty prefix cache."""
+        requests, _ = requests.fitted(self._max_model_len)
         self._core.reset_prefix_cache()
-        records = self._run(requests, progress)
-        return _served(records, self._seconds)
+        return _served(self._run(requests, progress), self._seconds)
 
     def close(self) -> None:
         """End the engine and its workers."""
@@ -79,29 +96,38 @@ class EngineServer:
 
     def _run(self, requests: Requests, progress: Progress) -> list[_Record]:
         """Serve requests until the time is over, then end those that are left."""
-        core = self._core
-        scheduler: Any = core.scheduler
+        core, scheduler = self._core, self.scheduler
         records: dict[str, _Record] = {}
-        coming = requests.in_order()
-        following = next(coming, None)
+        coming = _Coming(
+            self._made(ONLINE, requests.online),
+            self._made(OFFLINE, requests.offline),
+            BACKLOG_PER_SLOT * scheduler.max_num_running_reqs,
+        )
+        gc.collect()
+        gc.freeze()  # as vLLM does before its own loop: a collection takes as long as many steps
         started_s = time.monotonic()
         while (now_s := time.monotonic() - started_s) < self._seconds:
-            while following is not None and following[2].time_s <= now_s:
-                slo_class, number, arrival = following
-                request_id = f"{slo_class}-{number}"
-                records[request_id] = _Record(arrival, slo_class == OFFLINE)
-                scheduler.add_request(self._request(request_id, slo_class, number, arrival))
-                following = next(coming, None)
+            for record, request in coming.until(now_s, len(scheduler.offline_ids)):
+                records[request.request_id] = record
+                request.arrival_time = time.time() - (now_s - record.arrival.time_s)
+                scheduler.add_request(request)
             if scheduler.has_requests() or core.batch_queue:
                 self._step(records, started_s)
             else:
                 time.sleep(IDLE_SLEEP_S)
             progress(now_s / self._seconds)
+        gc.unfreeze()
         left = [request_id for request_id in records if request_id in scheduler.requests]
         scheduler.finish_requests(left, RequestStatus.FINISHED_ABORTED)
         while scheduler.has_requests() or core.batch_queue:
             core.step_fn()
         return list(records.values())
+
+    def _made(self, slo_class: str, arrivals: Sequence[Arrival]) -> Iterator[_Made]:
+        """Yield the requests of a class in order of time, each made when it is asked for."""
+        for number, arrival in enumerate(sorted(arrivals, key=lambda item: item.time_s)):
+            request = self._request(f"{slo_class}-{number}", slo_class, number, arrival)
+            yield _Record(arrival, slo_class == OFFLINE), request
 
     def _step(self, records: dict[str, _Record], started_s: float) -> None:
         outputs, was_executed = self._core.step_fn()
@@ -126,6 +152,31 @@ class EngineServer:
             pooling_params=None,
             block_hasher=self._core.request_block_hasher,
         )
+
+
+class _Coming:
+    """The requests of a run that are not in the engine yet.
+
+    Args: backlog: offline requests that are in the engine at a time.
+    """
+
+    def __init__(self, online: Iterator[_Made], offline: Iterator[_Made], backlog: int) -> None:
+        # made before the time begins: in vLLM that is other threads' work
+        self._online = deque(online)
+        self._offline = deque(itertools.islice(offline, backlog))
+        self._later_offline = offline
+        self._backlog = backlog
+
+    def until(self, now_s: float, num_offline: int) -> Iterator[_Made]:
+        """Yield what comes now, given how many offline requests are in the engine."""
+        while self._online and self._online[0][0].arrival.time_s <= now_s:
+            yield self._online.popleft()
+        for _ in range(self._backlog - num_offline):
+            if not self._offline:
+                self._offline.extend(itertools.islice(self._later_offline, 1))
+            if not self._offline or self._offline[0][0].arrival.time_s > now_s:
+                return
+            yield self._offline.popleft()
 
 
 def _served(records: Sequence[_Record], seconds: float) -> Served:

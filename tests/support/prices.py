@@ -21,7 +21,7 @@ def curves(slopes: st.SearchStrategy[Any], is_convex: bool = False) -> st.Search
 def costs(numbers: st.SearchStrategy[Any], is_convex: bool = False) -> st.SearchStrategy[Any]:
     """Return costs whose coefficients and slopes are the given numbers."""
     sums = (numbers for _ in range(NUM_COEFFICIENTS))
-    return st.builds(StepCost, *sums, curve=curves(numbers, is_convex))
+    return st.builds(StepCost, *sums, curve=curves(numbers, is_convex), first_prefill_s=numbers)
 
 
 def _curve(pieces: Sequence[tuple[int, Any]], is_convex: bool) -> TokenCurve:

@@ -2,7 +2,7 @@
 """BudgetController: what it measures, what it tells its targets, and the terms they agree on."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,6 @@ class _Load:
     alone_s: float = 0.02
     full_s: float = 0.2
     has_online: bool = True
-    waiters: Callable[[], Sequence[tuple[float, int]]] = tuple
 
 
 @dataclass
@@ -315,7 +314,7 @@ def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -
     load = _Load(num_decodes=3, num_first=2)
     each = [_known(text).controller.terms(load) for text in ALL]
     terms = _known(*ALL).controller.terms(load)
-    assert sum(one.price > 0 for one in each) == 2
+    assert sum(one.price > 0 for one in each) == 3
     assert pytest.approx(sum(one.price for one in each)) == terms.price
     assert min(one.limit_s for one in each) == terms.limit_s
     assert len({one.limit_s for one in each}) == len(each)

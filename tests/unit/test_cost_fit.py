@@ -12,6 +12,7 @@ from hygen_vllm.latency.cost_fit import (
     Matrix,
     fit_cost,
     fit_relative,
+    has_prefill,
     predict_seconds,
     refit_cost,
     total_tokens,
@@ -46,6 +47,17 @@ def test_fit_of_exact_steps_returns_their_coefficients_and_curve() -> None:
     tokens = np.arange(0.0, 900.0, 50.0)
     expected = TRUE.curve.seconds_of(tokens)
     assert expected == pytest.approx(cost.curve.seconds_of(tokens), rel=1e-3, abs=1e-6)
+
+
+def test_fit_tells_what_any_prefill_costs_from_what_each_chunk_costs() -> None:
+    """A step with prefill is launched in pieces: a jump, and the rest of the prices stay right."""
+    X, seconds = measured(0, 400, share=0, stalls=0)
+    jump_s = 0.5 * TRUE.base_s
+    cost = fit_cost(X, seconds + jump_s * has_prefill(X), KNEES, ridge=1e-12)
+    assert jump_s == pytest.approx(cost.first_prefill_s, rel=1e-3)
+    assert TRUE.coefficients() == pytest.approx(cost.coefficients(), rel=1e-3)
+    again = refit_cost(X, 2 * predict_seconds(cost, X), cost, ridge=1e-12)
+    assert 2 * jump_s == pytest.approx(again.first_prefill_s, rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -231,6 +231,26 @@ def test_first_grant_closes_the_online_side_once() -> None:
     assert plan.seconds == 30
 
 
+def test_first_chunk_of_a_step_of_decodes_pays_for_it_and_the_next_ones_do_not() -> None:
+    """What prefill costs a step however small is charged once."""
+    plan = _plan(limit_s=30, cost=replace(FLAT, first_prefill_s=5))
+    plan.charge_online(10, 0, is_decode=True)
+    small = replace(CHUNK, wanted_tokens=4)
+    assert [_grant(plan, small), plan.seconds] == [4, 1 + 10 + 5 + 4]
+    assert [_grant(plan, small), plan.seconds] == [4, 1 + 10 + 5 + 4 + 4]
+
+
+def test_chunk_beside_online_prefill_is_not_the_first_of_its_step() -> None:
+    """Online has paid already, before or after the first offline grant."""
+    foreseen, late = (_plan(limit_s=30, cost=replace(FLAT, first_prefill_s=5)) for _ in range(2))
+    foreseen.charge_online(10, 0, is_decode=False)
+    late.close_online()
+    late.charge_online(10, 0, is_decode=False)
+    for plan in (foreseen, late):
+        assert _grant(plan, replace(CHUNK, wanted_tokens=4)) == 4
+        assert plan.seconds == 1 + 5 + 10 + 4
+
+
 # --- laws --------------------------------------------------------------------------------------
 
 NUMBER = st.integers(0, 12)
@@ -255,7 +275,9 @@ def _fits(plan: StepPlan, chunk: ChunkView, tokens: int, blocks_needed: int) -> 
     """Whether a closed plan has room for so many tokens: the limits, one by one."""
     added_s = 0.0
     if plan.cost is not None:
-        added_s = plan.cost.added_chunk_seconds(plan.total_tokens, tokens, chunk.computed_tokens)
+        added_s = plan.cost.added_chunk_seconds(
+            plan.total_tokens, tokens, chunk.computed_tokens, is_first=not plan.has_prefill
+        )
     return (
         tokens + plan.slots_per_request <= plan.tokens_left
         and tokens <= plan.prefill_tokens_left

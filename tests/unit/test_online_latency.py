@@ -78,7 +78,7 @@ def test_step_without_online_tokens_changes_nothing(counts: list[tuple[str, int]
     online = _online("a")
     assert Tokens(0, 0.0, []) == online.tokens_came(counts, 11.0)
     assert {"ttft": 0, "tbt": 0} == _num_samples(online)
-    assert 10.0 == online.waiting_since_s("a")
+    assert 10.0 == online.first_waiting_s(12.0)
 
 
 def test_step_without_a_token_for_a_request_does_not_shorten_its_next_gap() -> None:
@@ -103,15 +103,6 @@ def test_samples_fade_by_the_given_half_life() -> None:
 
 
 # --- requests that wait ------------------------------------------------------------------------
-
-
-def test_request_waits_until_its_first_token() -> None:
-    """Others, offline ones among them, do not wait for one."""
-    online = _online("a")
-    assert 10.0 == online.waiting_since_s("a")
-    assert online.waiting_since_s("x") is None
-    online.tokens_came([("a", 1)], 11.0)
-    assert online.waiting_since_s("a") is None
 
 
 def test_first_waiting_is_the_oldest_without_a_token() -> None:
@@ -185,7 +176,6 @@ def test_request_that_leaves_without_a_token_waits_no_more() -> None:
     online = _online("a")
     online.left("a")
     assert Tokens(0, 0.0, []) == online.tokens_came([], 12.0)
-    assert online.waiting_since_s("a") is None
     assert 15.0 == online.first_waiting_s(15.0)
     assert {"ttft": 0, "tbt": 0} == _num_samples(online)
 

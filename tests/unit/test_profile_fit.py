@@ -18,6 +18,7 @@ from hygen_vllm.latency.cost_fit import predict_seconds
 from hygen_vllm.latency.estimator import StepTimeRegressor
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.latency.step_features import FEATURES
+from hygen_vllm.latency.step_trace import COLUMNS
 from hygen_vllm.profiler.fit import MeasuredSteps, evaluate_profile, fit_profile
 from hygen_vllm.profiler.report import report_text, write_profile
 from tests.support.step_traces import COST, ENGINE, profiled_rows, served_rows, write_trace
@@ -208,7 +209,8 @@ def test_evaluate_on_a_slower_engine_shows_the_bias(folder: Path, tmp_path: Path
 
 
 def _doubled(fields: list[str]) -> list[str]:
-    return [*fields[:-3], str(2 * float(fields[-3])), *fields[-2:]]
+    place = COLUMNS.index("seconds")
+    return [*fields[:place], str(2 * float(fields[place])), *fields[place + 1 :]]
 
 
 @pytest.mark.parametrize(

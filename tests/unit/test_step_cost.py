@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.latency.step_cost import FLAT, NUM_COEFFICIENTS, StepCost
+from hygen_vllm.latency.step_cost import FLAT, NUM_COEFFICIENTS, StepCost, Worth
 from hygen_vllm.latency.step_features import FEATURES, StepComposition
 from hygen_vllm.latency.token_curve import TokenCurve
 from tests.support.prices import costs
@@ -47,7 +47,8 @@ def test_seconds_of_any_step_are_features_times_coefficients(
     base_s, *coefficients = cost.coefficients()
     pairs = zip(coefficients, step.features(), strict=True)
     sums_s = sum(coefficient * feature for coefficient, feature in pairs)
-    assert cost.seconds(step) == base_s + sums_s + cost.curve.seconds(step.total_tokens)
+    first_s = cost.first_prefill_s * (step.num_prefills > 0)
+    assert cost.seconds(step) == base_s + sums_s + first_s + cost.curve.seconds(step.total_tokens)
 
 
 @LAW
@@ -341,7 +342,7 @@ def test_best_chunk_is_worth_most_more_than_it_costs_of_all_sizes(
     elif price > 1:
         cost = replace(cost, prefill_attention_s=0)
     worth_s = cost.token_worth_s(full_tokens)
-    best = cost.best_chunk(*step, most, price, worth_s)
+    best = cost.best_chunk(*step, most, Worth(price, worth_s))
     nets_s = [_net_s(cost, step, tokens, price, worth_s) for tokens in range(most + 1)]
     rounding_s = 1e-9 * price * cost.seconds(_chunk(sum(step) + most, 0))
     assert 0 <= best <= most
@@ -376,7 +377,7 @@ def test_best_chunk_on_stairs_ends_at_a_knee_or_is_all_or_nothing(
 
     A token is worth 1/2 where none is cached: 48 tokens pay for a stair of 24 seconds.
     """
-    assert expected == STAIRS.best_chunk(total_tokens, 0, max_tokens, price, token_worth_s=0.5)
+    assert expected == STAIRS.best_chunk(total_tokens, 0, max_tokens, Worth(price, 0.5))
 
 
 @pytest.mark.parametrize(("price", "expected"), [(0.5, 50), (1, 0), (1.5, 0)])
@@ -384,11 +385,39 @@ def test_best_chunk_without_a_curve_is_all_below_the_price_of_one(
     price: float, expected: int
 ) -> None:
     """Where no token is free a chunk is worth just what it adds."""
-    assert expected == replace(STAIRS, curve=FLAT).best_chunk(10, 5, 50, price, token_worth_s=0)
+    assert expected == replace(STAIRS, curve=FLAT).best_chunk(10, 5, 50, Worth(price, 0.0))
 
 
 def test_best_chunk_after_a_long_context_has_to_pay_for_it() -> None:
     """Twice the price of a context of 100 is 50 seconds that a chunk loses."""
     cost = replace(FREE, prefill_context_token_s=1, curve=TokenCurve((50,), (100,)))
-    worth = [cost.best_chunk(0, computed, 80, 2, token_worth_s=3) for computed in (99, 100)]
+    worth = [cost.best_chunk(0, computed, 80, Worth(2, 3)) for computed in (99, 100)]
     assert [50, 0] == worth
+
+
+def test_first_chunk_of_a_step_pays_what_any_prefill_costs() -> None:
+    """A step with prefill is launched in pieces, however many chunks it has."""
+    cost = replace(FREE, first_prefill_s=7)
+    decodes, one, two = StepComposition(decode_tokens=3), _chunk(5, 0), _chunk(5, 0)
+    two.add_prefill(5, 0)
+    assert [cost.seconds(step) for step in (decodes, one, two)] == [0, 7, 7]
+    assert [cost.added_chunk_seconds(3, 5, 0, is_first) for is_first in (True, False)] == [7, 0]
+
+
+def test_first_chunk_fits_only_where_there_is_time_for_what_it_costs() -> None:
+    """largest_chunk is the inverse of added_chunk_seconds for a first chunk too."""
+    cost = replace(FREE, first_prefill_s=7, prefill_token_s=1)
+    chunks = [cost.largest_chunk(3, 0, 100, seconds, is_first=True) for seconds in (6.9, 7, 9.5)]
+    assert chunks == [0, 0, 2]
+
+
+def test_first_chunk_is_granted_only_if_it_is_worth_what_any_prefill_costs() -> None:
+    """In a full step that cost is shared by all its chunks, so it is no part of their worth."""
+    cost = replace(FREE, first_prefill_s=8)
+    chunks = [cost.best_chunk(3, 0, most, Worth(2, 1, is_first=True)) for most in (16, 17)]
+    assert chunks == [0, 17]
+
+
+def test_scaled_cost_scales_what_the_first_chunk_costs() -> None:
+    """Everything takes as many times as long."""
+    assert replace(FREE, first_prefill_s=8).scaled(0.5).first_prefill_s == 4

@@ -265,21 +265,6 @@ def test_requests_that_wait_for_a_first_token_are_those_in_the_step_and_behind_i
     assert (2 + 3, 2) == (plan.num_first, plan.num_decodes)
 
 
-def test_waiters_are_found_when_asked_for() -> None:
-    """Only some targets need them; a plan that was told none has none."""
-    asked = []
-
-    def find() -> list[tuple[float, int]]:
-        asked.append(True)
-        return [(1.5, 20)]
-
-    plan = _plan(waiters=find)
-    assert [] == asked
-    assert [(1.5, 20)] == plan.waiters()
-    assert [True] == asked
-    assert () == _plan().waiters()
-
-
 CAPS = [
     ("cap_online_prefill", "online_prefill_left"),
     ("cap_arrival_prefill", "arrival_prefill_left"),

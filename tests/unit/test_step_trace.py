@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,26 @@ def test_any_row_has_the_columns_of_the_header_and_the_numbers_of_its_step(
     assert pytest.approx(predicted_s or 0, rel=1e-5) == float(cells["predicted_s"] or 0)
     others = [cells[name] for name in ("step", "completed_s", "batch", "visit")]
     assert ["7", "2.000000", "4", "2"] == others
+
+
+def test_step_whose_time_is_in_part_a_neighbours_is_kept_in_the_file_and_not_read(
+    tmp_path: Path,
+) -> None:
+    """People see every step; whoever learns from a trace sees only times that are a step's own."""
+    steps = [replace(step, is_steady=step.step != 3) for step in STEPS]
+    path = _write(tmp_path / "trace.csv", steps)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2 + len(STEPS)
+    assert [1, 2, 4, 5] == read_trace(path)[1]["step"].tolist()
+
+
+def test_trace_that_does_not_say_which_steps_are_steady_is_read_whole(tmp_path: Path) -> None:
+    """Traces of older releases stay usable."""
+    text = _text(*STEPS).splitlines()
+    place = COLUMNS.index("is_steady")
+    lines = [",".join(c for i, c in enumerate(line.split(",")) if i != place) for line in text[1:]]
+    path = tmp_path / "old.csv"
+    path.write_text("\n".join([text[0], *lines, ""]), encoding="utf-8")
+    assert len(read_trace(path)[1]) == len(STEPS)
 
 
 def test_step_recorded_is_in_the_file_at_once(tmp_path: Path) -> None:

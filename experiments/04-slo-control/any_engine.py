@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets on a real engine of your own, with traces as its load; for GPUs.
+
+    python experiments/04-slo-control/any_engine.py --model M --online azure --online-rate 5 \
+        --slo tbt_p99=+20% --slo tbt_mean=+20% --out engine.csv [vLLM's engine flags]
+
+One engine serves the same requests again and again: online alone, offline alone, together without
+any gate (online first), and together under each target, which is relative to what was measured
+alone. What the scheduler learns of step times in one run it knows in the next.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from runs import Case, Row, options_of, write_rows
+from tqdm import tqdm
+
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.profile_file import load_profile
+from hygen_vllm.latency.step_trace import TraceWriter
+from hygen_vllm.profiler.engine_flags import parse_engine_flags
+from hygen_vllm.simulator.simulation import Requests
+from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo_control import SloControl
+from hygen_vllm.step_plan import LatencyGate
+from hygen_vllm.tuner.engine_server import EngineServer
+from hygen_vllm.tuner.served import Served
+from hygen_vllm.tuner.simulated_server import find_requests
+from hygen_vllm.vllm_engine import engine_info
+
+
+def steer(server: EngineServer, slo: str) -> None:
+    """Let a scheduler steer by a target from now on, without anything known of the last one."""
+    scheduler = server.scheduler
+    config = dataclasses.replace(scheduler.hygen_config, slos=[slo])
+    scheduler.slo_control = SloControl(scheduler, config)
+    scheduler.gate = scheduler.slo_control.controller
+
+
+def row(name: str, policy: str, slo: Slo | None, served: Served, alone: Served | None) -> Row:
+    """Return the figures of a run."""
+    ratio = served.ratio_of(slo, alone.stats) if slo is not None and alone is not None else 0.0
+    stats = served.stats
+    return Row(
+        name=name,
+        policy=policy,
+        slos="" if slo is None else str(slo),
+        worst_ratio=ratio,
+        online_tokens_per_s=served.online_tokens_per_s,
+        offline_tokens_per_s=served.offline_tokens_per_s,
+        ttft_mean_ms=1e3 * (stats["ttft"].mean or 0.0),
+        ttft_p99_ms=1e3 * (stats["ttft"].p99 or 0.0),
+        tbt_mean_ms=1e3 * (stats["tbt"].mean or 0.0),
+        tbt_p99_ms=1e3 * (stats["tbt"].p99 or 0.0),
+    )
+
+
+def measure(server: EngineServer, requests: Requests, slos: list[str], out: Path) -> list[Row]:
+    """Serve everything; write what is there after each run."""
+    rows: list[Row] = []
+
+    def serve(name: str, policy: str, load: Requests, slo: Slo | None = None) -> Served:
+        with tqdm(total=100, desc=f"{name:16}", file=sys.stderr, mininterval=5) as bar:
+            served = server.serve_requests(load, lambda share: bar.update(int(100 * share) - bar.n))
+        rows.append(row(name, policy, slo, served, alone))
+        write_rows(out, rows)
+        print(dataclasses.asdict(rows[-1]), flush=True)
+        return served
+
+    alone: Served | None = None
+    serve("default settings", "tolerance", requests)
+    alone = serve("online alone", "online-only", Requests(requests.online, []))
+    server.scheduler.gate = LatencyGate("off", 0.0, 0.0, 0.0)
+    serve("offline alone", "offline-only", Requests([], requests.offline))
+    serve("online first", "online-first", requests)
+    for text in slos:
+        steer(server, text)
+        serve(text, "slo", requests, Slo.parse(text))
+        print(server.scheduler.slo_control.controller.status(), flush=True)
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Return the figures as a Markdown table."""
+    offline = next(row for row in rows if row.policy == "offline-only").offline_tokens_per_s
+    header = (
+        *("run", "TTFT mean / P99, ms", "TBT mean / P99, ms", "of its limit"),
+        *("offline tokens/s", "of alone", "total / offline alone"),
+    )
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    for each in rows:
+        total = each.online_tokens_per_s + each.offline_tokens_per_s
+        lines.append(
+            f"| {each.name} | {each.ttft_mean_ms:.0f} / {each.ttft_p99_ms:.0f} "
+            f"| {each.tbt_mean_ms:.1f} / {each.tbt_p99_ms:.1f} "
+            f"| {f'{each.worst_ratio:.3f}' if each.slos else ''} "
+            f"| {each.offline_tokens_per_s:,.0f} | {each.offline_tokens_per_s / offline:.1%} "
+            f"| {total / offline:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--online", default="azure")
+    parser.add_argument("--online-rate", type=float, default=5.0)
+    parser.add_argument("--offline", default="arxiv")
+    parser.add_argument("--offline-requests", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--seed", type=int, default=41)
+    parser.add_argument("--slo", action="append", default=[])
+    parser.add_argument("--hygen-profile", help="step times from the start")
+    parser.add_argument("--trace", help="CSV file of all steps")
+    parser.add_argument("--out", type=Path, default=Path("engine.csv"))
+    arguments, flags = parser.parse_known_args()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    names = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
+    options = options_of(Case("", "slo", {name: getattr(arguments, name) for name in names}))
+    engine_args = parse_engine_flags(["--model", arguments.model, *flags])
+    server = EngineServer(
+        engine_args, lambda repeat: find_requests(options, repeat), arguments.seconds
+    )
+    if arguments.hygen_profile:
+        server.scheduler.learner = CostLearner(load_profile(arguments.hygen_profile).cost)
+    if arguments.trace:
+        scheduler = server.scheduler
+        engine = engine_info(scheduler.vllm_config)
+        scheduler.trace = TraceWriter(arguments.trace, engine, 10**6, scheduler.clock())
+    try:
+        rows = measure(server, find_requests(options, 0), arguments.slo, arguments.out)
+    finally:
+        server.close()
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -56,6 +56,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "additional_config": {"hygen": {"latency_budget_s": 1e-6}},
         },
     },
+    "hygen, targets": {
+        "runs": [STAGGERED],
+        "engine": {
+            "scheduler_cls": "hygen_vllm.HyGenScheduler",
+            "additional_config": {"hygen": {"slos": ["tbt_p99=+20%", "ttft_mean=+20%"]}},
+        },
+    },
     "hygen, asynchronous": {
         "runs": [STAGGERED, ABORTED],
         "force_async": True,

@@ -23,6 +23,7 @@ def num_different(outputs, expected):
         ("hygen", TOGETHER),
         ("hygen", STAGGERED),
         ("hygen, no time to spare", STAGGERED),
+        ("hygen, targets", STAGGERED),
         ("hygen, asynchronous", STAGGERED),
     ],
 )

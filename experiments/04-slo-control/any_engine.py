@@ -7,6 +7,10 @@
 One engine serves the same requests again and again: online alone, offline alone, together without
 any gate (online first), and together under each target, which is relative to what was measured
 alone. What the scheduler learns of step times in one run it knows in the next.
+
+    python experiments/04-slo-control/any_engine.py --simulate h200-llama3-8b [the same]
+
+does so in the simulator; each scheduler then begins with nothing learned.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-from runs import Case, Row, options_of, write_rows
+from runs import Case, Row, options_of, run_all, write_rows
 from tqdm import tqdm
 
 from hygen_vllm.latency.cost_learner import CostLearner
@@ -83,6 +87,18 @@ def measure(server: EngineServer, requests: Requests, slos: list[str], out: Path
     return rows
 
 
+def simulate(profile: str, flags: dict[str, object], slos: list[str]) -> list[Row]:
+    """Do the same in virtual time."""
+    flags = {**flags, "profile": profile}
+    cases = [
+        Case("online alone", "online-only", flags),
+        Case("offline alone", "offline-only", flags),
+        Case("online first", "online-first", flags),
+    ]
+    cases += [Case(slo, "slo", {**flags, "slo": [slo], "unprofiled": True}) for slo in slos]
+    return run_all(cases)
+
+
 def table(rows: list[Row]) -> str:
     """Return the figures as a Markdown table."""
     offline = next(row for row in rows if row.policy == "offline-only").offline_tokens_per_s
@@ -105,7 +121,9 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--model", required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model")
+    where.add_argument("--simulate", metavar="PROFILE")
     parser.add_argument("--online", default="azure")
     parser.add_argument("--online-rate", type=float, default=5.0)
     parser.add_argument("--offline", default="arxiv")
@@ -120,7 +138,11 @@ def main() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     names = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
-    options = options_of(Case("", "slo", {name: getattr(arguments, name) for name in names}))
+    load = {name: getattr(arguments, name) for name in names}
+    if arguments.simulate:
+        print(table(simulate(arguments.simulate, load, arguments.slo)))
+        return
+    options = options_of(Case("", "slo", load))
     engine_args = parse_engine_flags(["--model", arguments.model, *flags])
     server = EngineServer(
         engine_args, lambda repeat: find_requests(options, repeat), arguments.seconds

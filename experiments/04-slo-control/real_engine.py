@@ -19,7 +19,7 @@ from pathlib import Path
 from hygen_vllm.demo.client import Client
 from hygen_vllm.demo.engine import DemoEngine, prepare_environment
 from hygen_vllm.demo.measure import PolicyFigures, Window, measure_policy
-from hygen_vllm.demo.policies import ENGINE_SETTINGS, EngineKind, Policy
+from hygen_vllm.demo.policies import EngineKind, Policy
 from hygen_vllm.demo.run import COOL_DOWN_S, WARM_UP_S
 from hygen_vllm.demo.workload import Workload, make_workload
 from hygen_vllm.slo.slo import Slo
@@ -126,11 +126,7 @@ async def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=90.0, help="measured, of each policy")
     parser.add_argument("--rate", type=float, default=0.8, help="online requests a second")
-    parser.add_argument(
-        "--dtype", default="bfloat16", help="float32 where the CPU has no instructions for bfloat16"
-    )
     arguments = parser.parse_args()
-    ENGINE_SETTINGS["dtype"] = arguments.dtype
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     prepare_environment()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the demo compares: five policies on three engines that differ only in their scheduler."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 
@@ -33,10 +35,27 @@ POLICIES = (
     Policy("hygen", EngineKind.HYGEN),
 )
 
+
+def number_format(cpuinfo: str) -> str:
+    """Return bfloat16, or float32 on an x86 processor that has to emulate it.
+
+    A step then takes seconds. Args: cpuinfo: text of /proc/cpuinfo, empty where there is none.
+    """
+    must_emulate = re.search(r"^flags\s*:", cpuinfo, re.MULTILINE) and "avx512" not in cpuinfo
+    return "float32" if must_emulate else "bfloat16"
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 # The same for every policy. 512 tokens a step favour stock vLLM's latency: its default on this
 # device is several thousand, and a long step is what online requests suffer from.
 ENGINE_SETTINGS: dict[str, Any] = {
-    "dtype": "bfloat16",
+    "dtype": number_format(_cpuinfo()),
     "enforce_eager": True,
     "max_model_len": 2048,
     "max_num_seqs": 32,

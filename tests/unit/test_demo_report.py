@@ -18,6 +18,7 @@ from hygen_vllm.demo.policies import (
     POLICIES,
     EngineKind,
     find_policies,
+    number_format,
     scheduler_settings,
 )
 from hygen_vllm.demo.report import PolicyRun, footnotes, format_table, to_json, write_csv
@@ -178,3 +179,19 @@ def test_policies_are_found_by_name_in_the_order_that_shares_engines():
 def test_unknown_policies_are_refused_with_the_choices(names, got):
     with pytest.raises(ValueError, match=f"among online-only, .*, hygen; got {got}"):
         find_policies(names)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("flags\t\t: fpu sse2 avx2\n", "float32"),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16\n", "bfloat16"),
+        ("Features\t: fp asimd bf16\n", "bfloat16"),
+        ("", "bfloat16"),
+    ],
+)
+def test_number_format_of_the_demo_is_one_that_the_processor_has(
+    cpuinfo: str, expected: str
+) -> None:
+    """An x86 processor without AVX-512 emulates bfloat16, and takes seconds for a step."""
+    assert expected == number_format(cpuinfo)

@@ -27,6 +27,8 @@ from hygen_vllm.slo.slo import Slo
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"
 MODES = ("slo", "tolerance", "fixed", "off")
+DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
+DEFAULT_TOLERANCE = 0.2
 
 
 class ConfigError(ValueError):
@@ -38,15 +40,16 @@ class HyGenConfig:
     """Settings of the scheduler. All have defaults that can be left alone."""
 
     mode: str | None = None
-    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `slo` if
-    slos is set, `fixed` if latency_budget_s is, else `tolerance`. `off` is online first without a
-    gate: offline work fills whatever tokens, slots and KV blocks the online class leaves."""
+    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `fixed` if
+    latency_budget_s is set, `tolerance` if interference_tolerance is, else `slo`. `off` is online
+    first without a gate: offline work fills whatever tokens, slots and KV blocks the online class
+    leaves."""
 
     slos: list[str] | None = None
     """Mode `slo`: latency targets of the online class, such as `tbt_p99=45ms`, `ttft_mean=+10%`.
     Metrics ttft and tbt, statistics mean, p50, p90, p95 and p99; a percentage is relative to the
     same online requests served alone. All are kept at once; a metric without a target is not
-    looked after."""
+    looked after. Default: tbt_mean=+20% and ttft_mean=+20%."""
 
     slo_reference: str | None = None
     """Mode `slo`: JSON file with what online has when it is served alone, for relative targets:
@@ -61,9 +64,10 @@ class HyGenConfig:
     """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section
     4). Offline work gets what online leaves of it; online itself is never gated."""
 
-    interference_tolerance: float = 0.2
+    interference_tolerance: float | None = None
     """Mode `tolerance`: offline work may lengthen a step by this share of the seconds which the
-    online work in it takes by itself. 0 admits only offline work predicted to cost nothing."""
+    online work in it takes by itself; by 0.2 if not set. 0 admits only offline work predicted to
+    cost nothing."""
 
     idle_step_s: float = 0.1
     """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it. The
@@ -105,14 +109,14 @@ class HyGenConfig:
         _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
         _check_slos(self.slos)
         _check_above("slo_window_s", self.slo_window_s, 0, "the default is 900")
-        _check_above("latency_budget_s", self.latency_budget_s, 0, 'set null for mode "tolerance"')
+        _check_above("latency_budget_s", self.latency_budget_s, 0, "set null for latency targets")
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
         _check_above(
             "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"
         )
-        if not 0 <= self.interference_tolerance <= sys.float_info.max:
+        if not 0 <= self.tolerance <= sys.float_info.max:
             raise ConfigError(
                 "interference_tolerance must be >= 0 and finite, got "
                 f"{self.interference_tolerance}; "
@@ -121,16 +125,14 @@ class HyGenConfig:
         if self.mode == "fixed" and self.latency_budget_s is None:
             raise ConfigError(
                 'mode "fixed" needs latency_budget_s (seconds one step may take); '
-                'set it or use mode "tolerance"'
+                "set it or leave out the mode"
             )
-        if self.mode == "slo" and not self.slos:
-            raise ConfigError('mode "slo" needs slos, for example ["tbt_p99=+20%"]')
         if self.slos and self.gate_mode != "slo":
             raise ConfigError(
                 f'slos = {self.slos} has no effect in mode "{self.mode}"; remove it or the mode'
             )
-        if self.slo_reference is not None and not self.slos:
-            raise ConfigError("slo_reference has no effect without slos")
+        if self.slo_reference is not None and self.gate_mode != "slo":
+            raise ConfigError(f'slo_reference has no effect in mode "{self.gate_mode}"; remove it')
         if self.gate_mode in ("slo", "tolerance", "off") and self.latency_budget_s is not None:
             raise ConfigError(
                 f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
@@ -144,7 +146,20 @@ class HyGenConfig:
             return self.mode
         if self.slos:
             return "slo"
-        return "tolerance" if self.latency_budget_s is None else "fixed"
+        if self.latency_budget_s is not None:
+            return "fixed"
+        return "slo" if self.interference_tolerance is None else "tolerance"
+
+    @property
+    def targets(self) -> list[str]:
+        """The latency targets in force, none but in mode `slo`."""
+        return (self.slos or DEFAULT_SLOS) if self.gate_mode == "slo" else []
+
+    @property
+    def tolerance(self) -> float:
+        """The share of mode `tolerance`."""
+        given = self.interference_tolerance
+        return DEFAULT_TOLERANCE if given is None else given
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> "HyGenConfig":

@@ -83,7 +83,7 @@ class HyGenScheduler(Scheduler):
         self.trace = self._new_trace()
         """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
         self._class_rule = _class_rule(self.hygen_config, self.policy)
-        self.slo_control = SloControl(self, self.hygen_config) if self.hygen_config.slos else None
+        self.slo_control = SloControl(self) if self.hygen_config.targets else None
         """Steers by SLOs; None in the other modes."""
         self.gate: Gate = LatencyGate.from_config(self.hygen_config)
         """Says what offline may do in a step; another one may be set between two steps."""

@@ -35,10 +35,11 @@ class SloControl:
     user's. Pooling requests have no tokens.
     """
 
-    def __init__(self, scheduler: Any, config: HyGenConfig) -> None:
+    def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
+        config: HyGenConfig = scheduler.hygen_config
         reference = find_reference(config)
-        slos = [Slo.parse(text) for text in config.slos or ()]
+        slos = [Slo.parse(text) for text in config.targets]
         if reference is not None:
             slos = [reference.resolved(slo) for slo in slos]
         limits = _limits(scheduler)
@@ -47,7 +48,7 @@ class SloControl:
         )
         self._last_intake_s = scheduler.clock()
         source = "estimated while serving" if reference is None else reference.source
-        logger.info("SLOs %s; online alone: %s", ", ".join(config.slos or ()), source)
+        logger.info("SLOs %s; online alone: %s", ", ".join(config.targets), source)
 
     def added(self, request: Request) -> None:
         """Note a new online request."""

@@ -43,7 +43,7 @@ class LatencyGate:
         return cls(
             mode=config.gate_mode,
             latency_budget_s=config.latency_budget_s or math.inf,
-            interference_tolerance=config.interference_tolerance,
+            interference_tolerance=config.tolerance,
             idle_step_s=config.idle_step_s,
         )
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from runs import Case, Row, options_of, run_all, write_rows
 from tqdm import tqdm
 
+from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.latency.step_trace import TraceWriter
@@ -39,8 +40,8 @@ from hygen_vllm.vllm_engine import engine_info
 def steer(server: EngineServer, slo: str) -> None:
     """Let a scheduler steer by a target from now on, without anything known of the last one."""
     scheduler = server.scheduler
-    config = dataclasses.replace(scheduler.hygen_config, slos=[slo])
-    scheduler.slo_control = SloControl(scheduler, config)
+    scheduler.hygen_config = HyGenConfig(slos=[slo])
+    scheduler.slo_control = SloControl(scheduler)
     scheduler.gate = scheduler.slo_control.controller
 
 
@@ -75,9 +76,10 @@ def measure(server: EngineServer, requests: Requests, slos: list[str], out: Path
         return served
 
     alone: Served | None = None
-    serve("default settings", "tolerance", requests)
+    server.scheduler.gate = LatencyGate.from_config(HyGenConfig(mode="tolerance"))
+    serve("tolerance 20 %", "tolerance", requests)
     alone = serve("online alone", "online-only", Requests(requests.online, []))
-    server.scheduler.gate = LatencyGate("off", 0.0, 0.0, 0.0)
+    server.scheduler.gate = LatencyGate.from_config(HyGenConfig(mode="off"))
     serve("offline alone", "offline-only", Requests([], requests.offline))
     serve("online first", "online-first", requests)
     for text in slos:

@@ -63,7 +63,8 @@ class ShapeRunner:
             )
         for name, value in ENGINE_SETTINGS.items():
             setattr(engine_args, name, value)
-        engine_args.additional_config = {**(engine_args.additional_config or {}), "hygen": {}}
+        settings = {"hygen": {"mode": "off"}}
+        engine_args.additional_config = {**(engine_args.additional_config or {}), **settings}
         config = engine_args.create_engine_config()
         self._core = EngineCore(config, Executor.get_class(config), log_stats=False)
         self._scheduler: Any = self._core.scheduler

@@ -56,7 +56,8 @@ class EngineServer:
         self, engine_args: EngineArgs, find_requests: Callable[[int], Requests], seconds: float
     ) -> None:
         engine_args.scheduler_cls = "hygen_vllm.HyGenScheduler"
-        engine_args.additional_config = {**(engine_args.additional_config or {}), "hygen": {}}
+        settings = {"hygen": {"mode": "off"}}  # until a probe sets a gate
+        engine_args.additional_config = {**(engine_args.additional_config or {}), **settings}
         engine_args.disable_log_stats = True
         config = engine_args.create_engine_config()
         self._core = EngineCore(config, Executor.get_class(config), log_stats=False)

@@ -50,9 +50,9 @@ def test_fixed_budget_holds_while_the_device_is_learned(cost, is_async):
 
 
 @pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
-def test_default_mode_lengthens_online_steps_by_its_tolerance_at_most(cost):
-    """Without any setting a step with online work takes at most a fifth longer for offline."""
-    device = VirtualDevice(HYGEN[False], cost, {})
+def test_mode_tolerance_lengthens_online_steps_by_its_share_at_most(cost):
+    """A step with online work takes at most a fifth longer for offline."""
+    device = VirtualDevice(HYGEN[False], cost, {"mode": "tolerance"})
     serve(device, 800, online_every=12)
     shared = [(s, o) for s, o, n in device.steps[100:] if n and o is not None]
     assert len(shared) > 300

@@ -45,7 +45,7 @@ COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)
 GATES = {
     "off": {"mode": "off"},
     "learning": {"min_chunk_tokens": 4},
-    "tolerance": {"profile": True, "idle_step_s": 0.0015},
+    "tolerance": {"profile": True, "mode": "tolerance", "idle_step_s": 0.0015},
     "no tolerance": {"profile": True, "interference_tolerance": 0.0, "min_chunk_tokens": 1},
     "fixed": {"profile": True, "latency_budget_s": 0.0016, "min_chunk_tokens": 4},
     "hopeless": {"profile": True, "latency_budget_s": 1e-9},

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.config import ConfigError, HyGenConfig
+from hygen_vllm.config import DEFAULT_SLOS, ConfigError, HyGenConfig
 
 FIELDS = [field.name for field in dataclasses.fields(HyGenConfig)]
 ONE_LINE_TEXT = st.text(string.ascii_letters + string.digits + string.punctuation, max_size=12)
@@ -39,7 +39,7 @@ def _file_error(path: Path) -> str:
 
 
 def test_config_with_nothing_set_is_the_safe_default() -> None:
-    """Left alone, offline may lengthen a step by a fifth and an idle step stays short."""
+    """Left alone, offline may lengthen online's mean TTFT and TBT by a fifth."""
     config = HyGenConfig.load(None, environ={})
     expected = HyGenConfig(
         mode=None,
@@ -47,7 +47,7 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
         slo_reference=None,
         slo_window_s=900.0,
         latency_budget_s=None,
-        interference_tolerance=0.2,
+        interference_tolerance=None,
         idle_step_s=0.1,
         default_class="online",
         offline_priority_above=None,
@@ -57,28 +57,33 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
         trace_max_steps=200_000,
     )
     assert expected == config
-    assert config.gate_mode == "tolerance"
+    assert config.gate_mode == "slo"
+    assert config.targets == ["tbt_mean=+20%", "ttft_mean=+20%"]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, "tolerance"),
+        ({}, "slo"),
+        ({"interference_tolerance": 0.2}, "tolerance"),
+        ({"interference_tolerance": 0}, "tolerance"),
+        ({"interference_tolerance": 0.2, "latency_budget_s": 0.1}, "fixed"),
+        ({"interference_tolerance": 0.2, "slos": ["tbt_p99=45ms"]}, "slo"),
         ({"mode": "tolerance"}, "tolerance"),
         ({"mode": "off"}, "off"),
         ({"latency_budget_s": 0.1}, "fixed"),
         ({"latency_budget_s": 1, "mode": "fixed"}, "fixed"),
         ({"slos": ["tbt_p99=45ms"]}, "slo"),
         ({"slos": ["tbt_p99=45ms"], "mode": "slo"}, "slo"),
-        ({"slos": []}, "tolerance"),
+        ({"slos": []}, "slo"),
         ({"slos": [], "latency_budget_s": 0.1}, "fixed"),
     ],
 )
-def test_gate_mode_without_a_mode_follows_the_latency_budget(
+def test_gate_mode_without_a_mode_follows_what_is_set(
     values: dict[str, Any], expected: str
 ) -> None:
-    """A mode that is named holds; else targets mean `slo`, a latency budget means `fixed`, neither
-    means `tolerance`.
+    """A mode that is named holds; else targets mean `slo`, a latency budget means `fixed`, a
+    tolerance `tolerance`, and nothing the default targets.
     """
     assert HyGenConfig(**values).gate_mode == expected
 
@@ -93,7 +98,7 @@ def test_config_field_assignment_is_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "remedy"),
     [
-        ("latency_budget_s", 'set null for mode "tolerance"'),
+        ("latency_budget_s", "set null for latency targets"),
         ("idle_step_s", "the default is 0.1"),
         ("slo_window_s", "the default is 900"),
         ("min_chunk_tokens", "the default is 16"),
@@ -135,7 +140,11 @@ def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
         ("latency_budget_s", "0.1", "latency_budget_s must be a number or null, got '0.1' (str)"),
         ("latency_budget_s", True, "latency_budget_s must be a number or null, got True (bool)"),
         ("idle_step_s", None, "idle_step_s must be a number, got None (NoneType)"),
-        ("interference_tolerance", [1], "interference_tolerance must be a number, got [1] (list)"),
+        (
+            "interference_tolerance",
+            [1],
+            "interference_tolerance must be a number or null, got [1] (list)",
+        ),
         ("min_chunk_tokens", 1.5, "min_chunk_tokens must be a whole number, got 1.5 (float)"),
         ("min_chunk_tokens", True, "min_chunk_tokens must be a whole number, got True (bool)"),
         (
@@ -198,7 +207,7 @@ def test_mode_fixed_without_latency_budget_is_refused_with_the_remedy() -> None:
     """A mode that lacks its number says which one and what else to do."""
     message = _error({"mode": "fixed"})
     assert message.startswith('mode "fixed" needs latency_budget_s (seconds')
-    assert 'set it or use mode "tolerance"' in message
+    assert "set it or leave out the mode" in message
 
 
 @pytest.mark.parametrize("mode", ["tolerance", "off"])
@@ -226,13 +235,20 @@ def test_slo_of_a_statistic_that_has_one_is_refused(second: str) -> None:
     assert _error({"slos": [*slos, second]}) == "slos has two targets for tbt_p99"
 
 
-@pytest.mark.parametrize("values", [{}, {"slos": []}])
-def test_slos_that_are_none_make_neither_a_mode_nor_a_reference(values: dict[str, Any]) -> None:
-    """What is about targets says so where there are none."""
-    expected = 'mode "slo" needs slos, for example ["tbt_p99=+20%"]'
-    assert _error({"mode": "slo", **values}) == expected
-    expected = "slo_reference has no effect without slos"
-    assert _error({"slo_reference": "a.json", **values}) == expected
+@pytest.mark.parametrize("values", [{}, {"slos": []}, {"mode": "slo"}])
+def test_slos_that_are_none_are_the_default_targets(values: dict[str, Any]) -> None:
+    """They may have a reference like any others; in other modes there are none."""
+    config = HyGenConfig(**values, slo_reference="a.json")
+    assert config.targets == DEFAULT_SLOS
+    assert HyGenConfig(mode="off").targets == []
+    expected = 'slo_reference has no effect in mode "off"; remove it'
+    assert _error({"slo_reference": "a.json", "mode": "off"}) == expected
+
+
+def test_tolerance_not_set_is_a_fifth() -> None:
+    """0 is a tolerance too."""
+    configs = [HyGenConfig(mode="tolerance"), HyGenConfig(interference_tolerance=0)]
+    assert [config.tolerance for config in configs] == [0.2, 0]
 
 
 @pytest.mark.parametrize("mode", ["tolerance", "fixed", "off"])

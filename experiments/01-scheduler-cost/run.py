@@ -2,7 +2,8 @@
 """Time of one schedule() call, ours against stock AsyncScheduler, in one process and one run.
 
 Two engines without a model decode side by side: a few steps of one, a few of the other, in turn.
-What counts is schedule() plus what HyGen adds to update_from_output(), as a ratio of medians.
+What counts is schedule(), as a ratio of medians; with --slos, in mode `slo`, schedule() and
+update_from_output() together, for there the controller listens.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -30,6 +32,9 @@ MAX_TOKENS = 30_000
 STEPS_PER_TURN = 20
 DEPTH = 2  # steps in flight
 WARM_UP_TURNS = 2
+# Limits that nothing exceeds: every grant is priced, none is refused for its price.
+FIXED = {"latency_budget_s": 100.0}
+SLOS = {"slos": ["tbt_mean=100s", "tbt_p99=100s", "ttft_mean=100s", "ttft_p99=100s"]}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def cases(max_waiting: int) -> Iterator[Case]:
 class DecodingEngine:
     """A scheduler whose slots are full of decoding requests, two steps in flight."""
 
-    def __init__(self, cls: type[Scheduler], case: Case) -> None:
+    def __init__(self, cls: type[Scheduler], case: Case, hygen: Mapping[str, Any]) -> None:
         limits = Limits(
             max_num_seqs=case.num_running,
             max_num_batched_tokens=8192,
@@ -68,8 +73,7 @@ class DecodingEngine:
             num_blocks=case.num_running * (PROMPT_TOKENS // 16 + 400),
             block_size=16,
         )
-        # A budget that nothing exceeds: every grant is priced, none is refused for its price.
-        self.scheduler = make_scheduler(cls, limits, {"latency_budget_s": 100.0})
+        self.scheduler = make_scheduler(cls, limits, hygen)
         num_offline = int(case.num_running * case.offline_share)
         for i in range(case.num_running):
             slo_class = "offline" if i < num_offline else "online"
@@ -80,25 +84,25 @@ class DecodingEngine:
         for i in range(case.num_waiting):
             self.scheduler.add_request(_request(f"waiting-{i}", "offline", 32, i))
 
-    def step(self) -> float:
-        """Run one step; return the seconds of schedule()."""
+    def step(self) -> tuple[float, float]:
+        """Run one step; return the seconds of schedule() and of update_from_output()."""
         started = time.perf_counter()
         output = self.scheduler.schedule()
-        seconds = time.perf_counter() - started
+        schedule_s, update_s = time.perf_counter() - started, 0.0
         self._in_flight.append(output)
         if len(self._in_flight) == DEPTH:
             done = self._in_flight.pop(0)
             ids = list(done.num_scheduled_tokens)
             decoding = {i: not self.scheduler.requests[i].is_prefill_chunk for i in ids}
-            self.scheduler.update_from_output(
-                done,
-                ModelRunnerOutput(
-                    req_ids=ids,
-                    req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
-                    sampled_token_ids=[[7] if decoding[i] else [] for i in ids],
-                ),
+            result = ModelRunnerOutput(
+                req_ids=ids,
+                req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
+                sampled_token_ids=[[7] if decoding[i] else [] for i in ids],
             )
-        return seconds
+            started = time.perf_counter()
+            self.scheduler.update_from_output(done, result)
+            update_s = time.perf_counter() - started
+        return schedule_s, update_s
 
 
 def _request(request_id: str, slo_class: str, num_tokens: int, seed: int):
@@ -108,13 +112,15 @@ def _request(request_id: str, slo_class: str, num_tokens: int, seed: int):
     )
 
 
-def measure(case: Case, num_turns: int) -> dict[str, object]:
-    stock = DecodingEngine(AsyncScheduler, case)
-    hygen = DecodingEngine(HyGenAsyncScheduler, case)
+def measure(case: Case, num_turns: int, has_slos: bool) -> dict[str, object]:
+    settings = SLOS if has_slos else FIXED
+    stock = DecodingEngine(AsyncScheduler, case, settings)
+    hygen = DecodingEngine(HyGenAsyncScheduler, case, settings)
     times: dict[str, list[float]] = {"stock": [], "hygen": []}
     for turn in range(num_turns + WARM_UP_TURNS):
         for name, engine in (("stock", stock), ("hygen", hygen)):
-            seconds = [engine.step() for _ in range(STEPS_PER_TURN)]
+            steps = [engine.step() for _ in range(STEPS_PER_TURN)]
+            seconds = [sum(step) if has_slos else step[0] for step in steps]
             if turn >= WARM_UP_TURNS:
                 times[name].append(statistics.median(seconds))
     ratios = [b / a for a, b in zip(times["stock"], times["hygen"], strict=True)]
@@ -134,10 +140,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--slos", action="store_true", help="in mode slo, update included")
     parser.add_argument("--max-waiting", type=int, default=100_000)
     options = parser.parse_args()
     rows = [
-        measure(case, options.turns)
+        measure(case, options.turns, options.slos)
         for case in tqdm(list(cases(options.max_waiting)), unit="case", file=sys.stderr)
     ]
     for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):

@@ -70,8 +70,9 @@ class HyGenConfig:
     cost nothing."""
 
     idle_step_s: float = 0.1
-    """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it. The
-    next online arrival waits for at most one such step (two with asynchronous scheduling)."""
+    """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it; in
+    mode `slo` also where those in it only wait for their first token. The next online arrival waits
+    for at most one such step (two with asynchronous scheduling)."""
 
     default_class: str = "online"
     """Class of a request without a label: `online` or `offline`."""

@@ -52,13 +52,17 @@ class StepSize:
     num_requests: int
     num_tokens: int
 
+    @property
+    def has_prefill(self) -> bool:
+        """Whether a request has more than a token."""
+        return self.num_tokens > self.num_requests
+
     def is_like(self, other: "StepSize | None") -> bool:
         """Whether both steps have prefill or neither has, and neither is twice as large."""
         if other is None:
             return False
         small, large = sorted((self.num_tokens, other.num_tokens))
-        has_prefill = self.num_tokens > self.num_requests
-        return has_prefill == (other.num_tokens > other.num_requests) and large <= 2 * small
+        return self.has_prefill == other.has_prefill and large <= 2 * small
 
 
 class StepFeedback:

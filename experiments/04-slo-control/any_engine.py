@@ -144,19 +144,17 @@ def main() -> None:
     if arguments.simulate:
         print(table(simulate(arguments.simulate, load, arguments.slo)))
         return
-    options = options_of(Case("", "slo", load))
+    requests = find_requests(options_of(Case("", "slo", load)), 0)
+    given = load_profile(arguments.hygen_profile).cost if arguments.hygen_profile else None
     engine_args = parse_engine_flags(["--model", arguments.model, *flags])
-    server = EngineServer(
-        engine_args, lambda repeat: find_requests(options, repeat), arguments.seconds
-    )
-    if arguments.hygen_profile:
-        server.scheduler.learner = CostLearner(load_profile(arguments.hygen_profile).cost)
+    server = EngineServer(engine_args, lambda _: requests, arguments.seconds)
+    server.scheduler.learner = CostLearner(given)
     if arguments.trace:
         scheduler = server.scheduler
         engine = engine_info(scheduler.vllm_config)
         scheduler.trace = TraceWriter(arguments.trace, engine, 10**6, scheduler.clock())
     try:
-        rows = measure(server, find_requests(options, 0), arguments.slo, arguments.out)
+        rows = measure(server, requests, arguments.slo, arguments.out)
     finally:
         server.close()
     print(table(rows))

@@ -6,8 +6,8 @@
 Reading guide, in the order a request travels:
 
 1. `request_class`   labels -> RequestClass.ONLINE or OFFLINE
-2. `offline_queue`   order of the waiting offline requests; `waiting_queue` puts it behind the
-                     online lane as one vLLM RequestQueue
+2. `offline_lane`    order of the waiting offline requests: tenants, prefixes, age;
+                     `waiting_queue` puts it behind the online lane as one vLLM RequestQueue
 3. `step_plan`       what online needs in this step and what is left: seconds, tokens, blocks
 4. `offline_grant`   how many tokens one offline request gets of what is left
 5. `scheduler`       the only file on vLLM's private scheduler: plan, make room, one call

@@ -27,6 +27,7 @@ from hygen_vllm.slo.slo import Slo
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"
 MODES = ("slo", "tolerance", "fixed", "off")
+ORDERS = ("prefix", "fcfs")
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
 DEFAULT_TOLERANCE = 0.2
 
@@ -81,6 +82,30 @@ class HyGenConfig:
     """Requests with a priority above this are offline. Default: 0 under vLLM's fcfs policy, where
     priority has no other meaning; under vLLM's priority policy, none."""
 
+    offline_order: str = "prefix"
+    """Order of the waiting offline requests: `prefix` admits those that share a prefix together, so
+    that it is computed once (prefix sharing maximisation; needs vLLM's prefix caching), `fcfs` is
+    first come, first served. Under vLLM's priority policy, among requests of equal priority."""
+
+    utility_ratio: float = 1.0
+    """Order `prefix`: share of the admissions that go by prefix; the others go to the request that
+    has waited longest (the paper's utility ratio). Lower is fairer and computes more prefixes
+    again. offline_max_wait_s bounds how unfair 1 is."""
+
+    offline_max_wait_s: float | None = 3600.0
+    """An offline request that has waited longer is the next to be admitted, whatever its prefix;
+    of several the oldest, with some that share its prefix. Among its tenant's, and under vLLM's
+    priority policy among those of equal priority. null: no bound."""
+
+    tenant_weights: dict[str, float] | None = None
+    """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
+    work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
+
+    headroom_quantile: float | None = 0.9
+    """KV blocks kept free of new offline requests are this quantile of what online wanted more
+    within 3 s, in recent minutes: so often a burst finds them without preempting. Higher preempts
+    less and leaves offline less memory. null: no headroom. Mode `off` has none."""
+
     offline_rate_per_s: float | None = None
     """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*
     in the paper) and for sparing what comes behind the engine. Default: no cap. Requests that were
@@ -108,11 +133,23 @@ class HyGenConfig:
             _check_type(field, getattr(self, field), kind)
         _check_choice("mode", self.mode, (None, *MODES))
         _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
+        _check_choice("offline_order", self.offline_order, ORDERS)
         _check_slos(self.slos)
+        _check_weights(self.tenant_weights)
         _check_above("slo_window_s", self.slo_window_s, 0, "the default is 900")
         _check_above("latency_budget_s", self.latency_budget_s, 0, "set null for latency targets")
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
+        _check_above("offline_max_wait_s", self.offline_max_wait_s, 0, "set null for no bound")
+        if not 0 <= self.utility_ratio <= 1:
+            raise ConfigError(
+                f"utility_ratio must be in [0, 1], got {self.utility_ratio}; the default is 1"
+            )
+        if not 0 < (1 if self.headroom_quantile is None else self.headroom_quantile) <= 1:
+            raise ConfigError(
+                f"headroom_quantile must be in (0, 1], got {self.headroom_quantile}; "
+                "set null for no headroom"
+            )
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
         _check_above(
             "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"
@@ -265,6 +302,15 @@ def _check_slos(slos: list[str] | None) -> None:
         found.add((slo.metric, slo.statistic))
 
 
+def _check_weights(weights: dict[str, float] | None) -> None:
+    for tenant, weight in (weights or {}).items():
+        if not isinstance(tenant, str):
+            raise ConfigError(f"tenant_weights: names are strings, got {tenant!r}; quote it")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (is_number and 0 < weight <= sys.float_info.max):
+            raise ConfigError(f"tenant_weights: {tenant} must be a number > 0, got {weight!r}")
+
+
 def _check_choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
     choices = list(choices)
     if value not in choices:
@@ -279,7 +325,13 @@ def _check_above(field: str, value: float | None, limit: float, remedy: str) -> 
         raise ConfigError(f"{field} must be > {limit} and finite, got {value}; {remedy}")
 
 
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list of strings"}
+_TYPE_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of strings",
+    dict: "names with numbers",
+}
 
 
 def _kind(value: Any) -> str:

@@ -2,29 +2,64 @@
 """KV blocks that offline leaves free for online, and how fast it fills the others. Pure."""
 
 import math
+from collections import deque
 
-PEAK_FADES_S = 20.0
+from sortedcontainers import SortedList
+
+HORIZON_S = 3.0
+SAMPLE_S = 0.1
+REMEMBERED = 3000
 NO_ROOM_PRICE = 1.3
 CHEAPER_PER_REQUEST = 0.2
 
 
 class OnlineHeadroom:
-    """KV blocks that online may want back soon: its latest peak above what it holds now.
+    """KV blocks that online may want soon: a quantile of what it wanted more within HORIZON_S.
 
-    Without it offline prefills are preempted by the next arrivals, and computed again. Times are
-    monotonic seconds; the peak falls by a factor of e in PEAK_FADES_S.
+    In so much time running offline requests end and give back as much; what online wants sooner has
+    to be free, or offline prefills are preempted for it and computed again. Times are monotonic
+    seconds. Samples are taken SAMPLE_S apart, REMEMBERED of them.
+
+    Args: quantile: share of the moments after which what is free was enough, in (0, 1].
     """
 
-    def __init__(self) -> None:
-        self._peak = 0.0
-        self._now_s = 0.0
+    def __init__(self, quantile: float) -> None:
+        self._quantile = quantile
+        self._next_sample_s = float("-inf")
+        self._held: deque[tuple[float, float]] = deque()
+        """(time, blocks held) of the last HORIZON_S."""
+        self._peaks: deque[tuple[float, float]] = deque()
+        """Those of them that none after them reaches; falling."""
+        self._rises: deque[float] = deque()
+        self._sorted_rises: SortedList[float] = SortedList()
 
     def blocks(self, held: float, now_s: float) -> int:
-        """Return the headroom, given the blocks that online holds or waits for."""
-        fade = math.exp(-max(0.0, now_s - self._now_s) / PEAK_FADES_S)
-        self._peak = max(held, self._peak * fade)
-        self._now_s = now_s
-        return math.ceil(self._peak - held)
+        """Return the headroom, given the blocks that online holds or waits for. O(log samples)."""
+        if now_s >= self._next_sample_s:
+            self._next_sample_s = now_s + SAMPLE_S
+            self._sample(held, now_s)
+        if not self._sorted_rises:
+            return 0
+        last = len(self._sorted_rises) - 1
+        rise: float = self._sorted_rises[round(self._quantile * last)]
+        return math.ceil(rise)
+
+    def _sample(self, held: float, now_s: float) -> None:
+        self._held.append((now_s, held))
+        while self._peaks and self._peaks[-1][1] <= held:
+            self._peaks.pop()
+        self._peaks.append((now_s, held))
+        while self._held[0][0] < now_s - HORIZON_S:
+            then_s, held_then = self._held.popleft()
+            self._remember(self._peaks[0][1] - held_then)
+            if self._peaks[0][0] <= then_s:
+                self._peaks.popleft()
+
+    def _remember(self, rise: float) -> None:
+        self._rises.append(rise)
+        self._sorted_rises.add(rise)
+        if len(self._rises) > REMEMBERED:
+            self._sorted_rises.remove(self._rises.popleft())
 
 
 def prefill_price(free_blocks: int, next_blocks: float) -> float:

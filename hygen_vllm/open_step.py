@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -114,8 +115,10 @@ class OpenStep:
         else:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
-            if self._starts_left is not None and not is_running and not request.num_preemptions:
-                self._starts_left -= 1
+            if not is_running:
+                self._scheduler.kv_reserve.started()
+                if self._starts_left is not None and not request.num_preemptions:
+                    self._starts_left -= 1
             return result
         self.refused.append(result)
         if is_running:
@@ -174,17 +177,15 @@ class OpenStep:
         return view.blocks_to_add(self._scheduler, request, computed + new_tokens)
 
     def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
-        """Blocks a waiting request needs: all its tokens, one for each running request, headroom.
+        """Blocks a waiting request needs, however small its first chunk is.
 
-        However small its first chunk is; so they are counted once, when first asked for.
+        So they are counted once, when first asked for.
         """
         counted: list[int] = []
 
         def blocks_needed(_: int) -> int:
             if not counted:
-                blocks = view.blocks_to_admit(self._scheduler, request)
-                blocks += len(self._scheduler.running) + self._scheduler.headroom_blocks
-                counted.append(blocks)
+                counted.append(ceil(self._scheduler.kv_reserve.blocks_to_start(request)))
             return counted[0]
 
         return blocks_needed

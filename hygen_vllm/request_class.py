@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides the class of a request from its labels; knows nothing of queues or steps."""
+"""Reads the class and the tenant of a request from its labels; knows nothing of queues or steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 LABEL_KEY = "slo_class"
+TENANT_KEY = "tenant"
 
 
 class RequestClass(Enum):
@@ -39,6 +40,12 @@ class ClassRule:
         if self.offline_priority_above is not None and priority > self.offline_priority_above:
             return RequestClass.OFFLINE
         return self.default_class
+
+
+def tenant_of(extra_args: Mapping[str, Any] | None) -> str:
+    """Return the label of whom a request belongs to, "" without one; numbers are as their text."""
+    label = extra_args.get(TENANT_KEY) if extra_args else None
+    return "" if label is None else str(label)
 
 
 _CLASS_OF_LABEL = {each.value: each for each in RequestClass}

@@ -3,8 +3,10 @@
 
 vLLM admits no waiting request in a step in which it had to preempt (:900), and under its priority
 policy it may choose an online victim. So whatever online needs in this step is free before vLLM
-looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: fewest
-computed tokens first.
+looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: tokens
+to be computed again, where nobody else keeps their blocks cached, over the tokens that they have
+still to make, for which they would hold their blocks. One that frees enough alone goes before
+several that lose more.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,7 +82,11 @@ class RoomMaker:
         return self._scheduler.running[len(self._online) :]
 
     def _victims(self, may_go: Callable[[Request], bool] = lambda _: True) -> list[Request]:
-        return sorted(filter(may_go, self._offline()), key=lambda r: r.num_computed_tokens)
+        return sorted(filter(may_go, self._offline()), key=self._loss)
+
+    def _loss(self, request: Request) -> tuple[float, int]:
+        remaining = max(1.0, self._scheduler.kv_reserve.remaining_tokens(request))
+        return view.num_unshared(self._scheduler, request) / remaining, request.num_computed_tokens
 
     def _preempt(self, victim: Request) -> None:
         scheduler = self._scheduler
@@ -138,19 +144,31 @@ class RoomMaker:
         Stops at the first arrival for which preempting every offline request would not be enough:
         vLLM admits none behind it, so preempting for those would help nobody.
         """
-        self._preempt_until(lambda: view.free_blocks(self._scheduler) >= self._growth)
+        self._preempt_until_free(lambda: self._growth)
         for count in range(1, len(self._arrivals) + 1):
-            if self._has_blocks_for(count):
+            wanted = partial(self._blocks_wanted, count)
+            if view.free_blocks(self._scheduler) >= wanted():
                 continue
             if not self._would_have_blocks_for(count):
                 return
-            self._preempt_until(partial(self._has_blocks_for, count))
+            self._preempt_until_free(wanted)
 
-    def _has_blocks_for(self, count: int) -> bool:
-        """Whether vLLM would admit the first `count` arrivals now."""
+    def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
+        """Preempt until as many blocks are free as are wanted; victims may change how many."""
+        scheduler = self._scheduler
+        short = wanted() - view.free_blocks(scheduler)
+        if short <= 0:
+            return
+        freed = {victim: view.num_unshared(scheduler, victim) for victim in self._victims()}
+        alone = next((victim for victim, blocks in freed.items() if blocks >= short), None)
+        if alone is not None and freed[alone] <= _least_sum(freed.values(), short):
+            self._preempt(alone)
+        self._preempt_until(lambda: view.free_blocks(scheduler) >= wanted())
+
+    def _blocks_wanted(self, count: int) -> int:
+        """Free blocks with which vLLM would admit the first `count` arrivals now."""
         is_busy = count > 1 or bool(self._scheduler.running)
-        needed = self._blocks_needed(count, offline_refs={}) + self._watermark_blocks(is_busy)
-        return view.free_blocks(self._scheduler) >= needed
+        return self._blocks_needed(count, offline_refs={}) + self._watermark_blocks(is_busy)
 
     def _would_have_blocks_for(self, count: int) -> bool:
         """Whether vLLM would admit them if no offline request ran."""
@@ -205,3 +223,13 @@ class RoomMaker:
             )
             for request in self._online
         )
+
+
+def _least_sum(numbers: Iterable[int], enough: int) -> int:
+    """Return the first sum of leading numbers that is enough, or the sum of all."""
+    total = 0
+    for number in numbers:
+        total += number
+        if total >= enough:
+            break
+    return total

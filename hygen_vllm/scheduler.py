@@ -11,7 +11,8 @@ vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 af
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from vllm import __version__ as vllm_version
@@ -22,11 +23,12 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.kv_pace import OnlineHeadroom, prefill_price
+from hygen_vllm.kv_pace import prefill_price
+from hygen_vllm.kv_reserve import KvReserve
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
@@ -41,7 +43,7 @@ from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepS
 from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
 from hygen_vllm.vllm_engine import engine_info, given_cost
 from hygen_vllm.vllm_release import check_release
-from hygen_vllm.waiting_queue import TwoLaneQueue
+from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
 
 logger = init_logger(__name__)
 
@@ -49,8 +51,7 @@ check_release(vllm_version)
 
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
-HEADROOM_EVERY = 8
-"""The headroom changes with requests, not with steps."""
+FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 class HyGenScheduler(Scheduler):
@@ -65,6 +66,8 @@ class HyGenScheduler(Scheduler):
     """Monotonic seconds; whoever drives the scheduler in virtual time sets another one."""
     wall_clock: Callable[[], float] = staticmethod(time.time)
     """The clock of `Request.arrival_time`."""
+    prefix_of: Callable[[Request], Sequence[Any]] = staticmethod(attrgetter("block_hashes"))
+    """The chained block hashes of a prompt; whoever makes prompts on demand sets another one."""
 
     def __new__(cls, vllm_config: Any, *_: Any, **__: Any) -> Any:
         is_async = vllm_config.scheduler_config.async_scheduling
@@ -75,8 +78,11 @@ class HyGenScheduler(Scheduler):
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
         super().__init__(vllm_config, *args, **kwargs)
-        self.waiting: TwoLaneQueue = TwoLaneQueue(self.policy, self.is_offline)
-        self.kv_holding_waiting: TwoLaneQueue = TwoLaneQueue(self.policy, self.is_offline)
+        self.kv_reserve = KvReserve(self)
+        """KV blocks that no new offline request may take."""
+        self.waiting: TwoLaneQueue
+        self.kv_holding_waiting: TwoLaneQueue
+        self.waiting, self.kv_holding_waiting = make_waiting_queues(self)
         self.offline_log = OfflineLog()
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
@@ -95,9 +101,6 @@ class HyGenScheduler(Scheduler):
         """Seconds that the last step could take, None without offline requests in the engine."""
         self.step_price = 0.0
         """Price of a second in the last step; see slo.step_terms.StepTerms."""
-        self._headroom = OnlineHeadroom()
-        self.headroom_blocks = 0
-        """KV blocks that no new offline request may take, for online may want them soon."""
         rate_per_s = self.hygen_config.offline_rate_per_s
         self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self._step: OpenStep | None = None
@@ -136,8 +139,7 @@ class HyGenScheduler(Scheduler):
 
     def _classify(self, request: Request) -> bool:
         """Return whether a new request is offline. Streaming-input sessions are interactive."""
-        params = request.sampling_params or request.pooling_params
-        extra_args = getattr(params, "extra_args", None)
+        extra_args = view.extra_args(request)
         request_class = self._class_rule.classify(extra_args, request.priority)
         if request_class is None:
             self.num_unknown_labels += 1
@@ -151,7 +153,11 @@ class HyGenScheduler(Scheduler):
         return request_class is RequestClass.OFFLINE and not request.resumable
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        self.offline_ids.discard(request.request_id)
+        if self.is_offline(request):
+            self.offline_ids.discard(request.request_id)
+            self.waiting.offline.finished(request, request.num_tokens)
+            if request.status in FINISHED_ITSELF:
+                self.kv_reserve.output_lengths.add(request.num_output_tokens)
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
         return super()._free_request(request, *args, **kwargs)
@@ -197,14 +203,12 @@ class HyGenScheduler(Scheduler):
         if can_admit and self.waiting.online:
             waiting = self.waiting.online
             arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
-        if self.current_step % HEADROOM_EVERY == 0 and self.gate.mode != "off":
-            held = view.tokens_held(self.running[:num_online], self.waiting.online)
-            self.headroom_blocks = self._headroom.blocks(held / self.block_size, now_s)
         room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
+        self.kv_reserve.start_step(num_online, now_s)
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
-        self.kv_holding_waiting.start_step(offline_is_open=True)
-        self.waiting.start_step(offline_is_open=can_admit and not room.num_preempted)
+        self.kv_holding_waiting.start_step(offline_is_open=True, now_s=now_s)
+        self.waiting.start_step(can_admit and not room.num_preempted, now_s)
         self._step = OpenStep(
             self,
             self._make_plan(num_online, arrivals, room.blocks_left),
@@ -262,7 +266,7 @@ class HyGenScheduler(Scheduler):
         if waiting is None or self.gate.mode == "off":
             return 0.0
         next_blocks = max(1.0, waiting.num_tokens / self.block_size)
-        return prefill_price(blocks_left - self.headroom_blocks, next_blocks)
+        return prefill_price(blocks_left - self.kv_reserve.online_blocks, next_blocks)
 
     def _end_step(self) -> StepPlan | None:
         """Close the step that was built; return its plan, None without offline requests."""

@@ -5,14 +5,17 @@ Nothing here changes vLLM's state, except that a prefix-cache probe may note the
 sparse-retention groups. Line numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from vllm import __version__ as vllm_version
-from vllm.v1.core.kv_cache_utils import KVCacheBlock
+from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request
 
 from hygen_vllm.latency.step_features import StepComposition
@@ -74,6 +77,35 @@ def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[tuple[KVCacheBlo
         return (), 0  # the probe would publish cache events
     blocks, num_tokens, *_ = scheduler.kv_cache_manager.get_computed_blocks(request)
     return tuple(b for group in blocks.blocks for b in group if not b.is_null), num_tokens
+
+
+def num_cached_blocks(scheduler: Scheduler, hashes: Sequence[BlockHash], most: int) -> int:
+    """Return how many of the first `most` blocks of a prefix the KV cache holds now.
+
+    The blocks of a prefix are evicted from its end, so they are found by bisection. Layers that
+    keep a part of the context only are not looked at.
+    """
+    pool = scheduler.kv_cache_manager.block_pool
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    groups = [
+        group
+        for group, manager in enumerate(managers)
+        if isinstance(manager.kv_cache_spec, FullAttentionSpec)
+        and manager.block_size == pool.hash_block_size
+    ][:1]
+    if not (groups and most):
+        return most
+
+    def is_missing(number: int) -> bool:
+        return pool.get_cached_block(hashes[number], groups) is None
+
+    return bisect_left(range(most), True, key=is_missing) if is_missing(most - 1) else most
+
+
+def extra_args(request: Request) -> dict[str, Any] | None:
+    """Return the labels of a request (vllm_xargs)."""
+    params = request.sampling_params or request.pooling_params
+    return getattr(params, "extra_args", None)
 
 
 def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
@@ -141,6 +173,16 @@ def num_held(scheduler: Scheduler, request: Request) -> int:
     """Blocks a request holds, shared ones included."""
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     return sum(len(manager.req_to_blocks.get(request.request_id, ())) for manager in managers)
+
+
+def num_unshared(scheduler: Scheduler, request: Request) -> int:
+    """Blocks that come free if a request lets go of them. O(log blocks): prefixes are shared."""
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    unshared = 0
+    for manager in managers:
+        blocks = manager.req_to_blocks.get(request.request_id, ())
+        unshared += len(blocks) - bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
+    return unshared
 
 
 def block_holders(scheduler: Scheduler, requests: Iterable[Request]) -> dict[int, int]:

@@ -7,38 +7,52 @@ closed lane is not offered, but still counted by len() and iteration.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, create_request_queue
 from vllm.v1.request import Request
 
-from hygen_vllm.offline_queue import OfflineQueue
+from hygen_vllm import vllm_view as view
+from hygen_vllm.config import HyGenConfig
+from hygen_vllm.offline_lane.admission_order import OrderRules
+from hygen_vllm.offline_lane.offline_queue import Labels, OfflineQueue, QueueRules
+from hygen_vllm.request_class import tenant_of
 
 
 class TwoLaneQueue(RequestQueue):
     """vLLM's waiting queue for the online class, an OfflineQueue behind it.
 
     Args:
-        policy: vLLM's policy; orders each lane.
+        policy: vLLM's policy; orders the online lane.
+        offline: the offline lane.
         is_offline: class of a request.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, policy: SchedulingPolicy, is_offline: Callable[[Request], bool]) -> None:
+    def __init__(
+        self,
+        policy: SchedulingPolicy,
+        offline: OfflineQueue[Request],
+        is_offline: Callable[[Request], bool],
+        clock: Callable[[], float],
+    ) -> None:
         self._is_offline = is_offline
-        by_priority = policy == SchedulingPolicy.PRIORITY
+        self._clock = clock
         self.online: RequestQueue = create_request_queue(policy)
-        self.offline: OfflineQueue[Request] = OfflineQueue(_priority_key if by_priority else None)
+        self.offline = offline
         self.offline_is_open = True
         self._offered: Request | None = None
 
-    def start_step(self, offline_is_open: bool) -> None:
+    def start_step(self, offline_is_open: bool, now_s: float) -> None:
         """Begin a new scan of the offline lane, open or closed."""
         self.offline_is_open = offline_is_open
         self._offered = None
-        self.offline.start_scan()
+        self.offline.start_scan(now_s)
 
     def add_request(self, request: Request) -> None:
         if self._is_offline(request):
-            self.offline.add(request)
+            self.offline.add(request, self._clock())
         else:
             self.online.add_request(request)
 
@@ -98,5 +112,35 @@ class TwoLaneQueue(RequestQueue):
         return self.offline.next_candidate() if self.offline_is_open else None
 
 
-def _priority_key(request: Request) -> tuple[int, float, str]:
-    return request.priority, request.arrival_time, request.request_id
+def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
+    """Return the queues of a HyGenScheduler: of requests that wait, and that hold KV meanwhile."""
+    config: HyGenConfig = scheduler.hygen_config
+    order = OrderRules(
+        by_prefix=config.offline_order == "prefix",
+        utility_ratio=config.utility_ratio,
+        max_wait_s=config.offline_max_wait_s,
+    )
+    num_cached = partial(view.num_cached_blocks, scheduler)
+    rules = QueueRules(order, config.tenant_weights or {}, num_cached)
+    label = partial(_label, scheduler)
+    return (
+        _make_queue(scheduler, OfflineQueue(label, rules)),
+        _make_queue(scheduler, OfflineQueue(lambda _: Labels())),
+    )
+
+
+def _make_queue(scheduler: Any, offline: OfflineQueue[Request]) -> TwoLaneQueue:
+    return TwoLaneQueue(
+        scheduler.policy, offline, scheduler.is_offline, lambda: float(scheduler.clock())
+    )
+
+
+def _label(scheduler: Any, request: Request) -> Labels:
+    """Return what decides the place of an offline request."""
+    by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
+    return Labels(
+        urgency=request.priority if by_priority else 0,
+        tenant=tenant_of(view.extra_args(request)),
+        hashes=scheduler.prefix_of(request),
+        tokens=request.num_prompt_tokens + scheduler.kv_reserve.remaining_tokens(request),
+    )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's Request, but its prompt is made when the scheduler first looks at its tokens.
 
-A queue is ordered by arrival, priority or class, none of which needs the prompt: so a backlog of
-100,000 requests takes the memory of their lengths until each comes to its turn.
+A backlog of 100,000 prompts that share nothing then takes the memory of their lengths until each
+comes to its turn. Prompts that share prefixes are made when they are put in order.
 """
 
 from functools import cache
@@ -37,6 +37,11 @@ class LazyRequest(Request):
             **options,
         )
         self._block_hasher = hasher
+
+    @property
+    def shared_prefix(self) -> Any:
+        """Hashes of the blocks that another prompt may share."""
+        return () if self._arrival.prompt is None else self.block_hashes
 
     @property
     def block_hashes(self) -> Any:

@@ -51,7 +51,18 @@ class RequestRecord:
     cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when it first started."""
     num_preemptions: int = 0
+    most_computed: int = 0
+    """Tokens that were computed at least once."""
+    recomputed_tokens: int = 0
+    """Tokens computed again after a preemption."""
     finished_s: float | None = None
+
+    def compute(self, computed: int, num_tokens: int) -> None:
+        """Note that tokens are computed after so many that were."""
+        self.computed_tokens = computed + num_tokens
+        if computed < self.most_computed:
+            self.recomputed_tokens += min(self.most_computed, computed + num_tokens) - computed
+        self.most_computed = max(self.most_computed, computed + num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +117,13 @@ class RunLog:
             record = records[request.request_id]
             if record.computed_tokens != computed:
                 self._begin_stay(record, request, computed)
-            record.computed_tokens = computed + 1
+            record.compute(computed, 1)
             decodes[record.is_offline] += 1
         for request, num_tokens, computed in step.chunks:
             record = records[request.request_id]
             if record.computed_tokens != computed:
                 self._begin_stay(record, request, computed)
-            record.computed_tokens = computed + num_tokens
+            record.compute(computed, num_tokens)
             prefill[record.is_offline] += num_tokens
         times = step.begins_s, step.ends_s, *self._expected(step)
         self._in_flight.append((*times, *decodes, *prefill))

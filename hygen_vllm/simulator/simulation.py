@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from hygen_vllm.bare_scheduler import Limits, block_hasher, make_scheduler
@@ -252,6 +253,7 @@ def _scheduler(engine: SimulatedEngine, policy: Policy, settings: dict[str, Any]
     if not policy.is_hygen:
         return make_scheduler(cls, limits)
     scheduler: Any = make_scheduler(cls, limits, settings)
+    scheduler.prefix_of = attrgetter("shared_prefix")
     if not engine.is_profiled:
         return scheduler
     given, X = profile_device(engine.device, engine.info, engine.knees, seed)

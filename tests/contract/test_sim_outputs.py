@@ -74,7 +74,7 @@ def blocks(*names, num_tokens, output_tokens=2, time_s=0.0):
 
 @ASYNC
 def test_shared_blocks_of_a_trace_are_prefix_hits(is_async):
-    """One after another: the second has its first block in the cache, the third all but a token."""
+    """One after another, most shared first: all but a token is in the cache, then one block is."""
     offline = [
         blocks(1, 2, num_tokens=1000),
         blocks(1, 3, num_tokens=1024),
@@ -85,7 +85,7 @@ def test_shared_blocks_of_a_trace_are_prefix_hits(is_async):
     engine = engine_of(is_async=is_async, max_num_batched_tokens=512, **limits)
     run = run_of(engine, "online-first", offline=offline)
     cached = [record.cached_tokens for record in run.log.records.values()]
-    assert [0, 512, 1024 - 16, 0] == cached
+    assert [512, 0, 1024 - 16, 0] == cached
     result = figures(run)
     assert pytest.approx((512 + 1008) / 3548) == result["offline"]["prefix_hit_rate"]
     assert 0.0 == result["details"]["online_prefix_hit_rate"]

@@ -13,7 +13,6 @@ LIBRARIES = {"numpy", "scipy", "sortedcontainers", "yaml"}
 POLICY_FILES = [
     PACKAGE / "config.py",
     PACKAGE / "request_class.py",
-    PACKAGE / "offline_queue.py",
     PACKAGE / "step_plan.py",
     PACKAGE / "offline_grant.py",
     PACKAGE / "step_feedback.py",
@@ -25,6 +24,7 @@ POLICY_FILES = [
     PACKAGE / "simulator" / "step_work.py",
     PACKAGE / "simulator" / "step_time.py",
     PACKAGE / "simulator" / "predictor.py",
+    *sorted((PACKAGE / "offline_lane").glob("*.py")),
     *sorted((PACKAGE / "slo").glob("*.py")),
     *sorted((PACKAGE / "latency").glob("*.py")),
     *sorted((PACKAGE / "workloads").glob("*.py")),

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KV blocks that no new offline request may take: online may want them soon, or those that run."""
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.config import HyGenConfig
+from hygen_vllm.kv_pace import OnlineHeadroom
+from hygen_vllm.offline_lane.kv_forecast import KvForecast
+from hygen_vllm.offline_lane.output_lengths import OutputLengths
+
+UPDATED_EVERY = 8
+"""What is reserved changes with requests, not with steps."""
+
+
+class KvReserve:
+    """Kept up to date while offline requests are in a HyGenScheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        config: HyGenConfig = scheduler.hygen_config
+        quantile = None if config.gate_mode == "off" else config.headroom_quantile
+        self._headroom = None if quantile is None else OnlineHeadroom(quantile)
+        self._forecast = KvForecast((), (), 0.0, scheduler.block_size)
+        self._is_stale = True
+        self.output_lengths = OutputLengths()
+        """Of the offline requests that finished."""
+        self.online_blocks = 0
+        """Headroom for online."""
+
+    def start_step(self, num_online: int, now_s: float) -> None:
+        """Look at the requests again if it is time; running ones of online come first."""
+        is_due = self._scheduler.current_step % UPDATED_EVERY == 0
+        if is_due and self._headroom is not None:
+            running = self._scheduler.running[:num_online]
+            held = view.tokens_held(running, self._scheduler.waiting.online)
+            self.online_blocks = self._headroom.blocks(held / self._scheduler.block_size, now_s)
+        if is_due or self._is_stale:
+            self._foresee(self._scheduler.running[num_online:])
+
+    def blocks_to_start(self, request: Request) -> float:
+        """Return the free blocks with which an offline request may start."""
+        blocks = view.blocks_to_admit(self._scheduler, request) + self.online_blocks
+        return blocks + self._forecast.most_blocks(self.remaining_tokens(request))
+
+    def remaining_tokens(self, request: Request) -> float:
+        """Return how many tokens an offline request is expected to go on to make."""
+        made = request.num_output_tokens
+        return self.output_lengths.expected(request.max_tokens - made, made)
+
+    def started(self) -> None:
+        """Note that an offline request started: it counts from the next step on."""
+        self._is_stale = True
+
+    def _foresee(self, offline: list[Request]) -> None:
+        scheduler = self._scheduler
+        self._is_stale = False
+        remaining, freed, prompt_blocks = [], [], 0
+        for request in offline:
+            remaining.append(self.remaining_tokens(request))
+            freed.append(view.num_unshared(scheduler, request))
+            if request.is_prefill_chunk:
+                prompt_blocks += view.blocks_to_add(scheduler, request, request.num_tokens)
+        self._forecast = KvForecast(remaining, freed, prompt_blocks, scheduler.block_size)

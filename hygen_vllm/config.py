@@ -73,7 +73,8 @@ class HyGenConfig:
     idle_step_s: float = 0.1
     """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it; in
     mode `slo` also where those in it only wait for their first token. The next online arrival waits
-    for at most one such step (two with asynchronous scheduling)."""
+    for at most one such step (two with asynchronous scheduling). Not kept before the first online
+    request: an engine for batch work alone takes full steps."""
 
     default_class: str = "online"
     """Class of a request without a label: `online` or `offline`."""
@@ -101,10 +102,11 @@ class HyGenConfig:
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
-    headroom_quantile: float | None = 0.9
-    """KV blocks kept free of new offline requests are this quantile of what online wanted more
-    within 3 s, in recent minutes: so often a burst finds them without preempting. Higher preempts
-    less and leaves offline less memory. null: no headroom. Mode `off` has none."""
+    headroom_quantile: float | None = 0.95
+    """KV blocks kept free of new offline requests are this quantile of what online wanted more, in
+    recent minutes, within a quarter of the time that an offline request runs: so often a burst finds
+    them without preempting. Higher preempts less and leaves offline less memory. null: no headroom.
+    Mode `off` has none."""
 
     offline_rate_per_s: float | None = None
     """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*

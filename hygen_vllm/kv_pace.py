@@ -6,7 +6,7 @@ from collections import deque
 
 from sortedcontainers import SortedList
 
-HORIZON_S = 3.0
+FIRST_HORIZON_S = 2.0
 SAMPLE_S = 0.1
 REMEMBERED = 3000
 NO_ROOM_PRICE = 1.3
@@ -14,20 +14,21 @@ CHEAPER_PER_REQUEST = 0.2
 
 
 class OnlineHeadroom:
-    """KV blocks that online may want soon: a quantile of what it wanted more within HORIZON_S.
+    """KV blocks that online may want soon: a quantile of what it wanted more within a horizon.
 
-    In so much time running offline requests end and give back as much; what online wants sooner has
-    to be free, or offline prefills are preempted for it and computed again. Times are monotonic
-    seconds. Samples are taken SAMPLE_S apart, REMEMBERED of them.
+    Later than that, running offline requests have ended and given back as much; what online wants
+    sooner has to be free, or offline prefills are preempted for it and computed again. Times are
+    monotonic seconds. Samples are taken SAMPLE_S apart, REMEMBERED of them.
 
     Args: quantile: share of the moments after which what is free was enough, in (0, 1].
     """
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile
+        self.horizon_s = FIRST_HORIZON_S
         self._next_sample_s = float("-inf")
         self._held: deque[tuple[float, float]] = deque()
-        """(time, blocks held) of the last HORIZON_S."""
+        """(time, blocks held) within the horizon."""
         self._peaks: deque[tuple[float, float]] = deque()
         """Those of them that none after them reaches; falling."""
         self._rises: deque[float] = deque()
@@ -49,7 +50,7 @@ class OnlineHeadroom:
         while self._peaks and self._peaks[-1][1] <= held:
             self._peaks.pop()
         self._peaks.append((now_s, held))
-        while self._held[0][0] < now_s - HORIZON_S:
+        while self._held[0][0] < now_s - self.horizon_s:
             then_s, held_then = self._held.popleft()
             self._remember(self._peaks[0][1] - held_then)
             if self._peaks[0][0] <= then_s:

@@ -2,7 +2,7 @@
 """KV blocks that no new offline request may take: online may want them soon, or those that run."""
 
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
@@ -12,6 +12,9 @@ from hygen_vllm.offline_lane.output_lengths import OutputLengths
 
 UPDATED_EVERY = 8
 """What is reserved changes with requests, not with steps."""
+STAY_GAIN = 0.05
+HORIZON_PER_STAY = 0.25
+FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 class KvReserve:
@@ -26,6 +29,10 @@ class KvReserve:
         self._is_stale = True
         self.output_lengths = OutputLengths()
         """Of the offline requests that finished."""
+        self._started_s: dict[str, float] = {}
+        """When running offline requests started, or went on after a preemption."""
+        self._stay_s = 0.0
+        """How long they stay, on average."""
         self.online_blocks = 0
         """Headroom for online."""
 
@@ -49,9 +56,21 @@ class KvReserve:
         made = request.num_output_tokens
         return self.output_lengths.expected(request.max_tokens - made, made)
 
-    def started(self) -> None:
+    def started(self, request: Request, now_s: float) -> None:
         """Note that an offline request started: it counts from the next step on."""
         self._is_stale = True
+        self._started_s[request.request_id] = now_s
+
+    def left(self, request: Request, now_s: float) -> None:
+        """Note that an offline request finished or was aborted."""
+        started_s = self._started_s.pop(request.request_id, None)
+        if started_s is None or request.status not in FINISHED_ITSELF:
+            return
+        self.output_lengths.add(request.num_output_tokens)
+        stay_s = now_s - started_s
+        self._stay_s += (stay_s - self._stay_s) * (STAY_GAIN if self._stay_s else 1.0)
+        if self._headroom is not None:
+            self._headroom.horizon_s = HORIZON_PER_STAY * self._stay_s
 
     def _foresee(self, offline: list[Request]) -> None:
         scheduler = self._scheduler

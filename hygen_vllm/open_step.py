@@ -116,7 +116,7 @@ class OpenStep:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
             if not is_running:
-                self._scheduler.kv_reserve.started()
+                self._scheduler.kv_reserve.started(request, self._scheduler.clock())
                 if self._starts_left is not None and not request.num_preemptions:
                     self._starts_left -= 1
             return result

@@ -23,7 +23,7 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
@@ -40,7 +40,7 @@ from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.room_maker import RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
-from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
+from hygen_vllm.step_plan import BATCH_GATE, Gate, LatencyGate, StepPlan
 from hygen_vllm.vllm_engine import engine_info, given_cost
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
@@ -51,7 +51,6 @@ check_release(vllm_version)
 
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
-FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 class HyGenScheduler(Scheduler):
@@ -95,6 +94,7 @@ class HyGenScheduler(Scheduler):
         """Says what offline may do in a step; another one may be set between two steps."""
         if self.slo_control is not None:
             self.gate = self.slo_control.controller
+        self._has_seen_online = False
         self.offline_ids: set[str] = set()
         """Requests of the offline class in this engine."""
         self.step_limit_s: float | None = None
@@ -131,10 +131,13 @@ class HyGenScheduler(Scheduler):
     # --- class ---------------------------------------------------------------------------------
 
     def add_request(self, request: Request) -> None:
-        if request.request_id not in self.requests and self._classify(request):
-            self.offline_ids.add(request.request_id)
-        elif self.slo_control is not None and request.request_id not in self.requests:
-            self.slo_control.added(request)
+        if request.request_id not in self.requests:
+            if self._classify(request):
+                self.offline_ids.add(request.request_id)
+            else:
+                self._has_seen_online = True
+                if self.slo_control is not None:
+                    self.slo_control.added(request)
         super().add_request(request)
 
     def _classify(self, request: Request) -> bool:
@@ -156,8 +159,7 @@ class HyGenScheduler(Scheduler):
         if self.is_offline(request):
             self.offline_ids.discard(request.request_id)
             self.waiting.offline.finished(request, request.num_tokens)
-            if request.status in FINISHED_ITSELF:
-                self.kv_reserve.output_lengths.add(request.num_output_tokens)
+            self.kv_reserve.left(request, self.clock())
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
         return super()._free_request(request, *args, **kwargs)
@@ -245,7 +247,7 @@ class HyGenScheduler(Scheduler):
     def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
         speculative = self.vllm_config.speculative_config
         plan = StepPlan(
-            gate=self.gate,
+            gate=self.gate if self._has_seen_online or self.gate.mode == "fixed" else BATCH_GATE,
             cost=None if self.gate.mode == "off" else self.learner.cost,
             tokens_left=self.max_num_scheduled_tokens,
             blocks_left=blocks_left,

@@ -58,6 +58,10 @@ class LatencyGate:
         return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
 
 
+BATCH_GATE = LatencyGate("batch", math.inf, math.inf, math.inf)
+"""For an engine that has had no online request yet: no arrival is expected to wait for a step."""
+
+
 @dataclass(slots=True)
 class StepPlan:
     """What is left of one step for the offline class. Is an `OnlineLoad`.

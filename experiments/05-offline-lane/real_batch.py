@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A purely offline set through LLM(...).generate on the real CPU engine: stock vLLM and HyGen.
+
+    python experiments/05-offline-lane/real_batch.py --out real-batch.csv
+
+Same engine, same prompts, greedy decoding in float32; each variant in a process of its own, in
+turn, `--repeats` times. Prompts are MMLU 5-shot questions of some subjects, shuffled, and GSM8K
+8-shot questions, with the model's own tokenizer.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
+
+from tqdm import tqdm
+
+from hygen_vllm.small_model import prepare_small_model
+from hygen_vllm.workloads.sources import find_offline
+from hygen_vllm.workloads.tokenizers import load_tokenizer
+
+HYGEN = {"scheduler_cls": "hygen_vllm.HyGenScheduler"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "stock vLLM": {},
+    "HyGen, fcfs": {**HYGEN, "additional_config": {"hygen": {"offline_order": "fcfs"}}},
+    "HyGen": HYGEN,
+}
+BLOCK_SIZE = 32
+KV_TOKENS = 12_000
+SUBJECT_PROMPTS = 20
+
+
+def prompts_of(name: str, count: int) -> list[tuple[list[int], int]]:
+    """Return (tokens, output tokens) of each prompt of a set, in its random order."""
+    requests = find_offline(name, None, 0, load_tokenizer(prepare_small_model())).requests
+    if name == "mmlu":  # whole subjects, so that a small set shares as much as the large one does
+        by_subject: dict[tuple[int, ...], list[Any]] = {}
+        for request in requests:
+            by_subject.setdefault(tuple(request.token_ids(0)[:32]), []).append(request)
+        chosen = list(by_subject.values())[: count // SUBJECT_PROMPTS]
+        kept = {id(request) for some in chosen for request in some[:SUBJECT_PROMPTS]}
+        requests = [request for request in requests if id(request) in kept]
+    return [(request.token_ids(0), request.output_tokens) for request in requests[:count]]
+
+
+def serve(variant: str, workload: str, count: int, kv_tokens: int) -> dict[str, Any]:
+    """Serve a set once; return seconds, tokens and outputs."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(prepare_small_model()),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=4096,
+        max_num_seqs=64,
+        max_num_batched_tokens=1024,
+        block_size=BLOCK_SIZE,
+        num_gpu_blocks_override=kv_tokens // BLOCK_SIZE + 1,
+        **VARIANTS[variant],
+    )
+    pairs = prompts_of(workload, count)
+    params = [
+        SamplingParams(
+            temperature=0.0,
+            max_tokens=most,
+            extra_args={"slo_class": "offline"},
+        )
+        for _, most in pairs
+    ]
+    prompts = [{"prompt_token_ids": tokens} for tokens, _ in pairs]
+    started_s = time.perf_counter()
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    return {
+        "seconds": time.perf_counter() - started_s,
+        "prompt_tokens": sum(len(tokens) for tokens, _ in pairs),
+        "cached_tokens": sum(output.num_cached_tokens for output in outputs),
+        "outputs": [list(output.outputs[0].token_ids) for output in outputs],
+    }
+
+
+def serve_apart(arguments: list[str]) -> dict[str, Any]:
+    """Serve in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "result.json")
+        command = [sys.executable, __file__, "--serve", *arguments, "--json", str(result)]
+        with Path(folder, "log").open("w") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            sys.exit(Path(folder, "log").read_text()[-3000:])
+        found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+def infinite_hits(workload: str, count: int) -> float:
+    """Return the share of prompt tokens that a cache which forgets nothing would have."""
+    seen: set[tuple[int, ...]] = set()
+    num_tokens = num_cached = 0
+    for tokens, _ in prompts_of(workload, count):
+        num_tokens += len(tokens)
+        ends = range(BLOCK_SIZE, len(tokens), BLOCK_SIZE)
+        num_cached += BLOCK_SIZE * sum(tuple(tokens[:end]) in seen for end in ends)
+        seen.update(tuple(tokens[:end]) for end in ends)
+    return num_cached / num_tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the table as CSV")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--mmlu", type=int, default=400, help="prompts")
+    parser.add_argument("--gsm8k", type=int, default=100, help="prompts")
+    parser.add_argument("--kv-tokens", type=int, default=KV_TOKENS)
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        variant, workload, count, kv_tokens = options.serve
+        result = serve(variant, workload, int(count), int(kv_tokens))
+        options.json.write_text(json.dumps(result))
+        return
+    rows = []
+    workloads = [(name, getattr(options, name)) for name in ("mmlu", "gsm8k")]
+    bar = tqdm(total=len(VARIANTS) * options.repeats * len(workloads), unit="run", file=sys.stderr)
+    for workload, count in workloads:
+        if not count:
+            continue
+        infinite = infinite_hits(workload, count)
+        outputs: dict[str, list[Any]] = {}
+        for repeat in range(options.repeats):
+            for variant in VARIANTS:
+                result = serve_apart([variant, workload, str(count), str(options.kv_tokens)])
+                outputs.setdefault(variant, result["outputs"])
+                stock = outputs["stock vLLM"]
+                pairs = zip(stock, result["outputs"], strict=True)
+                hit_rate = result["cached_tokens"] / result["prompt_tokens"]
+                rows.append(
+                    {
+                        "workload": workload,
+                        "prompts": count,
+                        "kv_tokens": options.kv_tokens,
+                        "run": repeat + 1,
+                        "variant": variant,
+                        "seconds": round(result["seconds"], 1),
+                        "prefix_hit_rate": round(hit_rate, 4),
+                        "of_infinite_cache": round(hit_rate / infinite, 4),
+                        "outputs_as_stock": sum(one == other for one, other in pairs),
+                    }
+                )
+                bar.update()
+    for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

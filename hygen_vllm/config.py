@@ -103,10 +103,10 @@ class HyGenConfig:
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
     headroom_quantile: float | None = 0.95
-    """KV blocks kept free of new offline requests are this quantile of what online wanted more, in
-    recent minutes, within a quarter of the time that an offline request runs: so often a burst finds
-    them without preempting. Higher preempts less and leaves offline less memory. null: no headroom.
-    Mode `off` has none."""
+    """KV blocks kept free of new offline requests are this quantile of what online wanted more,
+    in recent minutes, within a quarter of the time that an offline request runs: so often a burst
+    finds them without preempting. Higher preempts less and leaves offline less memory. null: no
+    headroom. Mode `off` has none."""
 
     offline_rate_per_s: float | None = None
     """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*

@@ -8,7 +8,7 @@ from sortedcontainers import SortedList
 
 FIRST_HORIZON_S = 2.0
 SAMPLE_S = 0.1
-REMEMBERED = 3000
+REMEMBERED = 600
 NO_ROOM_PRICE = 1.3
 CHEAPER_PER_REQUEST = 0.2
 
@@ -41,8 +41,9 @@ class OnlineHeadroom:
             self._sample(held, now_s)
         if not self._sorted_rises:
             return 0
-        last = len(self._sorted_rises) - 1
-        rise: float = self._sorted_rises[round(self._quantile * last)]
+        num_rises = len(self._sorted_rises)
+        rank = math.ceil(self._quantile * (num_rises + 1))  # so that the next one is below it
+        rise: float = self._sorted_rises[min(rank, num_rises) - 1]
         return math.ceil(rise)
 
     def _sample(self, held: float, now_s: float) -> None:

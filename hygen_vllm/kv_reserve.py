@@ -14,6 +14,8 @@ UPDATED_EVERY = 8
 """What is reserved changes with requests, not with steps."""
 STAY_GAIN = 0.05
 HORIZON_PER_STAY = 0.25
+MOST_HEADROOM = 0.25
+"""Share of all KV blocks; more would keep large offline requests out for ever."""
 FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
@@ -33,6 +35,8 @@ class KvReserve:
         """When running offline requests started, or went on after a preemption."""
         self._stay_s = 0.0
         """How long they stay, on average."""
+        num_blocks: int = scheduler.kv_cache_manager.block_pool.num_gpu_blocks
+        self._most_online_blocks = int(MOST_HEADROOM * num_blocks)
         self.online_blocks = 0
         """Headroom for online."""
 
@@ -42,13 +46,19 @@ class KvReserve:
         if is_due and self._headroom is not None:
             running = self._scheduler.running[:num_online]
             held = view.tokens_held(running, self._scheduler.waiting.online)
-            self.online_blocks = self._headroom.blocks(held / self._scheduler.block_size, now_s)
+            wanted = self._headroom.blocks(held / self._scheduler.block_size, now_s)
+            self.online_blocks = min(wanted, self._most_online_blocks)
         if is_due or self._is_stale:
             self._foresee(self._scheduler.running[num_online:])
 
     def blocks_to_start(self, request: Request) -> float:
-        """Return the free blocks with which an offline request may start."""
+        """Return the free blocks with which an offline request may start.
+
+        The first one may start wherever its prompt fits: it can crowd out no other.
+        """
         blocks = view.blocks_to_admit(self._scheduler, request) + self.online_blocks
+        if not self._forecast.num_running:
+            return blocks
         return blocks + self._forecast.most_blocks(self.remaining_tokens(request))
 
     def remaining_tokens(self, request: Request) -> float:

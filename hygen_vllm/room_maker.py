@@ -20,6 +20,10 @@ from hygen_vllm import vllm_view as view
 from hygen_vllm.online_arrivals import Arrival
 
 
+PATIENCE_TOKENS = 100.0
+"""Beside so many, a few tokens less to make hardly matter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What is left for offline after online's share is set aside."""
@@ -85,8 +89,8 @@ class RoomMaker:
         return sorted(filter(may_go, self._offline()), key=self._loss)
 
     def _loss(self, request: Request) -> tuple[float, int]:
-        remaining = max(1.0, self._scheduler.kv_reserve.remaining_tokens(request))
-        return view.num_unshared(self._scheduler, request) / remaining, request.num_computed_tokens
+        rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
+        return view.num_unshared(self._scheduler, request) / rest, request.num_computed_tokens
 
     def _preempt(self, victim: Request) -> None:
         scheduler = self._scheduler

@@ -32,6 +32,7 @@ from hygen_vllm.kv_reserve import KvReserve
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
+from hygen_vllm.leftovers import Leftovers
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
@@ -41,7 +42,7 @@ from hygen_vllm.room_maker import RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
 from hygen_vllm.step_plan import BATCH_GATE, Gate, LatencyGate, StepPlan
-from hygen_vllm.vllm_engine import engine_info, given_cost
+from hygen_vllm.vllm_engine import given_cost, new_trace
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
 
@@ -79,13 +80,14 @@ class HyGenScheduler(Scheduler):
         super().__init__(vllm_config, *args, **kwargs)
         self.kv_reserve = KvReserve(self)
         """KV blocks that no new offline request may take."""
+        self._leftovers = Leftovers(self)
         self.waiting: TwoLaneQueue
         self.kv_holding_waiting: TwoLaneQueue
         self.waiting, self.kv_holding_waiting = make_waiting_queues(self)
         self.offline_log = OfflineLog()
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
-        self.trace = self._new_trace()
+        self.trace = new_trace(self.hygen_config, vllm_config, self.clock())
         """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
         self._class_rule = _class_rule(self.hygen_config, self.policy)
         self.slo_control = SloControl(self) if self.hygen_config.targets else None
@@ -110,15 +112,6 @@ class HyGenScheduler(Scheduler):
         self.most_blocks_per_decode = view.most_blocks_per_decode(self)
         """Upper bound of the KV blocks that one decode may take in one step."""
 
-    def _new_trace(self) -> TraceWriter | None:
-        config = self.hygen_config
-        if config.trace is None:
-            return None
-        info = engine_info(self.vllm_config)
-        trace = TraceWriter(config.trace, info, config.trace_max_steps, self.clock())
-        logger.info("Recording up to %d steps in %s", config.trace_max_steps, trace.path)
-        return trace
-
     def shutdown(self) -> None:
         if isinstance(self.trace, TraceWriter):
             self.trace.close()
@@ -134,6 +127,7 @@ class HyGenScheduler(Scheduler):
         if request.request_id not in self.requests:
             if self._classify(request):
                 self.offline_ids.add(request.request_id)
+                self._leftovers.added(request)
             else:
                 self._has_seen_online = True
                 if self.slo_control is not None:
@@ -160,6 +154,7 @@ class HyGenScheduler(Scheduler):
             self.offline_ids.discard(request.request_id)
             self.waiting.offline.finished(request, request.num_tokens)
             self.kv_reserve.left(request, self.clock())
+            self._leftovers.ends(request)
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
         return super()._free_request(request, *args, **kwargs)

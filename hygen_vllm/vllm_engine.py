@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine step times belong to, read from vLLM's configuration."""
+"""Which engine this is, read from vLLM's configuration, and what is kept of its steps."""
 
 import os
 import platform
@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from vllm import __version__ as vllm_version
+from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.latency.step_trace import TraceWriter
+
+logger = init_logger(__name__)
 
 _SHAPE = {
     "num_hidden_layers": "layers",
@@ -53,6 +57,15 @@ def given_cost(config: HyGenConfig, vllm_config: Any) -> StepCost | None:
     profile = load_profile(config.profile)
     profile.check_engine(engine_info(vllm_config), config.profile)
     return profile.cost
+
+
+def new_trace(config: HyGenConfig, vllm_config: Any, now_s: float) -> TraceWriter | None:
+    """Return where the steps of an engine are to be recorded, None for nowhere."""
+    if config.trace is None:
+        return None
+    trace = TraceWriter(config.trace, engine_info(vllm_config), config.trace_max_steps, now_s)
+    logger.info("Recording up to %d steps in %s", config.trace_max_steps, trace.path)
+    return trace
 
 
 def _architecture(model: Any) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What HyGen reads of vLLM's private scheduler state, one function per question.
 
-Nothing here changes vLLM's state, except that a prefix-cache probe may note the hit for
-sparse-retention groups. Line numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
+Nothing here changes vLLM's state but `forget_unshared`, and a prefix-cache probe, which may note
+the hit for sparse-retention groups. Line numbers are those of vLLM 0.32.0,
+v1/core/sched/scheduler.py.
 """
 
 from bisect import bisect_left
@@ -183,6 +184,15 @@ def num_unshared(scheduler: Scheduler, request: Request) -> int:
         blocks = manager.req_to_blocks.get(request.request_id, ())
         unshared += len(blocks) - bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
     return unshared
+
+
+def forget_unshared(scheduler: Scheduler, request: Request, num_kept: int) -> None:
+    """Take blocks that only this request holds out of the prefix cache, but for the first ones."""
+    manager = scheduler.kv_cache_manager
+    groups = manager.coordinator.single_type_managers
+    held = (group.req_to_blocks.get(request.request_id, ())[num_kept:] for group in groups)
+    ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
+    manager.evict_blocks(ids)
 
 
 def block_holders(scheduler: Scheduler, requests: Iterable[Request]) -> dict[int, int]:

@@ -136,6 +136,10 @@ class AdmissionOrder(Generic[R]):
             self._left = deque([*left, self._last], maxlen=BRANCHES_REMEMBERED)
         self._last = waiting.hashes
 
+    def num_shared(self, hashes: Hashes) -> int:
+        """Return how many leading blocks of a prefix a request here shares."""
+        return self._tree.match(hashes)[1]
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the two orders do not hold the same requests."""
         here = [each for each in self._by_age if each.is_here]

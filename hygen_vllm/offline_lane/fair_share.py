@@ -11,6 +11,7 @@ and corrected when it is finished.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Generic, TypeVar
 
 from sortedcontainers import SortedDict
@@ -19,6 +20,7 @@ from hygen_vllm.offline_lane.admission_order import AdmissionOrder, Waiting
 from hygen_vllm.offline_lane.prefix_tree import Hashes
 
 R = TypeVar("R")
+TENANTS_SEARCHED = 8
 MOST_IDLE_TENANTS = 1000
 """Tenants without work whose clocks are remembered."""
 
@@ -93,6 +95,11 @@ class FairShare(Generic[R]):
         self._now = max(self._now, tenant.clock)
         tenant.order.took(waiting, now_s)
         self.remove(waiting)
+
+    def num_shared(self, hashes: Hashes) -> int:
+        """Return how many leading blocks of a prefix a request shares, of the next few tenants."""
+        tenants = islice(self._turns.values(), TENANTS_SEARCHED)
+        return max((tenant.order.num_shared(hashes) for tenant in tenants), default=0)
 
     def charge(self, name: str, tokens: float) -> None:
         """Move a tenant's clock by served tokens, back if negative. Complexity: O(log tenants)."""

@@ -40,13 +40,17 @@ class KvForecast:
         self._prompt_blocks = prompt_blocks
         self._block_size = block_size
 
+    @property
+    def num_running(self) -> int:
+        return len(self._grown)
+
     def most_blocks(self, output_tokens: float = 0.0) -> float:
         """Return the blocks that will be short at the worst time, >= 0.
 
         Those that one more request takes while it makes `output_tokens` are counted, the blocks of
         its prompt are not. Complexity: O(n), vectorized.
         """
-        grown, num_running = self._grown, len(self._grown)
+        grown, num_running = self._grown, self.num_running
         own = output_tokens / self._block_size
         taken = (num_running - np.arange(num_running)) * grown - self._freed[:-1]
         taken += np.minimum(grown, own)

@@ -122,6 +122,11 @@ class OfflineQueue(Generic[R]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def num_new(self) -> int:
+        """Requests of the inbox, some of which may have left since."""
+        return len(self._inbox)
+
     def __iter__(self) -> Iterator[R]:
         """Yield all requests, those that came first before others. Takes O(len)."""
         return (waiting.request for waiting in self._waiting.values())
@@ -202,6 +207,14 @@ class OfflineQueue(Generic[R]):
         urgency, tenant, charged = self._charged.pop(request.request_id, (None, "", 0.0))
         if urgency in self._levels:
             self._levels[urgency].fresh.charge(tenant, tokens - charged)
+
+    def num_shared(self, hashes: Hashes) -> int:
+        """Return how many leading blocks of a prefix a request in order shares.
+
+        Only those of some tenants are looked at. Complexity: that of `PrefixTree.match`.
+        """
+        levels = self._levels.values()
+        return max((level.fresh.num_shared(hashes) for level in levels), default=0)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a request is not in exactly one place."""

@@ -62,13 +62,21 @@ def test_mode_tolerance_lengthens_online_steps_by_its_share_at_most(cost):
 
 
 @pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
-def test_default_mode_without_online_keeps_steps_short(cost):
+def test_default_mode_between_online_requests_keeps_steps_short(cost):
     """With offline work alone a step takes about idle_step_s, so an arrival waits no longer."""
     device = VirtualDevice(HYGEN[False], cost, {})
+    device.add(make_request("online", [1, 2, 3], slo_class="online", max_tokens=1))
     serve(device, 400, online_every=0)
     steps = [s for s, _, n in device.steps[50:] if n]
     assert sum(s > 1.25 * 0.1 for s in steps) <= 0.02 * len(steps)
     assert max(steps) > 0.05
+
+
+def test_default_mode_before_any_online_request_takes_full_steps():
+    """Nobody is expected to wait: an engine for batch work alone is as fast as it can be."""
+    device = VirtualDevice(HYGEN[False], CPU, {})
+    serve(device, 100, online_every=0)
+    assert max(s for s, _, _ in device.steps) > 4 * 0.1
 
 
 def profile_of_this_engine(folder, **changes):

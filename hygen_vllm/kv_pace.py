@@ -47,15 +47,15 @@ class OnlineHeadroom:
         return math.ceil(rise)
 
     def _sample(self, held: float, now_s: float) -> None:
-        self._held.append((now_s, held))
-        while self._peaks and self._peaks[-1][1] <= held:
-            self._peaks.pop()
-        self._peaks.append((now_s, held))
-        while self._held[0][0] < now_s - self.horizon_s:
+        while self._held and self._held[0][0] < now_s - self.horizon_s:
             then_s, held_then = self._held.popleft()
             self._remember(self._peaks[0][1] - held_then)
             if self._peaks[0][0] <= then_s:
                 self._peaks.popleft()
+        while self._peaks and self._peaks[-1][1] <= held:
+            self._peaks.pop()
+        self._held.append((now_s, held))
+        self._peaks.append((now_s, held))
 
     def _remember(self, rise: float) -> None:
         self._rises.append(rise)

@@ -19,7 +19,6 @@ from vllm.v1.request import Request
 from hygen_vllm import vllm_view as view
 from hygen_vllm.online_arrivals import Arrival
 
-
 PATIENCE_TOKENS = 100.0
 """Beside so many, a few tokens less to make hardly matter."""
 

@@ -29,6 +29,7 @@ NumCached = Callable[[Sequence[Hashable], int], int]
 SHARERS = 16
 BRANCHES_REMEMBERED = 16
 """Branches that were left; a KV cache holds what was used last."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class AdmissionOrder(Generic[R]):
         if self._is_overdue(oldest, now_s):
             sharer = self._sharer()
             return sharer if sharer is not None and self._is_overdue(sharer, now_s) else oldest
-        return oldest if self._age_debt + self._by_age_share >= 1.0 else self._nearest()
+        return oldest if self._age_debt + self._by_age_share >= 1.0 - ROUNDING else self._nearest()
 
     def took(self, waiting: Waiting[R], now_s: float) -> None:
         """Note that the request which `next` returned is admitted, before it is removed."""

@@ -62,6 +62,8 @@ class FairShare(Generic[R]):
         """Tenants that have work, by clock."""
         self._now = 0.0
         """Clock of the tenant whose turn it was last."""
+        self._latest = 0.0
+        """Latest clock of any tenant."""
         self._num_made = 0
 
     def __bool__(self) -> bool:
@@ -69,6 +71,8 @@ class FairShare(Generic[R]):
 
     def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
         """Add a request of `waiting.tenant`. Complexity: O(log tenants + AdmissionOrder.add)."""
+        if not self._turns:
+            self._now = self._latest  # nobody was kept waiting by what others had
         tenant = self._tenants.get(waiting.tenant) or self._new_tenant(waiting.tenant)
         if not tenant.order:
             tenant.clock = max(tenant.clock, self._now)
@@ -108,6 +112,7 @@ class FairShare(Generic[R]):
             return  # it had no work for long
         has_work = self._turns.pop(tenant.turn, None) is not None
         tenant.clock += tokens / tenant.weight
+        self._latest = max(self._latest, tenant.clock)
         if has_work:
             self._turns[tenant.turn] = tenant
 

@@ -53,7 +53,7 @@ class KvForecast:
         grown, num_running = self._grown, self.num_running
         own = output_tokens / self._block_size
         taken = (num_running - np.arange(num_running)) * grown - self._freed[:-1]
-        taken += np.minimum(grown, own)
+        taken += np.where(grown <= own, grown, 0.0)
         num_ended = int(np.searchsorted(grown, own))
         at_its_end = (num_running - num_ended + 1) * own - self._freed[num_ended]
         most = max(0.0, at_its_end, taken.max(initial=0.0))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV blocks left for online, and the price of filling the others."""
 
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.kv_pace import (
     CHEAPER_PER_REQUEST,
+    FIRST_HORIZON_S,
     NO_ROOM_PRICE,
-    PEAK_FADES_S,
+    REMEMBERED,
+    SAMPLE_S,
     OnlineHeadroom,
     prefill_price,
 )
@@ -18,63 +18,75 @@ from hygen_vllm.kv_pace import (
 LAW = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def _blocks(*held: tuple[float, float]) -> list[int]:
-    """Return the headroom at each (seconds, blocks held)."""
-    headroom = OnlineHeadroom()
-    return [headroom.blocks(blocks, now_s) for now_s, blocks in held]
+def headroom_of(held: list[float], quantile: float = 1.0, horizon_s: float = 2.0) -> int:
+    """Return the headroom after a second between any two of these numbers of blocks."""
+    headroom, blocks = OnlineHeadroom(quantile), 0
+    headroom.horizon_s = horizon_s
+    for now_s, each in enumerate(held):
+        blocks = headroom.blocks(each, float(now_s))
+    return blocks
 
 
-def test_headroom_at_a_peak_is_none() -> None:
-    """Online holds what it ever held, first of all and when it grows."""
-    assert [0, 0, 0] == _blocks((5.0, 0), (6.0, 40), (7.0, 41))
+def test_headroom_is_what_online_wanted_more_within_the_horizon() -> None:
+    """From 10 it went to 40 in two seconds; what it holds now and what came later do not matter."""
+    assert 30 == headroom_of([10, 20, 40, 40, 40, 40])
+    assert 20 == headroom_of([10, 20, 40, 40, 40, 40], horizon_s=1.0)
+    assert 30 == headroom_of([10, 40, 10, 10, 0, 0, 0, 0])
 
 
-def test_headroom_below_a_peak_is_what_online_may_want_back() -> None:
-    """At the same time the whole peak counts, however often online asks."""
-    assert [0, 30, 39, 10] == _blocks((5.0, 40), (5.0, 10), (5.0, 1), (5.0, 30))
+def test_headroom_of_falling_demand_is_none() -> None:
+    """Nothing more was wanted; at first nothing is known."""
+    assert 0 == headroom_of([50, 40, 30, 20, 10, 0])
+    assert 0 == headroom_of([])
+    assert 0 == headroom_of([0, 100])
 
 
-def test_headroom_fades_by_e_in_its_time() -> None:
-    """After it a peak of 100 is one of 36.8, of which a part of a block is a whole one."""
-    assert [0, 37, 7] == _blocks((0.0, 100), (PEAK_FADES_S, 0), (PEAK_FADES_S, 30))
+def test_headroom_is_a_quantile_of_the_rises() -> None:
+    """One rise of 100 in 50 moments is in the highest 4 %, with those that come before it."""
+    held = [0.0] * 48 + [100.0] + [0.0] * 51
+    assert 100 == headroom_of(held, quantile=0.98)
+    assert 0 == headroom_of(held, quantile=0.9)
 
 
-def test_headroom_fades_over_many_steps_as_over_one() -> None:
-    """Time passes once, in pieces of any size."""
-    steps = [(0.25 * number, 0.0) for number in range(1, 81)]
-    assert math.ceil(1000 * math.exp(-20 / PEAK_FADES_S)) == _blocks((0.0, 1000), *steps)[-1]
+def test_headroom_of_few_samples_is_their_highest() -> None:
+    """So that the next one is below it as often as was asked."""
+    assert 30 == headroom_of([30, 30, 60, 60, 60, 60, 60], quantile=0.8)
 
 
-def test_headroom_that_fades_below_what_is_held_is_none() -> None:
-    """What is held now is the new peak, and fades from now on."""
-    assert [0, 0, 19] == _blocks((0.0, 100), (100.0, 50), (100.0 + PEAK_FADES_S, 0))
-
-
-def test_headroom_of_a_peak_of_long_ago_is_none() -> None:
-    """Less than a block is left only where nothing is left at all."""
-    assert [0, 0] == _blocks((0.0, 100), (1e9, 0))
-
-
-def test_headroom_with_parts_of_blocks_is_rounded_up() -> None:
+def test_headroom_counts_parts_of_blocks_as_whole_ones() -> None:
     """What waits may need less than a block on average."""
-    assert [0, 1, 2] == _blocks((1.0, 2.5), (1.0, 2.25), (1.0, 1.0))
+    assert 1 == headroom_of([1.5, 1.75, 1.75, 1.75, 1.75])
 
 
-def test_clock_that_goes_back_fades_nothing() -> None:
-    """Time is counted from where the clock went back to."""
-    assert [0, 90, 27] == _blocks((50.0, 100), (10.0, 10), (10.0 + PEAK_FADES_S, 10))
+def test_headroom_forgets_what_is_long_ago() -> None:
+    """REMEMBERED samples later nothing is left of a burst."""
+    assert 0 == headroom_of([0, 100, 0] + [0] * (REMEMBERED + 3))
+    assert 100 == headroom_of([0, 100, 0] + [0] * (REMEMBERED - 3))
+
+
+def test_headroom_is_sampled_by_time_not_by_calls() -> None:
+    """A thousand steps in a moment are one sample."""
+    headroom = OnlineHeadroom(1.0)
+    for _ in range(1000):
+        headroom.blocks(0.0, 0.0)
+    headroom.blocks(50.0, 0.5 * SAMPLE_S)  # between two samples: nobody saw it
+    for number in range(1, 100):
+        blocks = headroom.blocks(0.0, number * SAMPLE_S)
+    assert 0 == blocks
+    assert len(headroom._rises) <= 100 - FIRST_HORIZON_S / SAMPLE_S + 1
 
 
 @LAW
-@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 500)), min_size=1, max_size=20))
-def test_held_and_headroom_are_the_largest_faded_amount(held: list[tuple[float, int]]) -> None:
-    """Every amount of the past counts by what its time left of it."""
-    times_s = [sum(gap_s for gap_s, _ in held[: i + 1]) for i in range(len(held))]
-    past = [(at_s, blocks) for at_s, (_, blocks) in zip(times_s, held, strict=True)]
-    peak = max(blocks * math.exp((at_s - times_s[-1]) / PEAK_FADES_S) for at_s, blocks in past)
-    headroom = _blocks(*past)[-1]
-    assert headroom >= 0
-    assert peak - 1e-6 <= held[-1][1] + headroom < peak + 1 + 1e-6
+@given(
+    held=st.lists(st.integers(0, 99), min_size=8, max_size=60),
+    horizon_s=st.integers(1, 5),
+)
+def test_headroom_is_the_worst_rise_of_a_plain_search(held: list[int], horizon_s: int) -> None:
+    """Over all moments whose horizon has passed."""
+    past = range(len(held) - horizon_s - 1)
+    rises = [max(held[i : i + horizon_s + 1]) - held[i] for i in past]
+    found = headroom_of([float(each) for each in held], horizon_s=float(horizon_s))
+    assert max(rises) == found
 
 
 @pytest.mark.parametrize(

@@ -1,48 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OfflineQueue beside a plain list: same order, same offers, at a cost that hides its length."""
+"""OfflineQueue beside a plain dictionary: nobody is lost, hidden or offered twice in a scan."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from hygen_vllm.offline_queue import OfflineQueue
+from hygen_vllm.offline_lane.admission_order import OrderRules
+from hygen_vllm.offline_lane.offline_queue import (
+    ORDERED_PER_SCAN,
+    PARKED_PER_SCAN,
+    TAKEN_PER_SCAN,
+    Labels,
+    OfflineQueue,
+    QueueRules,
+)
+from tests.unit.test_prefix_tree import chain
 
 
 @dataclass(eq=False)
 class Request:
     request_id: int
     urgency: int = 0
+    tenant: str = ""
+    words: Sequence[int] = ()
+    tokens: float = 10.0
 
 
-def _urgency(request: Request) -> int:
-    return request.urgency
+def label(request: Request) -> Labels:
+    return Labels(request.urgency, request.tenant, chain(request.words), request.tokens)
 
 
-def _queue(count: int, **kwargs: Any) -> tuple[OfflineQueue[Request], list[Request]]:
-    queue: OfflineQueue[Request] = OfflineQueue(**kwargs)
-    requests = [Request(number) for number in range(count)]
+def queue_of(*requests: Request, by_prefix: bool = False) -> OfflineQueue[Request]:
+    queue = OfflineQueue(label, QueueRules(OrderRules(by_prefix=by_prefix)))
     for request in requests:
-        queue.add(request)
-    return queue, requests
+        queue.add(request, 0.0)
+    return queue
 
 
-def _scan(queue: OfflineQueue[Request], runs: Callable[[Request], bool]) -> list[int]:
-    """Take all that one scan offers, put back what cannot run; return the ids in order."""
-    queue.start_scan()
-    taken = []
-    while (request := queue.next_candidate()) is not None:
+def numbered(count: int) -> tuple[OfflineQueue[Request], list[Request]]:
+    requests = [Request(number) for number in range(count)]
+    return queue_of(*requests), requests
+
+
+def scan(
+    queue: OfflineQueue[Request],
+    runs: Callable[[Request], bool] = lambda _: True,
+    most: int = TAKEN_PER_SCAN + 1,
+) -> list[int]:
+    """Take what one scan offers, put back what cannot run; return the ids in order."""
+    queue.start_scan(0.0)
+    taken: list[Request] = []
+    while len(taken) < most and (request := queue.next_candidate()) is not None:
         queue.take(request)
         taken.append(request)
     for request in taken:
@@ -52,333 +71,283 @@ def _scan(queue: OfflineQueue[Request], runs: Callable[[Request], bool]) -> list
     return [request.request_id for request in taken]
 
 
-def test_queue_without_sort_key_is_first_come_first_served() -> None:
-    """Requests leave in the order in which they came."""
-    queue, requests = _queue(4)
-    assert list(queue) == requests
-    assert _scan(queue, runs=lambda _: True) == [0, 1, 2, 3]
-    assert len(queue) == 0
+def test_requests_of_a_scan_come_in_order_and_leave() -> None:
+    """First come, first served where that is the rule."""
+    queue, _ = numbered(4)
+    assert [0, 1, 2, 3] == scan(queue)
+    assert 0 == len(queue)
+    assert [] == scan(queue)
 
 
-def test_queue_with_sort_key_orders_by_key_then_arrival() -> None:
-    """A smaller key comes first; among equals the one that came first."""
-    queue: OfflineQueue[Request] = OfflineQueue(_urgency)
-    for number, urgency in enumerate((2, 1, 2, 0, 1)):
-        queue.add(Request(number, urgency))
-    assert [request.request_id for request in queue] == [3, 1, 4, 0, 2]
+def test_requests_are_ordered_by_prefix_where_that_is_the_rule() -> None:
+    """Sharers follow each other."""
+    words = ([1, 1], [2, 2], [1, 2], [2, 3])
+    queue = queue_of(*(Request(i, words=w) for i, w in enumerate(words)), by_prefix=True)
+    assert [0, 2, 1, 3] == scan(queue)
 
 
-def test_add_first_comes_before_all_and_the_last_one_before_the_others() -> None:
-    """A preempted request is offered next."""
-    queue, _ = _queue(2)
+def test_more_urgent_requests_come_before_all_others() -> None:
+    """A preempted one and one that could not run before, too."""
+    queue = queue_of(Request(0, 1), Request(1, 1), Request(2, 0))
+    queue.add_first(Request(10, 1))
+    assert [2, 10] == scan(queue, most=2)
+    assert [0] == scan(queue, runs=lambda _: False, most=1)
+    queue.add(Request(3, 0), 0.0)
+    assert [3, 0, 1] == scan(queue)
+
+
+def test_preempted_requests_come_first_the_last_one_before_the_others() -> None:
+    """They go on before any new one starts."""
+    queue, _ = numbered(2)
     queue.add_first(Request(10))
     queue.add_first(Request(11))
-    assert [request.request_id for request in queue] == [11, 10, 0, 1]
-
-
-def test_add_first_with_sort_key_comes_before_its_equals_only() -> None:
-    """The key counts more than having run before."""
-    queue: OfflineQueue[Request] = OfflineQueue(_urgency)
-    for number, urgency in enumerate((0, 1, 2)):
-        queue.add(Request(number, urgency))
-    queue.add_first(Request(10, urgency=1))
-    assert [request.request_id for request in queue] == [0, 10, 1, 2]
+    assert [11, 10, 0, 1] == scan(queue)
 
 
 @pytest.mark.parametrize("method", ["add", "add_first", "put_back"])
 def test_second_add_of_a_request_is_refused_and_changes_nothing(method: str) -> None:
     """A request is in one place at most."""
-    queue, requests = _queue(3)
+    queue, requests = numbered(3)
+    arguments = (Request(1), 0.0) if method == "add" else (Request(1),)
     with pytest.raises(ValueError, match=r"^request 1 is already in the queue"):
-        getattr(queue, method)(Request(1))
+        getattr(queue, method)(*arguments)
     assert list(queue) == requests
     queue.check_invariants()
 
 
-def test_discard_of_an_absent_request_returns_false_and_changes_nothing() -> None:
-    """Abort may name a request that is elsewhere; presence goes by id."""
-    queue, requests = _queue(3)
-    assert not queue.discard(Request(7))
-    assert list(queue) == requests
-    assert queue.discard(Request(1))
-    assert list(queue) == [requests[0], requests[2]]
-    assert [request in queue for request in requests] == [True, False, True]
-
-
-def test_next_candidate_asked_twice_offers_the_same_and_keeps_it() -> None:
-    """Looking does not change the queue."""
-    queue, requests = _queue(2)
-    queue.start_scan()
-    assert queue.next_candidate() is queue.next_candidate() is requests[0]
-    assert list(queue) == requests
-
-
 def test_take_of_an_absent_request_is_refused() -> None:
     """What does not wait cannot be admitted."""
-    queue, _ = _queue(1)
+    queue, _ = numbered(1)
     with pytest.raises(KeyError):
         queue.take(Request(7))
     assert len(queue) == 1
 
 
-def test_put_back_after_take_restores_the_order() -> None:
-    """A request that could not run loses nothing, in whatever order they come back."""
-    queue, requests = _queue(4)
-    queue.start_scan()
-    for request in requests[:3]:
-        queue.take(request)
-    queue.add(Request(9))
-    for request in (requests[1], requests[2], requests[0]):
-        queue.put_back(request)
-    assert [request.request_id for request in queue] == [0, 1, 2, 3, 9]
-
-
-def test_put_back_of_a_request_taken_in_an_earlier_scan_goes_to_the_front() -> None:
-    """A place is kept for one scan; what ran since then is a preempted request."""
-    queue, requests = _queue(3)
-    queue.start_scan()
-    queue.take(requests[2])
-    queue.start_scan()
-    queue.put_back(requests[2])
-    assert list(queue) == [requests[2], requests[0], requests[1]]
-
-
-def test_scan_takes_no_more_than_its_bound() -> None:
-    """Requests that cannot run cost bounded time in a step."""
-    queue, _ = _queue(5, max_taken_per_scan=2)
-    assert _scan(queue, runs=lambda _: True) == [0, 1]
-    assert _scan(queue, runs=lambda _: True) == [2, 3]
-    assert _scan(queue, runs=lambda _: True) == [4]
-
-
-def test_scan_after_a_bounded_one_goes_on_behind_those_put_back() -> None:
-    """Requests that cannot run hide nobody for long, and are tried every other time."""
-    queue, _ = _queue(5, max_taken_per_scan=2)
-    blocked = [_scan(queue, runs=lambda _: False) for _ in range(5)]
-    assert blocked == [[0, 1], [2, 3], [0, 1], [4], [0, 1]]
-    assert [request.request_id for request in queue] == [0, 1, 2, 3, 4]
-
-
-def test_scan_after_one_below_its_bound_starts_at_the_front() -> None:
-    """Only the bound moves the start; new requests at the front are not passed over."""
-    queue, _ = _queue(2, max_taken_per_scan=3)
-    assert _scan(queue, runs=lambda _: False) == [0, 1]
-    queue.add_first(Request(9))
-    assert _scan(queue, runs=lambda _: True) == [9, 0, 1]
-
-
-def test_scan_after_a_bounded_one_in_which_all_ran_starts_at_the_front() -> None:
-    """Where nobody was put back there is nobody to pass over."""
-    queue, _ = _queue(4, max_taken_per_scan=2)
-    assert _scan(queue, runs=lambda _: True) == [0, 1]
-    queue.add_first(Request(9))
-    assert _scan(queue, runs=lambda _: True) == [9, 2]
-
-
-def test_scan_with_some_runnable_reaches_all_of_them_in_bounded_scans() -> None:
-    """Once found, those behind six that cannot run get every other scan."""
-    queue, _ = _queue(12, max_taken_per_scan=3)
-    scans = [_scan(queue, runs=lambda request: request.request_id >= 6) for _ in range(6)]
-    assert scans[:3] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
-    assert scans[3:] == [[6, 7, 8], [0, 1, 2], [9, 10, 11]]
-    assert [request.request_id for request in queue] == list(range(6))
-
-
-def test_check_invariants_after_a_request_changed_its_id_fails() -> None:
-    """The check sees indexes that disagree."""
-    queue, requests = _queue(2)
-    requests[1].request_id = 7
-    with pytest.raises(AssertionError):
+def test_discard_finds_a_request_wherever_it_is() -> None:
+    """New, in order, put back, preempted; once, by its id."""
+    queue, requests = numbered(3)
+    assert [0] == scan(queue, runs=lambda _: False, most=1)
+    queue.add_first(Request(10))
+    queue.add(Request(20), 0.0)
+    queue.add(Request(21), 0.0)
+    assert not queue.discard(Request(7))
+    for number in (0, 1, 10, 20):
+        assert Request(number) in queue
+        assert queue.discard(Request(number))
+        assert not queue.discard(Request(number))
+        assert Request(number) not in queue
         queue.check_invariants()
+    assert [2, 21] == [request.request_id for request in queue]
+    assert [2, 21] == scan(queue)
+    assert requests[2] not in queue
 
 
-def test_operations_on_a_long_queue_compare_few_keys() -> None:
-    """Each operation is O(log n): 16 times the requests cost a few comparisons more."""
-    comparisons = 0
-
-    class Key(int):
-        __hash__ = int.__hash__
-
-        def __lt__(self, other: int) -> bool:
-            nonlocal comparisons
-            comparisons += 1
-            return int(self) < int(other)
-
-    for count in (256, 4096):
-        queue, requests = _queue(count, sort_key=lambda request: Key(request.request_id))
-        comparisons = 0
-        queue.start_scan()
-        for request in (requests[0], requests[count // 2], requests[-1]):
-            queue.next_candidate()
-            queue.take(request)
-            queue.put_back(request)
-            queue.discard(request)
-            queue.add_first(request)
-        assert comparisons <= 3 * 6 * math.log2(count)
+def test_discard_of_the_one_that_was_offered_offers_another_one() -> None:
+    """An aborted request is not taken."""
+    queue, requests = numbered(2)
+    queue.start_scan(0.0)
+    assert queue.next_candidate() is queue.next_candidate() is requests[0]
+    queue.discard(requests[0])
+    assert queue.next_candidate() is requests[1]
 
 
-class ListModel:
-    """The queue as one plain list, in which taken requests keep their rows until the next scan."""
-
-    def __init__(self, sort_key: Callable[[Request], int], max_taken: int) -> None:
-        self.sort_key = sort_key
-        self.max_taken = max_taken
-        self.rows: list[Request] = []
-        self.absent: set[Request] = set()
-        self.taken: list[Request] = []
-        self.mark: Request | None = None
-        self.behind: Request | None = None
-
-    @property
-    def waiting(self) -> list[Request]:
-        return [row for row in self.rows if row not in self.absent]
-
-    @property
-    def away(self) -> list[Request]:
-        return [request for request in self.taken if request not in self.waiting]
-
-    @property
-    def candidate(self) -> Request | None:
-        start = self.rows.index(self.mark) if self.mark else 0
-        behind = [row for row in self.rows[start:] if row not in self.absent]
-        return behind[0] if behind and len(self.taken) < self.max_taken else None
-
-    def add(self, request: Request) -> None:
-        key = self.sort_key(request)
-        self.rows.insert(sum(self.sort_key(row) <= key for row in self.rows), request)
-
-    def add_first(self, request: Request) -> None:
-        key = self.sort_key(request)
-        self.rows.insert(sum(self.sort_key(row) < key for row in self.rows), request)
-
-    def take(self, request: Request) -> None:
-        self.absent.add(request)
-        self.taken.append(request)
-
-    def put_back(self, request: Request) -> None:
-        if request in self.taken:
-            self.absent.remove(request)
-        else:
-            self.add_first(request)
-
-    def start_scan(self) -> None:
-        put_back = [row for row in self.waiting if row in self.taken]
-        is_at_front = self.mark is None
-        if len(self.taken) >= self.max_taken and put_back:
-            self._mark_behind(put_back[-1])
-        elif self.taken if is_at_front else len(put_back) == len(self.taken):
-            self.behind = None
-        self.mark = self.behind if is_at_front else None
-        waiting = self.waiting
-        self.rows = [row for row in self.rows if row in waiting or row is self.behind]
-        self.absent = {self.behind} if self.behind else set()
-        self.taken = []
-
-    def _mark_behind(self, last: Request) -> None:
-        index = self.rows.index(last) + 1
-        if self.behind is None or self.rows.index(self.behind) < index:
-            self.behind = Request(-1, last.urgency)
-            self.rows.insert(index, self.behind)
-            self.absent.add(self.behind)
+def test_number_added_under_an_old_name_is_a_new_request() -> None:
+    """An aborted request's id may come again while the old one is still in the inbox."""
+    queue, requests = numbered(2)
+    queue.discard(requests[0])
+    again = Request(0)
+    queue.add(again, 0.0)
+    queue.start_scan(0.0)
+    assert [1, 0] == scan(queue)
 
 
-class QueueMachine(RuleBasedStateMachine):
-    """Does the same to the queue and to the list."""
-
-    sort_key: Callable[[Request], int] | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: OfflineQueue[Request] = OfflineQueue(self.sort_key, max_taken_per_scan=2)
-        self.model = ListModel(self.sort_key or (lambda _: 0), max_taken=2)
-        self.running: list[Request] = []
-        self.num_created = 0
-
-    @rule(urgency=st.integers(0, 2))
-    def add(self, urgency: int) -> None:
-        request = Request(self.num_created, urgency)
-        self.num_created += 1
-        self.queue.add(request)
-        self.model.add(request)
-
-    @precondition(lambda self: self.running)
-    @rule(number=st.integers(0, 99), is_add_first=st.booleans())
-    def preempt(self, number: int, is_add_first: bool) -> None:
-        request = self.running.pop(number % len(self.running))
-        for queue in (self.queue, self.model):
-            (queue.add_first if is_add_first else queue.put_back)(request)
-
-    @precondition(lambda self: self.running)
-    @rule(number=st.integers(0, 99))
-    def finish(self, number: int) -> None:
-        assert not self.queue.discard(self.running.pop(number % len(self.running)))
-
-    @precondition(lambda self: self.model.waiting)
-    @rule(number=st.integers(0, 99))
-    def abort(self, number: int) -> None:
-        request = self.model.waiting[number % len(self.model.waiting)]
-        if request not in self.model.taken:  # the list would lose the row that the scan remembers
-            assert self.queue.discard(request)
-            self.model.rows.remove(request)
-
-    @precondition(lambda self: self.model.waiting)
-    @rule(number=st.integers(0, 99))
-    def add_again(self, number: int) -> None:
-        request = self.model.waiting[number % len(self.model.waiting)]
-        with pytest.raises(ValueError, match="already in the queue"):
-            self.queue.add(request)
-
-    @rule()
-    def start_scan(self) -> None:
-        self.running += self.model.away
-        self.queue.start_scan()
-        self.model.start_scan()
-
-    @precondition(lambda self: self.model.candidate not in (None, *self.model.taken))
-    @rule()
-    def take(self) -> None:
-        request = self.queue.next_candidate()
-        assert request is self.model.candidate
-        self.queue.take(request)
-        self.model.take(request)
-
-    @precondition(lambda self: self.model.away)
-    @rule(number=st.integers(0, 99))
-    def put_back(self, number: int) -> None:
-        request = self.model.away[number % len(self.model.away)]
-        self.queue.put_back(request)
-        self.model.put_back(request)
-
-    @invariant()
-    def queue_is_the_list(self) -> None:
-        waiting = self.model.waiting
-        self.queue.check_invariants()
-        assert list(self.queue) == waiting
-        assert len(self.queue) == len(waiting)
-        assert all(request in self.queue for request in waiting)
-        assert not any(request in self.queue for request in self.running + self.model.away)
-        assert self.queue.next_candidate() is self.model.candidate
+def test_new_requests_are_put_in_order_a_bounded_number_in_a_scan() -> None:
+    """A hundred thousand that come at once do not hold up a step."""
+    queue, _ = numbered(3 * ORDERED_PER_SCAN)
+    for rest in (2, 1, 0):
+        queue.start_scan(0.0)
+        assert rest * ORDERED_PER_SCAN == queue.num_new
+    assert 3 * ORDERED_PER_SCAN == len(queue)
 
 
-class SortedQueueMachine(QueueMachine):
-    sort_key = staticmethod(_urgency)
+def test_requests_that_could_not_run_are_offered_first_in_the_next_scan() -> None:
+    """They lose nothing, and are not offered again in the same one."""
+    queue, requests = numbered(4)
+    queue.start_scan(0.0)
+    for request in requests[:2]:
+        queue.take(request)
+        queue.put_back(request)
+    assert queue.next_candidate() is requests[2]
+    assert [0, 1, 2, 3] == scan(queue)
 
 
-@pytest.mark.parametrize("machine", [QueueMachine, SortedQueueMachine])
-def test_queue_under_any_operations_equals_a_plain_list(machine: type[QueueMachine]) -> None:
-    """After any sequence of operations queue and list hold and offer the same requests."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(derandomize=True, deadline=None, max_examples=50, stateful_step_count=30),
+def test_requests_that_cannot_run_hide_nobody() -> None:
+    """However many there are, a scan gets past some of them."""
+    count = 5 * TAKEN_PER_SCAN
+    queue, _ = numbered(count)
+    queue.add(Request(count), 0.0)
+    scans = 0
+    while len(queue) > count:
+        assert len(scan(queue, runs=lambda r: r.request_id == count)) <= TAKEN_PER_SCAN
+        scans += 1
+        assert scans <= count // (TAKEN_PER_SCAN - PARKED_PER_SCAN) + 1
+
+
+def test_requests_that_could_not_run_take_turns() -> None:
+    """PARKED_PER_SCAN of them are offered in a scan, each again once all were."""
+    count = 3 * PARKED_PER_SCAN
+    queue, _ = numbered(count)
+    scan(queue, runs=lambda _: False)
+    scan(queue, runs=lambda _: False)
+    seen = [tuple(scan(queue, runs=lambda _: False)) for _ in range(6)]
+    assert seen[:3] == seen[3:]
+    assert set(range(count)) == {i for ids in seen for i in ids}
+    assert all(len(ids) == PARKED_PER_SCAN for ids in seen)
+
+
+def test_request_taken_in_an_earlier_scan_goes_to_the_front() -> None:
+    """What ran since then was preempted."""
+    queue, requests = numbered(3)
+    assert [0] == scan(queue, most=1)
+    queue.start_scan(0.0)
+    queue.put_back(requests[0])
+    assert [0, 1, 2] == scan(queue)
+
+
+def turns(queue: OfflineQueue[Request], count: int) -> str:
+    """Return whose requests are taken next."""
+    queue.start_scan(0.0)
+    names = []
+    for _ in range(count):
+        request = queue.next_candidate()
+        assert request is not None
+        queue.take(request)
+        names.append(request.tenant)
+    return "".join(names)
+
+
+def tenants(**tokens: float) -> OfflineQueue[Request]:
+    """Return a queue with twenty requests of each tenant, of so many tokens."""
+    numbers = iter(range(1000))
+    return queue_of(
+        *(Request(next(numbers), 0, n, (), t) for n, t in tokens.items() for _ in range(20))
     )
 
 
-def test_request_preempted_after_it_ran_is_not_passed_over() -> None:
-    """Only those that could not run are; one that ran and came back stands at the front."""
-    queue, requests = _queue(4, max_taken_per_scan=2)
-    queue.start_scan()
-    queue.take(requests[0])
-    queue.take(requests[1])
-    queue.add_first(requests[1])
-    queue.start_scan()
-    assert queue.next_candidate() is requests[1]
+def test_tenants_take_turns_by_the_tokens_of_their_requests() -> None:
+    """One of thirty tokens, three of ten."""
+    assert "abbbabbb" == turns(tenants(a=30.0, b=10.0), 8)
+
+
+def test_finished_request_is_charged_for_what_it_had() -> None:
+    """Expected ten and had forty: three turns of the other one make up for it."""
+    queue = tenants(a=10.0, b=10.0)
+    queue.start_scan(0.0)
+    first = queue.next_candidate()
+    assert first is not None
+    queue.take(first)
+    queue.finished(first, 40.0)
+    assert "bbbba" == turns(queue, 5)
+    queue.finished(Request(999), 1e9)
+    assert "b" == turns(queue, 1)
+
+
+def test_request_that_could_not_run_is_not_charged() -> None:
+    """Its tenant is still next when it has gone."""
+    queue = tenants(a=10.0, b=10.0)
+    assert [0] == scan(queue, runs=lambda _: False, most=1)
+    assert queue.discard(Request(0))
+    assert "ab" == turns(queue, 2)
+
+
+def test_preempted_request_is_charged_once() -> None:
+    """Going on is no new request."""
+    queue = tenants(a=10.0, b=10.0)
+    queue.start_scan(0.0)
+    first = queue.next_candidate()
+    assert first is not None
+    queue.take(first)
+    queue.start_scan(0.0)
+    queue.add_first(first)
+    assert "abab" == turns(queue, 4)
+
+
+class Machine(RuleBasedStateMachine):
+    """Adds, scans, aborts and preemptions in any order; the model is a dictionary."""
+
+    @initialize(by_prefix=st.booleans())
+    def start(self, by_prefix: bool) -> None:
+        self.queue = queue_of(by_prefix=by_prefix)
+        self.model: dict[int, Request] = {}
+        self.running: dict[int, Request] = {}
+        self.offered: set[int] = set()
+        self.count = 0
+
+    @rule(
+        urgency=st.integers(0, 1),
+        tenant=st.sampled_from("ab"),
+        words=st.lists(st.integers(0, 1), max_size=4),
+    )
+    def add(self, urgency: int, tenant: str, words: list[int]) -> None:
+        request = Request(self.count, urgency, tenant, words, 1.0 + self.count % 5)
+        self.count += 1
+        self.model[request.request_id] = request
+        self.queue.add(request, float(self.count))
+
+    @rule(count=st.integers(0, 9), blocked=st.integers(0, 3))
+    def scan(self, count: int, blocked: int) -> None:
+        self.queue.start_scan(float(self.count))
+        taken = []
+        while len(taken) < count and (request := self.queue.next_candidate()) is not None:
+            assert self.model.pop(request.request_id) is request
+            self.queue.take(request)
+            taken.append(request)
+        for request in taken:
+            if request.request_id % 4 < blocked:
+                self.queue.put_back(request)
+                self.model[request.request_id] = request
+            else:
+                self.running[request.request_id] = request
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 100), is_preempted=st.booleans())
+    def leave(self, pick: int, is_preempted: bool) -> None:
+        number = sorted(self.running)[pick % len(self.running)]
+        request = self.running.pop(number)
+        if is_preempted:
+            self.queue.start_scan(float(self.count))
+            self.queue.add_first(request)
+            self.model[number] = request
+        else:
+            self.queue.finished(request, 3.0)
+
+    @precondition(lambda self: self.model)
+    @rule(pick=st.integers(0, 100))
+    def abort(self, pick: int) -> None:
+        number = sorted(self.model)[pick % len(self.model)]
+        assert self.queue.discard(self.model.pop(number))
+
+    @invariant()
+    def is_like_the_model(self) -> None:
+        self.queue.check_invariants()
+        assert len(self.model) == len(self.queue)
+        assert self.model == {request.request_id: request for request in self.queue}
+        for number in range(self.count):
+            assert (number in self.model) == (Request(number) in self.queue)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for _ in range(4 + len(self.model)):
+            if self.model:
+                self.scan(TAKEN_PER_SCAN, 0)
+        assert not self.model
+        assert not list(self.queue)
+
+
+def test_queue_is_like_a_dictionary_whatever_happens() -> None:
+    """Everybody is in it who should be, and everybody gets out."""
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True),
+    )

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FairShare: tenants get tokens by weight while they have work, and nothing for having had none."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import pytest
+
+from hygen_vllm.offline_lane.admission_order import AdmissionOrder, OrderRules, Waiting
+from hygen_vllm.offline_lane.fair_share import MOST_IDLE_TENANTS, FairShare
+
+
+class Lane:
+    """A FairShare of requests named TENANT-NUMBER, each charged its tokens when it is admitted."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        rules = OrderRules(by_prefix=False)
+        self.share: FairShare[str] = FairShare(
+            weights or {}, lambda: AdmissionOrder(rules, lambda _, most: most)
+        )
+        self.waiting: dict[str, Waiting[str]] = {}
+        self.tokens: Counter[str] = Counter()
+
+    def add(self, tenant: str, count: int) -> None:
+        for number in range(len(self.waiting), len(self.waiting) + count):
+            waiting = Waiting(f"{tenant}-{number}", 0.0, tenant)
+            self.waiting[waiting.request] = waiting
+            self.share.add(waiting, ())
+
+    def admit(self, tokens: float = 10) -> str | None:
+        """Admit the next request; return its tenant."""
+        waiting = self.share.next(0.0)
+        if waiting is None:
+            return None
+        self.share.take(waiting, 0.0)
+        self.share.charge(waiting.tenant, tokens)
+        self.share.check_invariants()
+        self.tokens[waiting.tenant] += int(tokens)
+        return waiting.tenant
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({}, {"a": 200, "b": 200}),
+        ({"a": 3}, {"a": 300, "b": 100}),
+        ({"b": 0.25}, {"a": 320, "b": 80}),
+    ],
+)
+def test_tokens_are_in_proportion_to_weights(
+    weights: dict[str, float], expected: dict[str, int]
+) -> None:
+    """Within a request, at any time while both have work; 1 for a tenant without a weight."""
+    lane = Lane(weights)
+    lane.add("a", 400)
+    lane.add("b", 400)
+    for _ in range(400):
+        lane.admit(tokens=1)
+        served = sum(lane.tokens.values())
+        for tenant, most in expected.items():
+            assert abs(lane.tokens[tenant] - served * most / 400) <= 1.001
+
+
+def test_tokens_count_not_requests() -> None:
+    """A tenant of long requests gets fewer of them."""
+    lane = Lane()
+    lane.add("long", 100)
+    lane.add("short", 1000)
+    for _ in range(400):
+        waiting = lane.share.next(0.0)
+        assert waiting is not None
+        lane.admit(tokens=30 if waiting.tenant == "long" else 10)
+    assert abs(lane.tokens["long"] - lane.tokens["short"]) <= 30
+
+
+def test_tenant_alone_gets_everything() -> None:
+    """Work conserving: a weight is no limit."""
+    lane = Lane({"a": 0.001})
+    lane.add("a", 5)
+    assert ["a"] * 5 == [lane.admit() for _ in range(5)]
+    assert lane.admit() is None
+    assert not lane.share
+
+
+def test_ten_requests_are_not_behind_a_hundred_thousand_of_another() -> None:
+    """They are through after about ten of the other's."""
+    lane = Lane()
+    lane.add("many", 100_000)
+    for _ in range(50):
+        waiting = lane.share.next(0.0)
+        assert waiting is not None
+        lane.share.take(waiting, 0.0)
+        lane.share.charge("many", 10)
+    lane.add("few", 10)
+    turns: deque[str | None] = deque()
+    while turns.count("few") < 10:
+        waiting = lane.share.next(0.0)
+        assert waiting is not None
+        lane.share.take(waiting, 0.0)
+        lane.share.charge(waiting.tenant, 10)
+        turns.append(waiting.tenant)
+    assert len(turns) <= 21
+
+
+def test_idle_time_is_no_credit() -> None:
+    """Who comes back is served as often as the others, not until it has caught up."""
+    lane = Lane()
+    lane.add("a", 100)
+    lane.add("b", 100)
+    for _ in range(4):
+        lane.admit()
+    for waiting in [w for w in lane.waiting.values() if w.tenant == "b" and w.is_here]:
+        lane.share.remove(waiting)
+    assert ["a"] * 30 == [lane.admit() for _ in range(30)]
+    lane.add("b", 50)
+    turns = [lane.admit() for _ in range(20)]
+    assert abs(turns.count("a") - turns.count("b")) <= 1
+
+
+def test_debt_is_kept_while_a_tenant_is_away() -> None:
+    """Leaving and coming back does not make what was served undone."""
+    lane = Lane()
+    lane.add("a", 50)
+    lane.add("b", 1)
+    lane.admit()
+    while lane.share.next(0.0) is not lane.waiting["b-50"]:
+        lane.admit()
+    lane.admit(tokens=100)
+    lane.add("b", 20)
+    assert ["a"] * 9 == [lane.admit() for _ in range(9)]
+
+
+def test_charge_that_is_taken_back_gives_the_turn_back() -> None:
+    """A request that could not run costs nothing."""
+    lane = Lane()
+    lane.add("a", 5)
+    lane.add("b", 5)
+    assert "a" == lane.admit()
+    lane.share.charge("a", -10)
+    assert "a" == lane.admit()
+    assert "b" == lane.admit()
+
+
+def test_tenants_that_have_caught_up_are_forgotten() -> None:
+    """Three thousand names do not stay; whoever is still in debt does."""
+    lane = Lane()
+    lane.add("debtor", 1)
+    lane.add("busy", 8 * MOST_IDLE_TENANTS)
+    lane.admit(tokens=100_000)
+    for number in range(3 * MOST_IDLE_TENANTS):
+        lane.add(f"once-{number}", 1)
+        lane.admit(tokens=1)
+        lane.admit(tokens=1)
+    assert len(lane.share._tenants) <= MOST_IDLE_TENANTS + 3
+    assert "debtor" in lane.share._tenants
+    lane.share.charge("never heard of", 10)
+
+
+def test_queue_that_was_empty_forgives_debts() -> None:
+    """Nobody was kept waiting by what another one had."""
+    lane = Lane()
+    lane.add("a", 1)
+    lane.admit(tokens=1000)
+    lane.add("a", 10)
+    lane.add("b", 10)
+    turns = [lane.admit() for _ in range(10)]
+    assert 5 == turns.count("a")

@@ -2,6 +2,7 @@
 """Types of command-line arguments: text to value, or the reason why not."""
 
 import argparse
+from typing import Any
 
 
 def positive(text: str) -> float:
@@ -24,6 +25,19 @@ def pair(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be like 200:1.3, got {text}") from None
     return first, second
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Return name and value, which is YAML as in a configuration file."""
+    import yaml
+
+    name, is_given, value = text.partition("=")
+    if not (name and is_given):
+        raise argparse.ArgumentTypeError(f"must be like headroom_quantile=0.9, got {text}")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{name}: not a value: {value}") from None
 
 
 def share(text: str) -> float:

@@ -150,7 +150,7 @@ class HyGenConfig:
         if not 0 < (1 if self.headroom_quantile is None else self.headroom_quantile) <= 1:
             raise ConfigError(
                 f"headroom_quantile must be in (0, 1], got {self.headroom_quantile}; "
-                "set null for no headroom"
+                "set null for none"
             )
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
         _check_above(

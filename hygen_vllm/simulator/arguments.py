@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.argument_types import count, pair, positive, share
+from hygen_vllm.argument_types import count, pair, positive, setting, share
 from hygen_vllm.simulator.policies import NAMES
 
 
@@ -105,6 +105,14 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="R",
         help="offline requests started per second, for rate-capped",
+    )
+    group.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help="of HyGen's scheduler, as in its configuration; repeatable",
     )
     group.add_argument(
         "--predictor-error",

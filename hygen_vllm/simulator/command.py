@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hygen_vllm.config import HyGenConfig
 from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulation import (
@@ -53,6 +54,7 @@ class SimulateOptions:
     stall: list[tuple[float, float]]
     latency_budget_ms: float | None
     offline_rate: float | None
+    setting: list[tuple[str, Any]]
     predictor_error: float
     unprofiled: bool
 
@@ -80,7 +82,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     """Return the result of one simulation. Raises as run_simulate."""
     policy = find_policy(options.policy)
     slos = [Slo.parse(text) for text in options.slo]
-    policy.settings(_policy_input(options))  # what it lacks is said before minutes have passed
+    _settings(options, policy, ())  # what is wrong is said before minutes have passed
     _note_what_has_no_effect(options, policy)
     engine = load_engine(options)
     online, offline = load_workloads(options, policy)
@@ -90,8 +92,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
     alone = _served_alone(options, engine, policy, slos, requests)
-    given = replace(_policy_input(options), slos=slos)
-    run = _run(options, engine, policy, policy.settings(given), requests)
+    run = _run(options, engine, policy, _settings(options, policy, slos), requests)
     latencies = Latencies.of(run)
     stats = latencies.stats()
     details = {
@@ -123,6 +124,14 @@ def _served_alone(
     return Latencies.of(_run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)).stats()
 
 
+def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:
+    """Return the settings of a policy's scheduler. Raises ValueError, ConfigError."""
+    settings = policy.settings(replace(_policy_input(options), slos=slos))
+    settings.update(options.setting if policy.is_hygen else [])
+    HyGenConfig.from_mapping(settings, "--setting")
+    return settings
+
+
 def _policy_input(options: SimulateOptions) -> PolicyInput:
     budget_ms = options.latency_budget_ms
     return PolicyInput(
@@ -140,6 +149,8 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say("--online-rate has no effect without --online")
     if options.offline_requests is not None and options.offline is None:
         _say("--offline-requests has no effect without --offline")
+    if options.setting and not policy.is_hygen:
+        _say(f"--setting has no effect under {options.policy}")
     if options.predictor_error and not policy.is_hygen:
         _say(f"--predictor-error has no effect under {options.policy}")
     if options.predictor_error and options.unprofiled:

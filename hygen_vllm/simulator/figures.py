@@ -120,6 +120,7 @@ def result_of(
             "arrived": {"online": len(online), "offline": len(offline)},
             "unserved": latencies.num_unserved,
             "online_prefix_hit_rate": _hit_rate(online),
+            "recomputed_tokens": sum(record.recomputed_tokens for record in offline),
             "predictor_mape": _predictor_mape(steps),
             "num_samples": {"ttft_s": len(latencies.ttft_s), "tbt_s": len(latencies.tbt_s)},
             "quantiles": _quantiles(latencies),

@@ -411,3 +411,39 @@ def test_config_file_in_an_unknown_home_is_refused() -> None:
     """A path that cannot be expanded is a file that cannot be read."""
     with pytest.raises(ConfigError, match="cannot read"):
         HyGenConfig.from_file("~nosuchuser/hygen.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"utility_ratio": 1.01}, "utility_ratio must be in [0, 1], got 1.01; the default is 1"),
+        ({"utility_ratio": -0.1}, "utility_ratio must be in [0, 1], got -0.1; the default is 1"),
+        ({"headroom_quantile": 0}, "headroom_quantile must be in (0, 1], got 0; set null for none"),
+        ({"headroom_quantile": 1.1}, "headroom_quantile must be in (0, 1], got 1.1; set null for"),
+        ({"offline_max_wait_s": 0}, "offline_max_wait_s must be > 0 and finite, got 0; set null"),
+        ({"offline_order": "fifo"}, "offline_order must be one of prefix, fcfs, got 'fifo'"),
+        ({"tenant_weights": {"a": 0}}, "tenant_weights: a must be a number > 0, got 0"),
+        ({"tenant_weights": {"a": True}}, "tenant_weights: a must be a number > 0, got True"),
+        ({"tenant_weights": {"a": "2"}}, "tenant_weights: a must be a number > 0, got '2'"),
+        ({"tenant_weights": {7: 1.0}}, "tenant_weights: names are strings, got 7; quote it"),
+        ({"tenant_weights": ["a"]}, "tenant_weights must be names with numbers or null, got ['a']"),
+    ],
+)
+def test_config_of_the_offline_lane_is_checked(values: dict[str, Any], message: str) -> None:
+    """One line with field, value, limit and remedy."""
+    with pytest.raises(ConfigError) as caught:
+        HyGenConfig.from_mapping(values, "here")
+    assert str(caught.value).startswith(f"here: {message}")
+
+
+def test_config_of_the_offline_lane_may_be_at_its_limits() -> None:
+    """All or nothing by prefix, the highest headroom, no bound, small weights."""
+    for values in (
+        {"utility_ratio": 0},
+        {"utility_ratio": 1},
+        {"headroom_quantile": 1},
+        {"headroom_quantile": None, "offline_max_wait_s": None},
+        {"tenant_weights": {"a": 1e-9, "b": 3}},
+        {"tenant_weights": {}},
+    ):
+        HyGenConfig(**values)  # type: ignore[arg-type]

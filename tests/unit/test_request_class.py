@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.request_class import ClassRule, RequestClass
+from hygen_vllm.request_class import ClassRule, RequestClass, tenant_of
 
 ONLINE, OFFLINE = RequestClass.ONLINE, RequestClass.OFFLINE
 BY_PRIORITY = ClassRule(offline_priority_above=0, default_class=ONLINE)
@@ -83,3 +83,18 @@ def test_classify_of_any_text_returns_the_class_it_names_or_none(
     classes = {"online": ONLINE, "offline": OFFLINE}
     rule = ClassRule(above, default_class)
     assert rule.classify({"slo_class": label}, priority) == classes.get(label.strip().lower())
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "tenant"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"tenant": None}, ""),
+        ({"tenant": "a b"}, "a b"),
+        ({"tenant": 7}, "7"),
+    ],
+)
+def test_tenant_is_the_text_of_its_label(extra_args: dict[str, Any] | None, tenant: str) -> None:
+    """Whatever JSON holds; without one it is the tenant without a name."""
+    assert tenant == tenant_of(extra_args)

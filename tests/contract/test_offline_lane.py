@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The offline lane in a real scheduler: which requests start together, and what they leave."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeEngine, expected_tokens
+
+pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+BLOCK = 4
+
+
+def engine_of(is_async, hygen=None, **limits):
+    hygen = {"mode": "off", **(hygen or {})}
+    scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), hygen)
+    return FakeEngine(scheduler, depth=2 if is_async else 1)
+
+
+def tokens_of(family, number, shared=16, own=8):
+    return [(family * 131 + i) % 1000 for i in range(shared)] + [
+        (number * 37 + i * 7 + 500) % 1000 for i in range(own)
+    ]
+
+
+def offline(family, number, max_tokens=2, tenant=None, **options):
+    extra_args = None if tenant is None else {"tenant": tenant}
+    return make_request(
+        f"offline-{family}-{number}",
+        tokens_of(family, number),
+        slo_class="offline",
+        max_tokens=max_tokens,
+        extra_args=extra_args,
+        **options,
+    )
+
+
+def order_of_starts(engine):
+    """Serve everything; return the ids in the order in which they first ran."""
+    engine.run()
+    ids = itertools.chain.from_iterable(engine.schedules)
+    return list(dict.fromkeys(ids))
+
+
+def shuffled(num_families, num_each, **options):
+    pairs = [(f, n) for n in range(num_each) for f in range(num_families)]
+    return [offline(f, n, **options) for f, n in pairs]
+
+
+def families(ids):
+    return [request_id.split("-")[1] for request_id in ids]
+
+
+def test_sharers_start_together(is_async):
+    """Three families that came in turn run one after the other; every token is right."""
+    engine = engine_of(is_async, max_num_seqs=2)
+    requests = shuffled(3, 5)
+    for request in requests:
+        engine.add(request)
+    names = families(order_of_starts(engine))
+    assert 3 == len(list(itertools.groupby(names)))
+    for request in requests:
+        prompt = list(request.prompt_token_ids)
+        assert expected_tokens(prompt, 2) == engine.outputs[request.request_id]
+
+
+def test_first_come_first_served_is_available(is_async):
+    """Setting offline_order."""
+    engine = engine_of(is_async, {"offline_order": "fcfs"}, max_num_seqs=1)
+    for request in shuffled(3, 3):
+        engine.add(request)
+    assert ["0", "1", "2"] * 3 == families(order_of_starts(engine))
+
+
+@pytest.mark.parametrize("identity", ["lora", "cache_salt"])
+def test_equal_tokens_of_another_identity_are_no_sharers(is_async, identity):
+    """What vLLM's block hashes tell apart shares nothing: LoRA adapter, cache salt."""
+    limits = {"max_loras": 2, "max_num_seqs": 2} if identity == "lora" else {"max_num_seqs": 1}
+    engine = engine_of(is_async, **limits)
+    for number in range(6):
+        options = {identity: 1 + number % 2} if identity == "lora" else {identity: f"s{number % 2}"}
+        engine.add(offline(0, number, **options))
+    numbers = [int(i.split("-")[2]) % 2 for i in order_of_starts(engine)]
+    assert [0, 0, 0, 1, 1, 1] == numbers
+
+
+def test_request_that_waited_too_long_starts_next(is_async):
+    """Setting offline_max_wait_s, on the scheduler's clock."""
+    engine = engine_of(is_async, {"offline_max_wait_s": 50.0}, max_num_seqs=1)
+    now_s = [0.0]
+    engine.scheduler.clock = lambda: now_s[0]
+    for number in range(3):
+        engine.add(offline(0, number))
+    engine.step()
+    engine.add(offline(9, 0))
+    while engine.step() and "offline-9-0" not in engine.schedules[-1]:
+        now_s[0] += 1.0
+        engine.add(offline(0, 20 + len(engine.schedules)))
+    assert 50.0 < now_s[0] <= 55.0
+    engine.run()
+
+
+@pytest.mark.parametrize(("weights", "share"), [({}, 0.5), ({"a": 3}, 0.75)])
+def test_tenants_are_served_by_their_weights(is_async, weights, share):
+    """Tokens within a tenth while both have work, however many requests they have."""
+    engine = engine_of(is_async, {"tenant_weights": weights}, max_num_seqs=4)
+    for number in range(300):
+        engine.add(offline(number, number, tenant="a", max_tokens=2 + number % 9))
+    for number in range(300, 500):
+        engine.add(offline(number, number, tenant="b", max_tokens=2 + number % 5))
+    served = Counter()
+    tenant_of = {r: "a" if int(r.split("-")[2]) < 300 else "b" for r in engine.outputs}
+    for _ in range(250):
+        engine.step()
+    for request_id in engine.finished:
+        served[tenant_of[request_id]] += 24 + len(engine.outputs[request_id])
+    waiting = Counter(tenant_of[r.request_id] for r in engine.scheduler.waiting)
+    assert min(waiting["a"], waiting["b"]) > 0
+    assert share == pytest.approx(served["a"] / served.total(), rel=0.1)
+    engine.run()
+
+
+def test_preempted_request_goes_on_before_new_ones(is_async):
+    """With the tokens that it had made."""
+    engine = engine_of(is_async, max_num_seqs=3)
+    for number in range(6):
+        engine.add(offline(number, number, max_tokens=20))
+    for _ in range(8):
+        engine.step()
+    engine.add(make_request("online", tokens_of(50, 0), slo_class="online", max_tokens=3))
+    output = engine.step()
+    (victim,) = output.preempted_req_ids
+    made = len(engine.outputs[victim])
+    while victim not in engine.schedules[-1]:
+        engine.step()
+    assert made <= len(engine.outputs[victim])
+    assert not {f"offline-{n}-{n}" for n in (3, 4, 5)} & set().union(*engine.schedules)
+    engine.run()
+    number = int(victim.split("-")[1])
+    assert expected_tokens(tokens_of(number, number), 20) == engine.outputs[victim]
+
+
+def test_finished_offline_requests_do_not_wash_out_the_prefix_cache(is_async):
+    """What online left is still cached after many times the cache in offline work."""
+    prompt = tokens_of(77, 0, shared=40)
+    engine = engine_of(is_async, num_blocks=60, max_num_seqs=2)
+    engine.add(make_request("online-0", prompt, slo_class="online", max_tokens=2))
+    engine.run()
+    for number in range(60):
+        engine.add(offline(number, number))
+    engine.run()
+    again = make_request("online-1", prompt, slo_class="online", max_tokens=2)
+    _, num_cached, *_ = engine.scheduler.kv_cache_manager.get_computed_blocks(again)
+    assert num_cached >= 40
+
+
+def test_prefix_that_somebody_waits_for_is_kept(is_async):
+    """A finished request leaves what its sharers want, and nothing else."""
+    engine = engine_of(is_async, num_blocks=200, max_num_seqs=1)
+    engine.add(offline(1, 0))
+    engine.add(offline(1, 1))
+    engine.add(offline(2, 0))
+    engine.add(offline(3, 0))
+    while "offline-1-0" not in engine.finished:
+        engine.step()
+    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
+    assert 16 == cached(offline(1, 9))[1]
+    assert 16 == cached(offline(1, 0))[1]
+    engine.run()
+    assert 0 == cached(offline(1, 9))[1]
+
+
+def test_offline_requests_that_go_on_where_others_ended_find_it_cached(is_async):
+    """The second turn of a conversation is a surprise, the third one is not."""
+    engine = engine_of(is_async, num_blocks=200)
+    prompt = tokens_of(1, 0, shared=24)
+    hits = []
+    for turn in range(4):
+        request = make_request(f"offline-{turn}", prompt, slo_class="offline", max_tokens=8)
+        hits.append(engine.scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+        engine.add(request)
+        engine.run()
+        prompt = prompt + engine.outputs[f"offline-{turn}"] + [(turn + i) % 1000 for i in range(8)]
+    assert 0 == hits[0] == hits[1]
+    assert hits[2] >= 40
+    assert hits[3] >= 56
+
+
+def test_offline_requests_leave_room_for_the_output_of_those_that_run(is_async):
+    """They start only where all that run can end, so none is preempted for another's output."""
+    engine = engine_of(is_async, num_blocks=61, max_num_seqs=16)
+    for number in range(16):
+        engine.add(offline(number, number, max_tokens=40))
+    engine.run()
+    assert 0 == engine.num_preempted
+    assert max(map(len, engine.schedules)) >= 3
+
+
+def test_offline_request_that_needs_all_blocks_starts_when_it_is_alone(is_async):
+    """Whatever is reserved, it is not refused for ever."""
+    engine = engine_of(is_async, {"mode": "tolerance"}, num_blocks=41)
+    for number in range(4):
+        engine.add(make_request(f"online-{number}", tokens_of(number, 3), max_tokens=8))
+        engine.step()
+    prompt = [(i * 7) % 1000 for i in range(100)]
+    engine.add(make_request("offline", prompt, slo_class="offline", max_tokens=40))
+    engine.run()
+    assert expected_tokens(prompt, 40) == engine.outputs["offline"]
+
+
+def test_thousands_of_requests_that_come_at_once_are_all_served(is_async):
+    """They are put in order while others run."""
+    engine = engine_of(is_async, max_num_seqs=32)
+    for request in shuffled(40, 50, max_tokens=1):
+        engine.add(request)
+    engine.run()
+    assert 2000 == len(engine.finished)
+    assert 0 == len(engine.scheduler.waiting)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from vllm.config import (
     CacheConfig,
+    KVTransferConfig,
     LoRAConfig,
     ModelConfig,
     ParallelConfig,
@@ -63,6 +64,8 @@ class Limits:
     log_stats: bool = True
     scheduler_options: dict[str, Any] = field(default_factory=dict)
     """More fields of vLLM's SchedulerConfig."""
+    kv_transfer: dict[str, Any] | None = None
+    """Fields of vLLM's KVTransferConfig, None for no connector."""
 
 
 def make_scheduler(
@@ -147,6 +150,7 @@ def _vllm_config(limits: Limits, hygen: dict[str, Any] | None) -> VllmConfig:
         parallel_config=ParallelConfig(),
         lora_config=LoRAConfig(max_loras=limits.max_loras) if limits.max_loras else None,
         speculative_config=speculative_config,
+        kv_transfer_config=KVTransferConfig(**limits.kv_transfer) if limits.kv_transfer else None,
         additional_config={} if hygen is None else {"hygen": hygen},
     )
 

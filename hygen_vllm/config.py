@@ -108,6 +108,11 @@ class HyGenConfig:
     finds them without preempting. Higher preempts less and leaves offline less memory. null: no
     headroom. Mode `off` has none."""
 
+    offload_online: bool = False
+    """With vLLM's KV offloading (--kv-offloading-size): whether KV of online requests is offloaded
+    while the engine has offline work, too. By default the room there is for offline requests, which
+    find their KV there when they were preempted."""
+
     offline_rate_per_s: float | None = None
     """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*
     in the paper) and for sparing what comes behind the engine. Default: no cap. Requests that were
@@ -281,7 +286,7 @@ def _check_type(field: str, value: Any, kind: Any) -> None:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     allowed = tuple(typing.get_origin(each) or each for each in kinds)
     accepted = (*allowed, int) if float in allowed else allowed
-    if isinstance(value, bool) or not isinstance(value, accepted):
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join("null" if k is type(None) else _TYPE_NAMES[k] for k in allowed)
         default = getattr(HyGenConfig, field)
         raise ConfigError(
@@ -333,6 +338,7 @@ _TYPE_NAMES = {
     float: "a number",
     list: "a list of strings",
     dict: "names with numbers",
+    bool: "true or false",
 }
 
 

@@ -27,7 +27,7 @@ from vllm.v1.request import Request
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.kv_pace import prefill_price
+from hygen_vllm.kv_offloading import KvOffloading
 from hygen_vllm.kv_reserve import KvReserve
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
@@ -41,7 +41,8 @@ from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.room_maker import RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
-from hygen_vllm.step_plan import BATCH_GATE, Gate, LatencyGate, StepPlan
+from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
+from hygen_vllm.step_planner import chunk_caps, make_plan
 from hygen_vllm.vllm_engine import given_cost, new_trace
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
@@ -77,6 +78,7 @@ class HyGenScheduler(Scheduler):
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
+        self._kv_offloading = KvOffloading(vllm_config, self.hygen_config.offload_online)
         super().__init__(vllm_config, *args, **kwargs)
         self.kv_reserve = KvReserve(self)
         """KV blocks that no new offline request may take."""
@@ -125,7 +127,9 @@ class HyGenScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         if request.request_id not in self.requests:
-            if self._classify(request):
+            is_offline = self._classify(request)
+            self._kv_offloading.added(request, is_offline)
+            if is_offline:
                 self.offline_ids.add(request.request_id)
                 self._leftovers.added(request)
             else:
@@ -195,7 +199,7 @@ class HyGenScheduler(Scheduler):
         num_online = self._put_online_first()
         can_admit = view.can_admit_waiting(self)
         defers_prefills = throttle_prefills and self._defers_prefills(num_online)
-        cap, offline_cap = self._chunk_caps(num_online)
+        cap, offline_cap = chunk_caps(self, num_online)
         arrivals: list[Arrival] = []
         if can_admit and self.waiting.online:
             waiting = self.waiting.online
@@ -208,7 +212,7 @@ class HyGenScheduler(Scheduler):
         self.waiting.start_step(can_admit and not room.num_preempted, now_s)
         self._step = OpenStep(
             self,
-            self._make_plan(num_online, arrivals, room.blocks_left),
+            make_plan(self, num_online, arrivals, room.blocks_left),
             room,
             arrivals,
             num_online=num_online,
@@ -221,49 +225,21 @@ class HyGenScheduler(Scheduler):
 
     def _defers_prefills(self, num_online: int) -> bool:
         """Whether a throttled step defers prefills (:636): online ones for online decodes only."""
-        has_online = num_online or self._num_waiting_online()
+        has_online = num_online or self.num_waiting_online()
         return view.defers_prefills(self, num_online if has_online else len(self.running))
 
-    def _num_waiting_online(self) -> int:
+    @property
+    def expects_online(self) -> bool:
+        """Whether an online request may come at any moment."""
+        return self._has_seen_online or self.gate.mode == "fixed"
+
+    def num_waiting_online(self) -> int:
+        """Online requests in both of vLLM's waiting queues."""
         return len(self.waiting.online) + len(self.kv_holding_waiting.online)
 
-    def _num_waiting_offline(self) -> int:
+    def num_waiting_offline(self) -> int:
+        """Offline requests in both of vLLM's waiting queues."""
         return len(self.waiting.offline) + len(self.kv_holding_waiting.offline)
-
-    def _chunk_caps(self, num_online: int) -> tuple[int, int]:
-        """Return vLLM's caps of a chunk: counting online requests only, and counting all."""
-        if not view.has_chunk_cap(self):
-            return self.max_num_scheduled_tokens, self.max_num_scheduled_tokens
-        num_waiting = self._num_waiting_online()
-        online_cap = view.chunk_cap(self, num_online + num_waiting)
-        num_waiting += self._num_waiting_offline()
-        return online_cap, view.chunk_cap(self, len(self.running) + num_waiting)
-
-    def _make_plan(self, num_online: int, arrivals: list[Arrival], blocks_left: int) -> StepPlan:
-        speculative = self.vllm_config.speculative_config
-        plan = StepPlan(
-            gate=self.gate if self._has_seen_online or self.gate.mode == "fixed" else BATCH_GATE,
-            cost=None if self.gate.mode == "off" else self.learner.cost,
-            tokens_left=self.max_num_scheduled_tokens,
-            blocks_left=blocks_left,
-            prefill_tokens_left=self._trusted_prefill_tokens(),
-            slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
-            has_online=bool(num_online or arrivals),
-            num_behind=len(self.waiting.online) - len(arrivals),
-            prefill_price=self._prefill_price(blocks_left),
-        )
-        if self.slo_control is not None:
-            arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
-            self.slo_control.shorten_online(plan, self.running[:num_online], arriving_tokens)
-        return plan
-
-    def _prefill_price(self, blocks_left: int) -> float:
-        """Return what offline prefill costs at least, given the KV blocks that are left."""
-        waiting = self.waiting.offline.next_candidate()
-        if waiting is None or self.gate.mode == "off":
-            return 0.0
-        next_blocks = max(1.0, waiting.num_tokens / self.block_size)
-        return prefill_price(blocks_left - self.kv_reserve.online_blocks, next_blocks)
 
     def _end_step(self) -> StepPlan | None:
         """Close the step that was built; return its plan, None without offline requests."""
@@ -286,7 +262,7 @@ class HyGenScheduler(Scheduler):
 
         vLLM scans this list in order and, under fcfs, preempts its last member.
         """
-        if len(self.offline_ids) == self._num_waiting_offline():
+        if len(self.offline_ids) == self.num_waiting_offline():
             return len(self.running)
         offline_ids = self.offline_ids
         online: list[Request] = []
@@ -302,12 +278,6 @@ class HyGenScheduler(Scheduler):
         self.running = online + decodes + prefills
         return len(online)
 
-    def _trusted_prefill_tokens(self) -> int:
-        """Prefill tokens to which the prices may be stretched: twice what was seen so far."""
-        if self.learner.trusts_any_size or self.gate.mode == "off":
-            return self.max_num_scheduled_tokens
-        return max(self.hygen_config.min_chunk_tokens, 2 * self.learner.largest_prefill_tokens)
-
     def get_request_counts(self) -> tuple[int, int]:
         """Return (running, waiting); while a step is built, online requests only.
 
@@ -317,7 +287,7 @@ class HyGenScheduler(Scheduler):
         """
         if self._step is None:
             return super().get_request_counts()
-        num_waiting = self._num_waiting_online()
+        num_waiting = self.num_waiting_online()
         if self.deferred_waiting:
             num_waiting += sum(map(self.is_offline, self.deferred_waiting))
         return self._step.num_online_running, num_waiting
@@ -334,6 +304,15 @@ class HyGenScheduler(Scheduler):
         if self._step is None:
             return num_new_tokens
         return self._step.limit(request, num_computed_tokens, num_new_tokens)
+
+    def _inflight_prefill_reserved_blocks(self) -> int:
+        """Blocks that the request which vLLM is about to load from a connector must leave (:1249).
+
+        An online one waits for no offline prefill, which can be preempted for it.
+        """
+        if self._step is None:
+            return super()._inflight_prefill_reserved_blocks()
+        return self._step.reserved_blocks(self.waiting.offered, self._inflight_prefills)
 
     if not hasattr(Scheduler, "limit_num_new_tokens"):
 
@@ -372,7 +351,7 @@ class HyGenScheduler(Scheduler):
             self.learner.observe(composition, sample.seconds)
 
     def _log_offline(self, now_s: float) -> None:
-        num_waiting = self._num_waiting_offline()
+        num_waiting = self.num_waiting_offline()
         line = self.offline_log.line(now_s, len(self.offline_ids) - num_waiting, num_waiting)
         if line is not None:
             logger.info(line)

@@ -42,12 +42,13 @@ class TwoLaneQueue(RequestQueue):
         self.online: RequestQueue = create_request_queue(policy)
         self.offline = offline
         self.offline_is_open = True
-        self._offered: Request | None = None
+        self.offered: Request | None = None
+        """The offline request that was peeked last, None if it was an online one."""
 
     def start_step(self, offline_is_open: bool, now_s: float) -> None:
         """Begin a new scan of the offline lane, open or closed."""
         self.offline_is_open = offline_is_open
-        self._offered = None
+        self.offered = None
         self.offline.start_scan(now_s)
 
     def add_request(self, request: Request) -> None:
@@ -58,15 +59,15 @@ class TwoLaneQueue(RequestQueue):
 
     def peek_request(self) -> Request:
         if self.online:
-            self._offered = None
+            self.offered = None
             return self.online.peek_request()
-        self._offered = self._offline_candidate()
-        if self._offered is None:
+        self.offered = self._offline_candidate()
+        if self.offered is None:
             raise IndexError("peek from an empty queue")
-        return self._offered
+        return self.offered
 
     def pop_request(self) -> Request:
-        request, self._offered = self._offered, None
+        request, self.offered = self.offered, None
         if request is None and self.online:
             return self.online.pop_request()
         # vLLM 0.33 pops what it peeked even when the gate closed the lane in between.

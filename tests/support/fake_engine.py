@@ -19,6 +19,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from tests.support.fake_offloading import FakeOffloading
+
 VOCABULARY = 1000
 
 
@@ -48,10 +50,15 @@ class FakeWorker:
         self.block_size = block_size
         self.requests: dict[str, WorkerRequest] = {}
         self.kv_cache: dict[tuple[int, int], int] = {}
+        self.offloading: FakeOffloading | None = None
+        """Set at the first step of a scheduler with an OffloadingConnector."""
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         for request_id in output.finished_req_ids:
             self.requests.pop(request_id, None)
+        if output.kv_connector_metadata is not None:
+            self.offloading = self.offloading or FakeOffloading(self.kv_cache, self.block_size)
+            self.offloading.begin(output)
         computed = self._update_requests(output)
         drafts = output.scheduled_spec_decode_tokens
         sampled = {
@@ -64,6 +71,7 @@ class FakeWorker:
             req_ids=list(sampled),
             req_id_to_index={request_id: i for i, request_id in enumerate(sampled)},
             sampled_token_ids=list(sampled.values()),
+            kv_connector_output=self.offloading.end(output) if self.offloading else None,
         )
 
     def _update_requests(self, output: SchedulerOutput) -> dict[str, int]:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's KV offloading (--kv-offloading-size) as the place where preempted offline KV survives.
+
+vLLM's OffloadingConnector copies blocks to host memory as they fill, and a request that starts or
+resumes loads what it finds there. By default it keeps prompts only; here the tokens that offline
+requests made are kept, too, so that one which was preempted goes on where it was. Online requests
+stay out of the tier once there is offline work: they are not preempted, and would push out what is
+needed there. They still load what they find. Until the first offline request comes all is as in
+stock vLLM.
+
+vLLM 0.32.0: v1/kv_offload/base.py:620 (`offload_prompt_only`) and
+distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py:407 (`max_offload_tokens`).
+"""
+
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.v1.request import Request
+
+logger = init_logger(__name__)
+
+CONNECTOR = "OffloadingConnector"
+PROMPT_ONLY = "offload_prompt_only"
+
+
+class KvOffloading:
+    """Which tokens of a request are offloaded. Does nothing in an engine without that connector.
+
+    Args:
+        vllm_config: of an engine whose connector is not made yet; PROMPT_ONLY is set in it.
+        offloads_online: online requests go there as in stock vLLM.
+    """
+
+    def __init__(self, vllm_config: Any, offloads_online: bool) -> None:
+        transfer = vllm_config.kv_transfer_config
+        self._is_on = transfer is not None and transfer.kv_connector == CONNECTOR
+        self._offloads_online = offloads_online
+        self._has_offline = False
+        if not self._is_on:
+            return
+        self._prompt_only: bool = transfer.kv_connector_extra_config.get(PROMPT_ONLY, True)
+        transfer.kv_connector_extra_config.setdefault(PROMPT_ONLY, False)
+        self._keeps_made = not transfer.kv_connector_extra_config[PROMPT_ONLY]
+        logger.info(
+            "KV offloading: tokens that offline requests made are %s; online requests are %s",
+            "offloaded, too" if self._keeps_made else f"not offloaded, as {PROMPT_ONLY} asks for",
+            "offloaded as well" if offloads_online else "kept out while there is offline work",
+        )
+
+    def added(self, request: Request, is_offline: bool) -> None:
+        """Limit what of a new request is offloaded, unless the client did."""
+        if not self._is_on:
+            return
+        self._has_offline |= is_offline
+        most = self._most_tokens(request, is_offline)
+        if most is not None:
+            given = request.kv_transfer_params or {}
+            request.kv_transfer_params = {"max_offload_tokens": most, **given}
+
+    def _most_tokens(self, request: Request, is_offline: bool) -> int | None:
+        """Return how many tokens of a request may be offloaded, None for all."""
+        if is_offline:
+            return None
+        if self._has_offline and not self._offloads_online:
+            return 0
+        is_as_stock = self._prompt_only and self._keeps_made and not request.resumable
+        return int(request.num_prompt_tokens) if is_as_stock else None

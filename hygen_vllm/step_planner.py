@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans a step of a HyGenScheduler: what vLLM will give online, and what that leaves."""
+
+from typing import Any
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.kv_pace import prefill_price
+from hygen_vllm.online_arrivals import Arrival
+from hygen_vllm.step_plan import BATCH_GATE, StepPlan
+
+
+def chunk_caps(scheduler: Any, num_online: int) -> tuple[int, int]:
+    """Return vLLM's caps of a chunk: counting online requests only, and counting all."""
+    if not view.has_chunk_cap(scheduler):
+        return scheduler.max_num_scheduled_tokens, scheduler.max_num_scheduled_tokens
+    num_waiting = scheduler.num_waiting_online()
+    online_cap = view.chunk_cap(scheduler, num_online + num_waiting)
+    num_waiting += scheduler.num_waiting_offline()
+    return online_cap, view.chunk_cap(scheduler, len(scheduler.running) + num_waiting)
+
+
+def make_plan(
+    scheduler: Any, num_online: int, arrivals: list[Arrival], blocks_left: int
+) -> StepPlan:
+    """Return the plan of a step.
+
+    Args:
+        num_online: running online requests, the first of `scheduler.running`.
+        arrivals: waiting online requests that could run in this step.
+        blocks_left: KV blocks that are left for offline.
+    """
+    speculative = scheduler.vllm_config.speculative_config
+    plan = StepPlan(
+        gate=scheduler.gate if scheduler.expects_online else BATCH_GATE,
+        cost=None if scheduler.gate.mode == "off" else scheduler.learner.cost,
+        tokens_left=scheduler.max_num_scheduled_tokens,
+        blocks_left=blocks_left,
+        prefill_tokens_left=_trusted_prefill_tokens(scheduler),
+        slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
+        has_online=bool(num_online or arrivals),
+        num_behind=len(scheduler.waiting.online) - len(arrivals),
+        prefill_price=_prefill_price(scheduler, blocks_left),
+    )
+    if scheduler.slo_control is not None:
+        arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
+        online = scheduler.running[:num_online]
+        scheduler.slo_control.shorten_online(plan, online, arriving_tokens)
+    return plan
+
+
+def _trusted_prefill_tokens(scheduler: Any) -> int:
+    """Prefill tokens to which the prices may be stretched: twice what was seen so far."""
+    learner = scheduler.learner
+    if learner.trusts_any_size or scheduler.gate.mode == "off":
+        return int(scheduler.max_num_scheduled_tokens)
+    return int(max(scheduler.hygen_config.min_chunk_tokens, 2 * learner.largest_prefill_tokens))
+
+
+def _prefill_price(scheduler: Any, blocks_left: int) -> float:
+    """Return what offline prefill costs at least, given the KV blocks that are left."""
+    waiting = scheduler.waiting.offline.next_candidate()
+    if waiting is None or scheduler.gate.mode == "off":
+        return 0.0
+    next_blocks = max(1.0, waiting.num_tokens / scheduler.block_size)
+    return prefill_price(blocks_left - scheduler.kv_reserve.online_blocks, next_blocks)

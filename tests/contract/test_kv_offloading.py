@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's OffloadingConnector beside HyGen: who is offloaded, who is loaded, and when."""
+
+from collections import Counter
+
+import pytest
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeEngine, expected_tokens
+from tests.support.scheduler_laws import check_blocks, check_empty, check_places
+
+pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+BLOCK = 4
+STOCK = {False: Scheduler, True: AsyncScheduler}
+
+
+def engine_of(is_async, hygen=None, extra=None, cls=None, **limits):
+    transfer = {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"cpu_bytes_to_use": 1 << 20, **(extra or {})},
+    }
+    limits = Limits(**{"num_blocks": 40, "max_num_seqs": 4, "kv_transfer": transfer, **limits})
+    scheduler = make_scheduler(
+        cls or HYGEN[is_async], limits, None if cls else {"mode": "off", **(hygen or {})}
+    )
+    return FakeEngine(scheduler, depth=2 if is_async else 1)
+
+
+def tokens_of(number, length):
+    return [(number * 131 + i * 3) % 1000 for i in range(length)]
+
+
+def offline(number, length=20, max_tokens=24, **options):
+    tokens = tokens_of(number, length)
+    name = f"offline-{number}"
+    return make_request(name, tokens, slo_class="offline", max_tokens=max_tokens, **options)
+
+
+def online(number, length=60, max_tokens=6, **options):
+    tokens = tokens_of(500 + number, length)
+    return make_request(f"online-{number}", tokens, max_tokens=max_tokens, **options)
+
+
+def serve_burst(engine):
+    """Let offline requests decode, preempt them by online ones, serve everything to the end."""
+    requests = [offline(number) for number in range(3)]
+    for request in requests:
+        engine.add(request)
+    for _ in range(15):
+        engine.step()
+    requests += [online(number) for number in range(2)]
+    for request in requests[3:]:
+        engine.add(request)
+    while engine.scheduler.has_unfinished_requests():
+        engine.step()
+        check_places(engine.scheduler)
+        check_blocks(engine.scheduler)
+    engine.run()
+    check_empty(engine.scheduler)
+    for request in requests:
+        expected = expected_tokens(request.prompt_token_ids, request.max_tokens)
+        assert expected == engine.outputs[request.request_id]
+    assert engine.num_preempted
+    return engine
+
+
+def num_computed(engine, prefix):
+    """Tokens computed for all requests with a name that starts so."""
+    counts = Counter()
+    for schedule in engine.schedules:
+        counts.update(schedule)
+    return sum(count for name, count in counts.items() if name.startswith(prefix))
+
+
+def test_preempted_offline_request_goes_on_where_it_was(is_async):
+    """Its prompt and the tokens it made are loaded; less than a block of each is computed again."""
+    engine = serve_burst(engine_of(is_async))
+    assert engine.worker.offloading.loaded
+    least = 3 * (20 + 24 - 1)
+    assert least <= num_computed(engine, "offline") <= least + 3 * BLOCK
+
+
+def test_prompt_only_that_was_asked_for_is_kept(is_async):
+    """`offload_prompt_only` of the user's: made tokens are computed again."""
+    engine = serve_burst(engine_of(is_async, extra={"offload_prompt_only": True}))
+    assert max(engine.worker.offloading.stored.values()) <= 20 // BLOCK
+    assert num_computed(engine, "offline") > 3 * (20 + 24 - 1) + 3 * BLOCK
+
+
+def test_online_is_kept_out_beside_offline(is_async):
+    """Blocks of offline requests only are stored."""
+    engine = serve_burst(engine_of(is_async))
+    assert {f"offline-{number}" for number in range(3)} == set(engine.worker.offloading.stored)
+
+
+def test_online_is_offloaded_if_asked_for(is_async):
+    """`offload_online`: prompts of online requests are stored, as in stock vLLM."""
+    engine = serve_burst(engine_of(is_async, {"offload_online": True}))
+    stored = engine.worker.offloading.stored
+    assert [60 // BLOCK] * 2 == [stored["online-0"], stored["online-1"]]
+
+
+def test_without_offline_all_is_as_in_stock_vllm(is_async):
+    """Same schedules, same blocks stored and loaded."""
+    engines = [engine_of(is_async), engine_of(is_async, cls=STOCK[is_async])]
+    for engine in engines:
+        for round_number in range(2):
+            for number in range(3):
+                request = online(number, length=30, max_tokens=12)
+                request.request_id += f"-{round_number}"
+                engine.add(request)
+            engine.run()
+            assert engine.scheduler.reset_prefix_cache()
+    hygen, stock = engines
+    assert stock.schedules == hygen.schedules
+    assert stock.worker.offloading.loaded == hygen.worker.offloading.loaded != {}
+    assert stock.worker.offloading.stored == hygen.worker.offloading.stored != {}
+
+
+def test_limit_of_the_client_is_kept(is_async):
+    """`max_offload_tokens` in kv_transfer_params decides, for online requests too."""
+    engine = engine_of(is_async)
+    engine.add(offline(0))
+    request = online(0)
+    request.kv_transfer_params = {"max_offload_tokens": 8}
+    engine.add(request)
+    engine.run()
+    assert 2 == engine.worker.offloading.stored["online-0"]
+
+
+def evicted(engine, number):
+    """Serve an offline request, so that it is offloaded, and empty the prefix cache."""
+    engine.add(offline(number))
+    engine.run()
+    assert engine.scheduler.reset_prefix_cache()
+
+
+def test_offline_is_not_loaded_into_headroom(is_async):
+    """A load leaves online its KV blocks: with too few it waits, with enough it starts."""
+    engine = engine_of(is_async)
+    evicted(engine, 0)
+    reserve = engine.scheduler.kv_reserve
+    engine.add(online(1, length=8, max_tokens=20))
+    engine.step()
+    again = offline(0)
+    again.request_id = "offline-again"
+    engine.add(again)
+    reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 36)
+    for _ in range(4):
+        engine.step()
+    assert not engine.worker.offloading.loaded
+    reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 20)
+    engine.run()
+    assert engine.worker.offloading.loaded
+    assert expected_tokens(again.prompt_token_ids, 24) == engine.outputs["offline-again"]
+
+
+def test_load_of_online_waits_for_no_offline_prefill(is_async):
+    """An online request whose KV is to be loaded starts at once beside a long offline prefill."""
+    engine = engine_of(is_async, {"offload_online": True}, num_blocks=60, max_num_seqs=4)
+    engine.add(online(0, length=80))
+    engine.run()
+    assert engine.scheduler.reset_prefix_cache()
+    for number in range(2):
+        engine.add(offline(number, length=90, max_tokens=2))
+    engine.step()
+    engine.step()
+    again = online(0, length=80)
+    again.request_id = "online-again"
+    engine.add(again)
+    engine.step()
+    engine.step()
+    assert "online-again" in engine.worker.offloading.loaded
+    engine.run()
+    assert expected_tokens(again.prompt_token_ids, 6) == engine.outputs["online-again"]
+
+
+def test_offline_over_the_rate_is_not_loaded(is_async):
+    """`offline_rate_per_s` counts requests that start by loading."""
+    engine = engine_of(is_async, {"offline_rate_per_s": 0.001})
+    evicted(engine, 0)
+    again = offline(0)
+    again.request_id = "offline-again"
+    engine.add(again)
+    for _ in range(6):
+        engine.step()
+    assert not engine.worker.offloading.loaded
+    engine.abort("offline-again")
+    engine.run()
+    check_empty(engine.scheduler)
+
+
+def test_aborted_while_it_is_loaded_leaves_nothing(is_async):
+    """Blocks of a request that goes while its KV comes are given back."""
+    engine = engine_of(is_async)
+    evicted(engine, 0)
+    again = offline(0)
+    again.request_id = "offline-again"
+    engine.add(again)
+    engine.step()
+    assert engine.worker.offloading.loaded
+    engine.abort("offline-again")
+    for _ in range(4):
+        engine.step()
+    check_empty(engine.scheduler)

@@ -136,6 +136,7 @@ class OpenStep:
         if not isinstance(result, Refusal):
             if not is_running:
                 self._scheduler.kv_reserve.started(request, self._scheduler.clock())
+                self._scheduler.leftovers.started(request, computed)
                 if self._starts_left is not None and not request.num_preemptions:
                     self._starts_left -= 1
             return result

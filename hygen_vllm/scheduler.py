@@ -82,7 +82,8 @@ class HyGenScheduler(Scheduler):
         super().__init__(vllm_config, *args, **kwargs)
         self.kv_reserve = KvReserve(self)
         """KV blocks that no new offline request may take."""
-        self._leftovers = Leftovers(self)
+        self.leftovers = Leftovers(self)
+        """What finished offline requests leave in the prefix cache."""
         self.waiting: TwoLaneQueue
         self.kv_holding_waiting: TwoLaneQueue
         self.waiting, self.kv_holding_waiting = make_waiting_queues(self)
@@ -129,9 +130,9 @@ class HyGenScheduler(Scheduler):
         if request.request_id not in self.requests:
             is_offline = self._classify(request)
             self._kv_offloading.added(request, is_offline)
+            self.leftovers.added(request, is_offline)
             if is_offline:
                 self.offline_ids.add(request.request_id)
-                self._leftovers.added(request)
             else:
                 self._has_seen_online = True
                 if self.slo_control is not None:
@@ -158,7 +159,7 @@ class HyGenScheduler(Scheduler):
             self.offline_ids.discard(request.request_id)
             self.waiting.offline.finished(request, request.num_tokens)
             self.kv_reserve.left(request, self.clock())
-            self._leftovers.ends(request)
+            self.leftovers.ends(request)
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
         return super()._free_request(request, *args, **kwargs)

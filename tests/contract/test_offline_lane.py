@@ -173,6 +173,37 @@ def test_prefix_that_somebody_waits_for_is_kept(is_async):
     assert 0 == cached(offline(1, 9))[1]
 
 
+def test_what_online_left_and_offline_shared_is_still_there(is_async):
+    """A prompt that both classes begin with, computed by online, outlives its offline sharers."""
+    engine = engine_of(is_async, num_blocks=200, max_num_seqs=2)
+    system = tokens_of(1, 0, shared=16, own=0)
+    engine.add(make_request("online-0", [*system, 5, 6, 7], slo_class="online", max_tokens=2))
+    engine.run()
+    for number in range(5):
+        engine.add(offline(1, number))
+        engine.run()
+    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
+    assert 16 == cached(offline(1, 9))[1]
+    assert 16 == cached(offline(1, 3))[1]
+
+
+def test_what_offline_left_and_online_wanted_is_kept_from_then_on(is_async):
+    """Once an online request came for what was forgotten, it is online's, too."""
+    engine = engine_of(is_async, num_blocks=200, max_num_seqs=2)
+    engine.add(offline(1, 0))
+    engine.run()
+    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
+    assert 0 == cached(offline(1, 9))[1]
+    system = tokens_of(1, 0, shared=16, own=0)
+    engine.add(make_request("online-0", [*system, 5, 6, 7], slo_class="online", max_tokens=2))
+    engine.run()
+    for number in range(400):
+        engine.add(offline(1, number))
+        engine.run()
+        assert 16 == cached(offline(1, 999))[1]
+    assert 16 == cached(offline(1, 399))[1]
+
+
 def test_offline_requests_that_go_on_where_others_ended_find_it_cached(is_async):
     """The second turn of a conversation is a surprise, the third one is not."""
     engine = engine_of(is_async, num_blocks=200)

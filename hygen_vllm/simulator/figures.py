@@ -8,6 +8,7 @@ the run, of finished and unfinished requests alike, each token once.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,7 @@ def result_of(
             "arrived": {"online": len(online), "offline": len(offline)},
             "unserved": latencies.num_unserved,
             "online_prefix_hit_rate": _hit_rate(online),
+            "offline_tokens_by_tenant": _tokens_by_tenant(offline),
             "recomputed_tokens": sum(record.recomputed_tokens for record in offline),
             "predictor_mape": _predictor_mape(steps),
             "num_samples": {"ttft_s": len(latencies.ttft_s), "tbt_s": len(latencies.tbt_s)},
@@ -158,6 +160,14 @@ def _hit_rate(records: Sequence[RequestRecord]) -> float:
     started = [record for record in records if record.has_started]
     prompt_tokens = sum(record.arrival.prompt_tokens for record in started)
     return sum(record.cached_tokens for record in started) / prompt_tokens if started else 0.0
+
+
+def _tokens_by_tenant(records: Iterable[RequestRecord]) -> dict[str, int]:
+    """Return the prompt and output tokens that each tenant was served."""
+    tokens: Counter[str] = Counter()
+    for record in records:
+        tokens[record.arrival.tenant] += record.prompt_tokens_done + record.num_output_tokens
+    return dict(tokens)
 
 
 def _column(steps: Any, name: str) -> Any:

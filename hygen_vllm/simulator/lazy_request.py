@@ -93,8 +93,7 @@ def quick_hash(value: Any) -> bytes:
 
 
 @cache
-def sampling_params(slo_class: str, output_tokens: int) -> SamplingParams:
+def sampling_params(slo_class: str, output_tokens: int, tenant: str = "") -> SamplingParams:
     """Return what asks for exactly so many tokens; requests that ask alike share it."""
-    return SamplingParams(
-        max_tokens=output_tokens, ignore_eos=True, extra_args={"slo_class": slo_class}
-    )
+    labels = {"slo_class": slo_class, "tenant": tenant}
+    return SamplingParams(max_tokens=output_tokens, ignore_eos=True, extra_args=labels)

@@ -227,7 +227,9 @@ class _Serving:
                     request_id,
                     arrival,
                     2 * number + is_offline,
-                    sampling_params=sampling_params(slo_class, arrival.output_tokens),
+                    sampling_params=sampling_params(
+                        slo_class, arrival.output_tokens, arrival.tenant
+                    ),
                     priority=OFFLINE_PRIORITY if is_offline else 0,
                     **self._options,
                 )

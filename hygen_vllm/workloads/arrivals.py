@@ -13,13 +13,16 @@ from hygen_vllm.workloads.prompt_tokens import VOCABULARY, Prompt, UniqueTokens
 class Arrival:
     """One request; `time_s` counts from the start of the workload.
 
-    Args: prompt: which tokens its prompt has; None if it shares them with no other request.
+    Args:
+        prompt: which tokens its prompt has; None if it shares them with no other request.
+        tenant: whose it is, "" if nobody said.
     """
 
     time_s: float
     prompt_tokens: int
     output_tokens: int
     prompt: Prompt | None = None
+    tenant: str = ""
 
     def token_ids(self, number: int, vocabulary: int = VOCABULARY) -> list[int]:
         """Return the tokens of its prompt; `number` makes those of a prompt that shares nothing."""

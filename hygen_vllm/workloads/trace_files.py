@@ -8,7 +8,8 @@ Mooncake JSONL   timestamp (ms), input_length, output_length, hash_ids: names of
 lengths CSV      num_prefill_tokens, num_decode_tokens (project-etalon/etalon, Apache-2.0); all
                  requests are there from the start
 prompts JSONL    {"prompt": TEXT or token ids, "output_tokens": N}, or lines of an OpenAI batch
-                 file; all requests are there from the start
+                 file; all requests are there from the start. {"vllm_xargs": {"tenant": NAME}} is
+                 read, as a server reads it
 """
 
 import csv
@@ -22,6 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hygen_vllm.request_class import tenant_of
 from hygen_vllm.workloads.arrivals import Arrival
 from hygen_vllm.workloads.prompt_tokens import TRACE_BLOCK_TOKENS, SharedBlocks, text_tokens
 from hygen_vllm.workloads.tokenizers import Tokenizer
@@ -124,7 +126,9 @@ def _prompt_request(row: Any, tokenizer: Tokenizer) -> Arrival:
     tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
     limits = (body.get(name) for name in ("output_tokens", "max_completion_tokens", "max_tokens"))
     output_tokens = next((n for n in limits if n is not None), DEFAULT_OUTPUT_TOKENS)
-    return replace(_request(0.0, len(tokens), output_tokens), prompt=text_tokens(tokens))
+    request = _request(0.0, len(tokens), output_tokens)
+    tenant = tenant_of(body.get("vllm_xargs"))
+    return replace(request, prompt=text_tokens(tokens), tenant=tenant)
 
 
 def _token_ids(prompt: Any) -> list[int]:

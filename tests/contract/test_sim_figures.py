@@ -43,6 +43,25 @@ def test_tokens_are_counted_once_though_computed_twice(is_async):
     )
 
 
+def test_recomputed_tokens_are_those_computed_twice():
+    """What was computed beyond what was served is what a preemption cost."""
+    engine = engine_of(max_num_seqs=1, num_kv_blocks=30, max_num_batched_tokens=16)
+    run = run_of(
+        engine, "online-first", online=[Arrival(8.5, 80, 1)], offline=[Arrival(0.0, 80, 20)]
+    )
+    computed = sum(column(run, "offline_prefill_tokens")) + sum(column(run, "offline_decodes"))
+    recomputed = figures(run)["details"]["recomputed_tokens"]
+    assert 80 + 20 - 1 + recomputed == computed
+    assert recomputed > 40
+
+
+def test_tokens_are_told_by_tenant():
+    """Two tenants in turn, one request at a time."""
+    offline = [Arrival(0.0, 30, 2, tenant="a"), Arrival(0.0, 50, 20, tenant="b")]
+    run = run_of(engine_of(max_num_seqs=1), "online-first", offline=offline)
+    assert {"a": 32, "b": 70} == figures(run)["details"]["offline_tokens_by_tenant"]
+
+
 def test_prompt_tokens_count_as_their_chunks_are_done():
     """Two chunks of a prompt, its first token with the second; then a token a step."""
     run = run_of(engine_of(), online=[Arrival(0.0, 100, 3)], offline=[Arrival(10.0, 30, 2)])

@@ -71,6 +71,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "additional_config": {"hygen": {"mode": "off"}},
         },
     },
+    "hygen, offloading": {
+        "runs": [STAGGERED],
+        "engine": {
+            "scheduler_cls": "hygen_vllm.HyGenScheduler",
+            "additional_config": {"hygen": {"mode": "off"}},
+            "kv_transfer_config": {
+                "kv_connector": "OffloadingConnector",
+                "kv_role": "kv_both",
+                "kv_connector_extra_config": {
+                    "cpu_bytes_to_use": 1 << 28,
+                    "spec_name": "SynchronousSpec",
+                    "spec_module_path": "tests.support.cpu_offloading",
+                },
+            },
+        },
+    },
 }
 """Engines that serve the same prompts. Without a gate (mode `off`) offline work fills the KV blocks
 before online requests come, so that preemptions do not depend on the speed of the machine."""
@@ -83,6 +99,7 @@ class Served:
     prompts: list[Prompt]
     outputs: dict[str, list[Output]]
     num_preemptions: int
+    loaded_bytes: int
     record: Path
 
 
@@ -143,4 +160,4 @@ def _serve(name: str, model: Path, prompts: list[Prompt], folder: Path) -> Serve
     assert status == 0, f"{name}:\n{log_tail(log)}"
     result = json.loads(paths[1].read_text(encoding="utf-8"))
     outputs = {run: [Output(**each) for each in found] for run, found in result["outputs"].items()}
-    return Served(prompts, outputs, result["num_preemptions"], record)
+    return Served(prompts, outputs, result["num_preemptions"], result["loaded_bytes"], record)

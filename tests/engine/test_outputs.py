@@ -25,6 +25,7 @@ def num_different(outputs, expected):
         ("hygen, no time to spare", STAGGERED),
         ("hygen, targets", STAGGERED),
         ("hygen, asynchronous", STAGGERED),
+        ("hygen, offloading", STAGGERED),
     ],
 )
 def test_outputs_of_hygen_are_those_of_stock(serve, capsys, name, run):
@@ -47,6 +48,14 @@ def test_outputs_were_made_under_pressure(serve):
     steps = read_records(serve("hygen, no time to spare").record, "step")
     assert any(step["num_skipped"] for step in steps)
     assert not any(step["has_prices"] and step["online"] and step["offline"] for step in steps)
+
+
+def test_preempted_offline_requests_find_their_kv_in_the_offload_tier(serve):
+    """It comes back after online requests took its place."""
+    served = serve("hygen, offloading")
+    assert served.num_preemptions > 0
+    assert served.loaded_bytes > 0
+    assert 0 == serve("hygen").loaded_bytes
 
 
 def test_asynchronous_scheduling_has_two_steps_in_flight(serve):

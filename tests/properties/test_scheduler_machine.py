@@ -80,6 +80,13 @@ OPTIONS = (
     },
 )
 POLICIES = ("fcfs", "priority")
+LANES = (
+    {},
+    {"offline_order": "fcfs"},
+    {"utility_ratio": 0.5, "offline_max_wait_s": 0.02},
+    {"tenant_weights": {"a": 3.0}, "headroom_quantile": None},
+)
+TENANTS = (None, "a", "b")
 LABELS = ("online", "offline", " Offline", None, "bulk")
 SHARED_PREFIX = [(7 * i) % 997 for i in range(24)]
 NUM_BLOCKS = (100, 40, 18)
@@ -180,14 +187,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         size=st.sampled_from(SIZES),
         options=st.sampled_from(OPTIONS),
         gate=st.sampled_from(sorted(GATES)),
+        lane=st.sampled_from(LANES),
         num_blocks=st.sampled_from(NUM_BLOCKS),
         v2_runner=st.booleans(),
     )
-    def start(self, policy, prefix_caching, size, options, gate, num_blocks, v2_runner):
+    def start(self, policy, prefix_caching, size, options, gate, lane, num_blocks, v2_runner):
         limits = {"policy": policy, "prefix_caching": prefix_caching, **size, **options}
         if "max_loras" in options:
             limits["max_num_seqs"] = 4
-        hygen = dict(GATES[gate])
+        hygen = {**GATES[gate], **lane}
         if "profile" in hygen:
             hygen["profile"] = profile()
         self.shortens_online = gate in SHORTENS_ONLINE
@@ -231,8 +239,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 9),
         lora=st.integers(0, 3),
         waits_for_grammar=st.integers(0, 9).map(lambda n: n == 9),
+        tenant=st.sampled_from(TENANTS),
     )
-    def add(self, label, priority, num_shared, num_own, max_tokens, lora, waits_for_grammar):
+    def add(
+        self, label, priority, num_shared, num_own, max_tokens, lora, waits_for_grammar, tenant
+    ):
         is_offline = str(label).strip().lower() == "offline"
         if label is None and self.policy == "fcfs":
             is_offline = priority > 0
@@ -249,6 +260,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 max_tokens=max_tokens,
                 priority=priority,
                 lora=lora if self.has_loras else 0,
+                extra_args=tenant and {"tenant": tenant},
                 arrival_time=float(number // 2),
             )
             if waits_for_grammar:

@@ -15,6 +15,7 @@ from typing import Any
 
 TOGETHER, STAGGERED, ABORTED = "together", "staggered", "aborted"
 EMPTY_LIMIT_S = 30.0
+LOADED_BYTES = "vllm:kv_offload_load_bytes"
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class Output:
 
 @dataclass
 class Result:
-    """Outputs of all prompts by run, and vLLM's own count of preemptions over all runs."""
+    """Outputs of all prompts by run, and vLLM's own counts over all runs."""
 
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     num_preemptions: int = 0
+    loaded_bytes: int = 0
+    """KV that came back from an offload tier."""
 
 
 class Runner:
@@ -95,6 +98,8 @@ class Runner:
             self._empty_cache()
         metrics = {metric.name: metric for metric in self._llm.get_metrics()}
         result.num_preemptions = int(metrics["vllm:num_preemptions"].value)
+        if LOADED_BYTES in metrics:
+            result.loaded_bytes = int(metrics[LOADED_BYTES].value)
         return result
 
     def _generate(self) -> list[Output]:

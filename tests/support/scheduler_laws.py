@@ -56,10 +56,14 @@ def check_empty(scheduler: Scheduler) -> None:
 
 
 def online_schedule_without_offline(scheduler: Scheduler, throttle: bool) -> dict[str, int]:
-    """Return the tokens of the next schedule() had all offline requests just been aborted."""
+    """Return the tokens of the next schedule() had all offline requests just been aborted.
+
+    What they computed stays in the prefix cache, as online finds it there beside them.
+    """
     alone = object.__new__(type(scheduler))
     shared = ("vllm_config", "kv_cache_config", "structured_output_manager", "learner")
     memo = {id(getattr(scheduler, name)): getattr(scheduler, name) for name in shared}
     alone.__dict__ = copy.deepcopy(scheduler.__dict__, {id(scheduler): alone, **memo})
+    alone.leftovers.ends = lambda _: None
     alone.finish_requests(list(alone.offline_ids), RequestStatus.FINISHED_ABORTED)
     return dict(alone.schedule(throttle).num_scheduled_tokens)

@@ -154,3 +154,20 @@ def test_broken_prompt_is_reported_in_one_line_with_file_and_line(read, row, rea
     message = refusal(lambda: read({"prompt": "abc"}, row))
     assert "prompts.jsonl:2: cannot read" in message
     assert reason in message
+
+
+@pytest.mark.parametrize("wrap", [dict, _batch], ids=["plain", "batch"])
+@pytest.mark.parametrize(
+    ("more", "tenant"),
+    [
+        ({}, ""),
+        ({"vllm_xargs": None}, ""),
+        ({"vllm_xargs": {}}, ""),
+        ({"vllm_xargs": {"slo_class": "offline"}}, ""),
+        ({"vllm_xargs": {"tenant": "a"}}, "a"),
+        ({"vllm_xargs": {"tenant": 7}}, "7"),
+    ],
+)
+def test_tenant_is_that_of_the_labels(read, wrap, more, tenant):
+    """As in a request to a server."""
+    assert tenant == read(wrap(prompt="abc", **more))[0].tenant

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of `hygen simulate` for the experiments of this folder, and tables of what came of them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+
+Flags = Mapping[str, Any]
+"""Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated."""
+
+
+def simulate(flags: Flags) -> dict[str, Any]:
+    """Return the result of a run."""
+    command = [sys.executable, "-m", "hygen_vllm.cli", "simulate", "--json", "-"]
+    for name, value in flags.items():
+        for each in value if isinstance(value, list) else [value]:
+            command += [f"--{name.replace('_', '-')}", str(each)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def simulate_all(cases: Sequence[Flags]) -> list[dict[str, Any]]:
+    """Simulate as many runs at a time as there are cores; the order stays."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(simulate, cases), total=len(cases), unit="run", file=sys.stderr))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table as CSV, and show it."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for stream in (file, sys.stdout):
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read what `write_rows` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

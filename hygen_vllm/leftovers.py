@@ -28,6 +28,8 @@ class Leftovers:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
+        self._is_on = scheduler.hygen_config.offline_order == "prefix"
+        """Another order does not know who waits for what."""
         self._made_from = _Remembered()
         """The first block that each offline request did not find in the cache."""
         self._first_left = _Remembered()
@@ -48,12 +50,12 @@ class Leftovers:
         """Note that an offline request starts or resumes, with so many tokens in the cache."""
         hashes = request.block_hashes
         num_found = num_found_tokens // self._scheduler.block_size
-        if num_found < len(hashes):
+        if self._is_on and num_found < len(hashes):
             self._made_from.add(hashes[num_found])
 
     def ends(self, request: Request) -> None:
         """Forget the blocks of an offline request that ends, before vLLM frees them. O(blocks)."""
-        if not view.num_held(self._scheduler, request):
+        if not (self._is_on and view.num_held(self._scheduler, request)):
             return
         hashes = request.block_hashes
         made = (i for i, block_hash in enumerate(hashes) if block_hash in self._made_from)

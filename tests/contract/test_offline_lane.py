@@ -173,6 +173,16 @@ def test_prefix_that_somebody_waits_for_is_kept(is_async):
     assert 0 == cached(offline(1, 9))[1]
 
 
+def test_fcfs_order_leaves_everything_as_stock_vllm_does(is_async):
+    """Nobody knows there who waits for what: the prefix is cached when its next sharer comes."""
+    engine = engine_of(is_async, {"offline_order": "fcfs"}, num_blocks=200, max_num_seqs=1)
+    for request in shuffled(3, 2):
+        engine.add(request)
+    engine.run()
+    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
+    assert [20] * 6 == [cached(request)[1] for request in shuffled(3, 2)]
+
+
 def test_what_online_left_and_offline_shared_is_still_there(is_async):
     """A prompt that both classes begin with, computed by online, outlives its offline sharers."""
     engine = engine_of(is_async, num_blocks=200, max_num_seqs=2)

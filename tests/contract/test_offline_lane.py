@@ -173,6 +173,18 @@ def test_prefix_that_somebody_waits_for_is_kept(is_async):
     assert 0 == cached(offline(1, 9))[1]
 
 
+def test_last_of_several_sharers_takes_the_prefix_with_it(is_async):
+    """Also where the others came while the first one ran."""
+    engine = engine_of(is_async, num_blocks=200, max_num_seqs=4)
+    engine.add(offline(9, 0))
+    engine.run()
+    for number in range(3):
+        engine.add(offline(1, number, max_tokens=6))
+        engine.step()
+    engine.run()
+    assert 0 == engine.scheduler.kv_cache_manager.get_computed_blocks(offline(1, 9))[1]
+
+
 def test_fcfs_order_leaves_everything_as_stock_vllm_does(is_async):
     """Nobody knows there who waits for what: the prefix is cached when its next sharer comes."""
     engine = engine_of(is_async, {"offline_order": "fcfs"}, num_blocks=200, max_num_seqs=1)

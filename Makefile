@@ -11,7 +11,7 @@ PROFILE_OUT       := profiles/cpu/smollm2-135m
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor bench-simulator profile clean
+.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor bench-simulator bench-offline profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,14 @@ bench-simulator: setup ## measure the simulator: speed, memory, likeness to reco
 	$(BIN)/python experiments/03-simulator/speed.py
 	$(BIN)/python experiments/03-simulator/speed.py --memory
 	$(BIN)/python experiments/03-simulator/replay.py
+
+bench-offline: model ## measure the offline lane: order, bursts, tenants, long queues, a real batch (about 90 minutes)
+	$(BIN)/python experiments/05-offline-lane/prefix_order.py
+	$(BIN)/python experiments/05-offline-lane/spike.py
+	$(BIN)/python experiments/05-offline-lane/both_classes.py
+	$(BIN)/python experiments/05-offline-lane/tenants.py
+	$(BIN)/python experiments/05-offline-lane/scale.py --out experiments/05-offline-lane/scale.csv
+	$(BIN)/python experiments/05-offline-lane/real_batch.py --out experiments/05-offline-lane/real-batch.csv
 
 PROFILE_FLAGS := --mixes 80 --minutes 20 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
   --max-num-batched-tokens 1024

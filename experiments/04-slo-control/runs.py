@@ -63,6 +63,7 @@ def options_of(case: Case) -> SimulateOptions:
         json="-",
         noise=0.0,
         slowdown=[],
+        setting=[],
         stall=[],
         predictor_error=0.0,
         unprofiled=False,

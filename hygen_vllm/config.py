@@ -102,9 +102,9 @@ class HyGenConfig:
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
-    headroom_quantile: float | None = 0.95
-    """KV blocks kept free of new offline requests are this quantile of what online wanted more,
-    in recent minutes, within a quarter of the time that an offline request runs: so often a burst
+    headroom_quantile: float | None = 0.9
+    """KV blocks kept free of new offline requests are enough for what online wants more within a
+    quarter of the time that an offline request runs, at this share of the moments: so often a burst
     finds them without preempting. Higher preempts less and leaves offline less memory. null: no
     headroom. Mode `off` has none."""
 

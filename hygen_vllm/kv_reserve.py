@@ -6,9 +6,9 @@ from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.kv_pace import OnlineHeadroom
 from hygen_vllm.offline_lane.kv_forecast import KvForecast
 from hygen_vllm.offline_lane.output_lengths import OutputLengths
+from hygen_vllm.online_headroom import OnlineHeadroom
 
 UPDATED_EVERY = 8
 """What is reserved changes with requests, not with steps."""

@@ -20,6 +20,7 @@ POLICY_FILES = [
     PACKAGE / "profiler" / "batch_shapes.py",
     PACKAGE / "offline_rate.py",
     PACKAGE / "kv_pace.py",
+    PACKAGE / "online_headroom.py",
     PACKAGE / "simulator" / "device_model.py",
     PACKAGE / "simulator" / "step_work.py",
     PACKAGE / "simulator" / "step_time.py",

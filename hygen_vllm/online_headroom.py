@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KV blocks that online may want soon. Pure.
+
+What online wants has a peak within the horizon. It is forecast by a straight line over what online
+holds now, fitted to the recent past, plus a quantile of how far that was off: where much is held
+already, less more is to be expected (conformal prediction). When demand changes such a quantile is
+too low for as long as the past is remembered, so the headroom is stretched while it is missed more
+often than was asked, and shrinks again when it is not (adaptive conformal inference, Gibbs and
+Candes, NeurIPS 2021).
+"""
+
+import math
+from collections import deque
+
+from sortedcontainers import SortedList
+
+FIRST_HORIZON_S = 2.0
+SAMPLE_S = 0.1
+REMEMBERED = 600
+STRETCH_RATE = 0.1
+"""A miss stretches the headroom by so much more than a hit shrinks it."""
+SMALLEST_SHARE = 1e-9
+"""A variance that is less of the mean square is rounding."""
+LEAST_STRETCH, MOST_STRETCH = 0.5, 4.0
+
+
+class OnlineHeadroom:
+    """The KV blocks that have to be free for the peak of what online wants within a horizon.
+
+    Later than that, running offline requests have ended and given back as much; what online wants
+    sooner has to be free, or offline prefills are preempted for it and computed again. Times are
+    monotonic seconds. Samples are taken SAMPLE_S apart, REMEMBERED of them.
+
+    Args: quantile: share of the moments after which what is free is to be enough, in (0, 1].
+    """
+
+    def __init__(self, quantile: float) -> None:
+        self._quantile = quantile
+        self.horizon_s = FIRST_HORIZON_S
+        self._next_sample_s = -math.inf
+        self._past = _Peaks()
+        self._line = _Line()
+        self._errors: deque[float] = deque()
+        """By how much peaks were higher than the line said."""
+        self._sorted_errors: SortedList[float] = SortedList()
+        self._stretch = 1.0
+        self._promises = _Promises()
+
+    def blocks(self, held: float, now_s: float) -> int:
+        """Return the headroom, given the blocks that online holds or waits for. O(log samples)."""
+        is_due = now_s >= self._next_sample_s
+        if is_due:
+            self._next_sample_s = now_s + SAMPLE_S
+            self._sample(held, now_s)
+        headroom = self._headroom(held)
+        if is_due:
+            self._promises.add(now_s, held + headroom)
+        return headroom
+
+    def _headroom(self, held: float) -> int:
+        num_errors = len(self._sorted_errors)
+        if not num_errors:
+            return 0
+        rank = math.ceil(self._quantile * (num_errors + 1))  # so that the next one is below it
+        error: float = self._sorted_errors[min(rank, num_errors) - 1]
+        return max(0, math.ceil(self._stretch * (self._line.at(held) + error - held)))
+
+    def _sample(self, held: float, now_s: float) -> None:
+        since_s = now_s - self.horizon_s
+        for held_then, peak in self._past.end_before(since_s):
+            self._remember(peak - self._line.at(held_then))
+            self._line.add(held_then, peak)
+        self._past.add(now_s, held)
+        is_missed = held > self._promises.least_since(since_s)
+        rate = STRETCH_RATE * (is_missed - (1.0 - self._quantile))
+        self._stretch = min(MOST_STRETCH, max(LEAST_STRETCH, self._stretch * math.exp(rate)))
+
+    def _remember(self, error: float) -> None:
+        self._errors.append(error)
+        self._sorted_errors.add(error)
+        if len(self._errors) > REMEMBERED:
+            self._sorted_errors.remove(self._errors.popleft())
+
+
+class _Peaks:
+    """Moments, what was held at each, and the most that was held since."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[float, float]] = deque()
+        """(time, blocks) of each moment."""
+        self._peaks: deque[tuple[float, float]] = deque()
+        """Those that none after them reaches; falling."""
+
+    def add(self, now_s: float, held: float) -> None:
+        while self._peaks and self._peaks[-1][1] <= held:
+            self._peaks.pop()
+        self._held.append((now_s, held))
+        self._peaks.append((now_s, held))
+
+    def end_before(self, time_s: float) -> list[tuple[float, float]]:
+        """Remove the moments before a time; return (held, most held since) of each."""
+        ended = []
+        while self._held and self._held[0][0] < time_s:
+            then_s, held = self._held.popleft()
+            ended.append((held, self._peaks[0][1]))
+            if self._peaks[0][0] <= then_s:
+                self._peaks.popleft()
+        return ended
+
+
+class _Promises:
+    """What online could have had at recent moments without a preemption."""
+
+    def __init__(self) -> None:
+        self._levels: deque[tuple[float, float]] = deque()
+        """(time, blocks) of those that none after them is below; rising."""
+
+    def add(self, now_s: float, level: float) -> None:
+        while self._levels and self._levels[-1][1] >= level:
+            self._levels.pop()
+        self._levels.append((now_s, level))
+
+    def least_since(self, time_s: float) -> float:
+        """Forget what was before a time; return the least since, infinite if there is none."""
+        while self._levels and self._levels[0][0] < time_s:
+            self._levels.popleft()
+        return self._levels[0][1] if self._levels else math.inf
+
+
+class _Line:
+    """Least squares of y over x, of the last REMEMBERED points, with a slope in [0, 1]."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, float]] = deque()
+        self._x = self._y = self._xx = self._xy = 0.0
+        """Sums."""
+
+    def add(self, x: float, y: float) -> None:
+        self._points.append((x, y))
+        self._count(x, y, 1.0)
+        if len(self._points) > REMEMBERED:
+            self._count(*self._points.popleft(), -1.0)
+
+    def at(self, x: float) -> float:
+        """Return y at x; x itself while nothing is known."""
+        num = len(self._points)
+        if not num:
+            return x
+        mean_x, mean_y = self._x / num, self._y / num
+        variance = self._xx / num - mean_x * mean_x
+        slope = 1.0
+        if variance > SMALLEST_SHARE * self._xx / num:
+            slope = min(1.0, max(0.0, (self._xy / num - mean_x * mean_y) / variance))
+        return mean_y + slope * (x - mean_x)
+
+    def _count(self, x: float, y: float, times: float) -> None:
+        self._x += times * x
+        self._y += times * y
+        self._xx += times * x * x
+        self._xy += times * x * y

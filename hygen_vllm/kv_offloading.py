@@ -4,9 +4,9 @@
 vLLM's OffloadingConnector copies blocks to host memory as they fill, and a request that starts or
 resumes loads what it finds there. By default it keeps prompts only; here the tokens that offline
 requests made are kept, too, so that one which was preempted goes on where it was. Online requests
-stay out of the tier once there is offline work: they are not preempted, and would push out what is
-needed there. They still load what they find. Until the first offline request comes all is as in
-stock vLLM.
+stay out of the tier once there is offline work: they are hardly ever preempted, and would push out
+what is needed there. They still load what they find. Until the first offline request comes all is as
+in stock vLLM.
 
 vLLM 0.32.0: v1/kv_offload/base.py:620 (`offload_prompt_only`) and
 distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py:407 (`max_offload_tokens`).

@@ -5,8 +5,8 @@ vLLM's OffloadingConnector copies blocks to host memory as they fill, and a requ
 resumes loads what it finds there. By default it keeps prompts only; here the tokens that offline
 requests made are kept, too, so that one which was preempted goes on where it was. Online requests
 stay out of the tier once there is offline work: they are hardly ever preempted, and would push out
-what is needed there. They still load what they find. Until the first offline request comes all is as
-in stock vLLM.
+what is needed there. They still load what they find. Until the first offline request comes all is
+as in stock vLLM.
 
 vLLM 0.32.0: v1/kv_offload/base.py:620 (`offload_prompt_only`) and
 distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py:407 (`max_offload_tokens`).
@@ -38,12 +38,13 @@ class KvOffloading:
         self._has_offline = False
         if not self._is_on:
             return
-        self._prompt_only: bool = transfer.kv_connector_extra_config.get(PROMPT_ONLY, True)
-        transfer.kv_connector_extra_config.setdefault(PROMPT_ONLY, False)
-        self._keeps_made = not transfer.kv_connector_extra_config[PROMPT_ONLY]
+        extra_config = transfer.kv_connector_extra_config
+        self._is_ours = PROMPT_ONLY not in extra_config
+        """The user said nothing: stock vLLM would offload prompts only."""
+        is_prompt_only = extra_config.setdefault(PROMPT_ONLY, False)
         logger.info(
             "KV offloading: tokens that offline requests made are %s; online requests are %s",
-            "offloaded, too" if self._keeps_made else f"not offloaded, as {PROMPT_ONLY} asks for",
+            f"not offloaded, as {PROMPT_ONLY} asks for" if is_prompt_only else "offloaded, too",
             "offloaded as well" if offloads_online else "kept out while there is offline work",
         )
 
@@ -63,5 +64,5 @@ class KvOffloading:
             return None
         if self._has_offline and not self._offloads_online:
             return 0
-        is_as_stock = self._prompt_only and self._keeps_made and not request.resumable
-        return int(request.num_prompt_tokens) if is_as_stock else None
+        is_limited = self._is_ours and not request.resumable
+        return int(request.num_prompt_tokens) if is_limited else None

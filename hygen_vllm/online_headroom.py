@@ -38,13 +38,16 @@ class OnlineHeadroom:
         self._quantile = quantile
         self.horizon_s = FIRST_HORIZON_S
         self._next_sample_s = -math.inf
-        self._past = _Peaks()
+        self._held: deque[tuple[float, float]] = deque()
+        """(time, blocks) within the horizon."""
+        self._peak = _Highest()
         self._line = _Line()
         self._errors: deque[float] = deque()
         """By how much peaks were higher than the line said."""
         self._sorted_errors: SortedList[float] = SortedList()
         self._stretch = 1.0
-        self._promises = _Promises()
+        self._least_promise = _Highest()
+        """Of the negative of what online could have had at recent moments without a preemption."""
 
     def blocks(self, held: float, now_s: float) -> int:
         """Return the headroom, given the blocks that online holds or waits for. O(log samples)."""
@@ -54,7 +57,7 @@ class OnlineHeadroom:
             self._sample(held, now_s)
         headroom = self._headroom(held)
         if is_due:
-            self._promises.add(now_s, held + headroom)
+            self._least_promise.add(now_s, -(held + headroom))
         return headroom
 
     def _headroom(self, held: float) -> int:
@@ -67,11 +70,14 @@ class OnlineHeadroom:
 
     def _sample(self, held: float, now_s: float) -> None:
         since_s = now_s - self.horizon_s
-        for held_then, peak in self._past.end_before(since_s):
+        while self._held and self._held[0][0] < since_s:
+            then_s, held_then = self._held.popleft()
+            peak = self._peak.since(then_s)
             self._remember(peak - self._line.at(held_then))
             self._line.add(held_then, peak)
-        self._past.add(now_s, held)
-        is_missed = held > self._promises.least_since(since_s)
+        self._held.append((now_s, held))
+        self._peak.add(now_s, held)
+        is_missed = held > -self._least_promise.since(since_s)
         rate = STRETCH_RATE * (is_missed - (1.0 - self._quantile))
         self._stretch = min(MOST_STRETCH, max(LEAST_STRETCH, self._stretch * math.exp(rate)))
 
@@ -82,49 +88,23 @@ class OnlineHeadroom:
             self._sorted_errors.remove(self._errors.popleft())
 
 
-class _Peaks:
-    """Moments, what was held at each, and the most that was held since."""
+class _Highest:
+    """The highest of the values since a time, which only moves forward."""
 
     def __init__(self) -> None:
-        self._held: deque[tuple[float, float]] = deque()
-        """(time, blocks) of each moment."""
-        self._peaks: deque[tuple[float, float]] = deque()
-        """Those that none after them reaches; falling."""
+        self._values: deque[tuple[float, float]] = deque()
+        """(time, value) of those that none after them reaches; falling."""
 
-    def add(self, now_s: float, held: float) -> None:
-        while self._peaks and self._peaks[-1][1] <= held:
-            self._peaks.pop()
-        self._held.append((now_s, held))
-        self._peaks.append((now_s, held))
+    def add(self, now_s: float, value: float) -> None:
+        while self._values and self._values[-1][1] <= value:
+            self._values.pop()
+        self._values.append((now_s, value))
 
-    def end_before(self, time_s: float) -> list[tuple[float, float]]:
-        """Remove the moments before a time; return (held, most held since) of each."""
-        ended = []
-        while self._held and self._held[0][0] < time_s:
-            then_s, held = self._held.popleft()
-            ended.append((held, self._peaks[0][1]))
-            if self._peaks[0][0] <= then_s:
-                self._peaks.popleft()
-        return ended
-
-
-class _Promises:
-    """What online could have had at recent moments without a preemption."""
-
-    def __init__(self) -> None:
-        self._levels: deque[tuple[float, float]] = deque()
-        """(time, blocks) of those that none after them is below; rising."""
-
-    def add(self, now_s: float, level: float) -> None:
-        while self._levels and self._levels[-1][1] >= level:
-            self._levels.pop()
-        self._levels.append((now_s, level))
-
-    def least_since(self, time_s: float) -> float:
-        """Forget what was before a time; return the least since, infinite if there is none."""
-        while self._levels and self._levels[0][0] < time_s:
-            self._levels.popleft()
-        return self._levels[0][1] if self._levels else math.inf
+    def since(self, time_s: float) -> float:
+        """Forget what was before a time; return the highest since, -infinite if there is none."""
+        while self._values and self._values[0][0] < time_s:
+            self._values.popleft()
+        return self._values[0][1] if self._values else -math.inf
 
 
 class _Line:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 
@@ -92,24 +92,13 @@ class OpenStep:
         self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
         return wanted
 
-    def reserved_blocks(self, offered: Request | None, prefills: Iterable[Request]) -> int:
-        """Return the blocks that a request whose KV is about to be loaded must leave free.
+    def may_load(self, request: Request) -> bool:
+        """Whether the KV of an offline request may be loaded here and now.
 
-        An offline one that may not start here and now must leave more than there are: its blocks
-        could not be taken from it until they are loaded. Otherwise it is charged as what it will
-        be, a request whose last token is to be computed.
-
-        Args:
-            offered: the offline request, None if it is an online one.
-            prefills: running requests whose prompts are not computed yet, and those being loaded.
+        Its blocks could not be taken from it until that is done. It is charged as what it will be,
+        a request whose last token is to be computed.
         """
-        if offered is not None and not self.limit(offered, offered.num_tokens - 1, 1):
-            return self._scheduler.kv_cache_manager.block_pool.num_gpu_blocks
-        return sum(
-            self._scheduler._request_remaining_blocks(request)
-            for request in prefills
-            if offered is not None or request.request_id not in self._offline_ids
-        )
+        return self.limit(request, request.num_tokens - 1, 1) > 0
 
     def _charge_arrival(self, arrival: Arrival) -> int | None:
         """Charge a waiting online request; return the most tokens it may get, None for any."""

@@ -12,6 +12,7 @@ vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 af
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import filterfalse
 from operator import attrgetter
 from typing import Any
 
@@ -309,11 +310,18 @@ class HyGenScheduler(Scheduler):
     def _inflight_prefill_reserved_blocks(self) -> int:
         """Blocks that the request which vLLM is about to load from a connector must leave (:1249).
 
-        An online one waits for no offline prefill, which can be preempted for it.
+        An online one waits for no offline prefill, which can be preempted for it. An offline one
+        that may not start has to leave more than there are.
         """
         if self._step is None:
             return super()._inflight_prefill_reserved_blocks()
-        return self._step.reserved_blocks(self.waiting.offered, self._inflight_prefills)
+        offered = self.waiting.offered
+        if offered is None:
+            online = filterfalse(self.is_offline, self._inflight_prefills)
+            return sum(map(self._request_remaining_blocks, online))
+        if not self._step.may_load(offered):
+            return self.kv_cache_manager.block_pool.num_gpu_blocks
+        return super()._inflight_prefill_reserved_blocks()
 
     if not hasattr(Scheduler, "limit_num_new_tokens"):
 

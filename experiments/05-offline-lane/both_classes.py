@@ -7,17 +7,18 @@ Mooncake's conversation trace, 15 minutes; simulated A100 and H200, Llama-3-8B. 
 both-classes.csv.
 """
 
+from itertools import product
 from typing import Any
 
 from runs import HERE, simulate_all, write_rows
 
 ENGINES = {"a100-llama3-8b": 0.3, "h200-llama3-8b": 1.0}
 """Online requests/s."""
+ALONE = "online-only"
 POLICIES: dict[str, dict[str, Any]] = {
-    "online-only": {},
     "vllm-priority": {},
     "slo": {"slo": ["tbt_mean=+20%", "ttft_mean=+20%"]},
-    "slo, p99": {"slo": ["tbt_p99=+20%"]},
+    "slo, p99": {"policy": "slo", "slo": ["tbt_p99=+20%"]},
 }
 OFFLINE = ("mmlu", "arxiv")
 
@@ -25,32 +26,31 @@ OFFLINE = ("mmlu", "arxiv")
 def flags(engine: str, offline: str, policy: str) -> dict[str, Any]:
     return {
         "profile": engine,
-        "policy": policy.split(",", maxsplit=1)[0],
+        "policy": policy,
         "online": "mooncake",
         "online_rate": ENGINES[engine],
-        "offline": offline,
         "seconds": 900,
         "seed": 5,
-        **POLICIES[policy],
+        **({"offline": offline, **POLICIES[policy]} if offline else {}),
     }
 
 
 def main() -> None:
-    places = [(e, o, p) for e in ENGINES for o in OFFLINE for p in POLICIES]
+    beside = [*product(OFFLINE, POLICIES)]
+    places = [(engine, *rest) for engine in ENGINES for rest in (("", ALONE), *beside)]
     rows = []
     results = simulate_all([flags(*place) for place in places])
     for (engine, offline, policy), result in zip(places, results, strict=True):
-        is_alone = policy == "online-only"
         worst = max((row["measured_s"] / row["limit_s"] for row in result["slo"]), default=None)
         rows.append(
             {
                 "engine": engine,
-                "offline": "" if is_alone else offline,
+                "offline": offline,
                 "policy": policy,
                 "online_hit_rate": round(result["details"]["online_prefix_hit_rate"], 4),
-                "offline_hit_rate": ""
-                if is_alone
-                else round(result["offline"]["prefix_hit_rate"], 4),
+                "offline_hit_rate": round(result["offline"]["prefix_hit_rate"], 4)
+                if offline
+                else "",
                 "offline_tokens_per_s": round(result["offline"]["tokens_per_s"]),
                 "ttft_mean_ms": round(1e3 * result["online"]["ttft_s"]["mean"], 1),
                 "tbt_mean_ms": round(1e3 * result["online"]["tbt_s"]["mean"], 2),
@@ -58,12 +58,7 @@ def main() -> None:
                 "worst_of_its_limit": "" if worst is None else round(worst, 3),
             }
         )
-    write_rows(HERE / "both-classes.csv", [row for i, row in enumerate(rows) if _is_new(rows, i)])
-
-
-def _is_new(rows: list[dict[str, Any]], place: int) -> bool:
-    """Whether a row is not that of an earlier run; online alone is the same for every backlog."""
-    return rows[place] not in rows[:place]
+    write_rows(HERE / "both-classes.csv", rows)
 
 
 if __name__ == "__main__":

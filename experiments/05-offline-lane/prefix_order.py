@@ -15,7 +15,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from runs import HERE, read_rows, simulate_all, write_rows
+from runs import HERE, infinite_hits, read_rows, simulate_all, write_rows
 
 from hygen_vllm.workloads.sources import find_offline
 from hygen_vllm.workloads.tokenizers import HashTokenizer
@@ -50,22 +50,10 @@ def flags(workload: str, kv_tokens: int, settings: list[str]) -> dict[str, Any]:
     }
 
 
-def infinite_hits(workload: str) -> float:
-    """Return the share of prompt tokens that a cache which forgets nothing would have."""
+def prompts_of(workload: str) -> list[list[int]]:
+    """Return the tokens of each prompt of a set, in its random order."""
     requests = find_offline(workload, None, SEED, HashTokenizer(SEED)).requests
-    seen: set[int] = set()
-    num_tokens = num_cached = 0
-    for number, request in enumerate(requests):
-        tokens = request.token_ids(number)
-        num_tokens += len(tokens)
-        prefix = 0
-        is_hit = True
-        for start in range(0, len(tokens) - BLOCK_SIZE, BLOCK_SIZE):
-            prefix = hash((prefix, *tokens[start : start + BLOCK_SIZE]))
-            is_hit = is_hit and prefix in seen
-            num_cached += BLOCK_SIZE * is_hit
-            seen.add(prefix)
-    return num_cached / num_tokens
+    return [request.token_ids(number) for number, request in enumerate(requests)]
 
 
 def over_kv_sizes() -> list[dict[str, Any]]:
@@ -76,7 +64,7 @@ def over_kv_sizes() -> list[dict[str, Any]]:
         for order in ORDERS
     ]
     results = iter(simulate_all(cases))
-    infinite = {name: infinite_hits(name) for name in KV_TOKENS}
+    infinite = {name: infinite_hits(prompts_of(name), BLOCK_SIZE) for name in KV_TOKENS}
     rows = []
     for name, kv_tokens in places:
         found = {order: next(results)["offline"] for order in ORDERS}

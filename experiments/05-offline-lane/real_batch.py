@@ -9,7 +9,6 @@ turn, `--repeats` times. Prompts are MMLU 5-shot questions of some subjects, shu
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
 
+from runs import infinite_hits, write_rows
 from tqdm import tqdm
 
 from hygen_vllm.small_model import prepare_small_model
@@ -101,18 +101,6 @@ def serve_apart(arguments: list[str]) -> dict[str, Any]:
     return found
 
 
-def infinite_hits(workload: str, count: int) -> float:
-    """Return the share of prompt tokens that a cache which forgets nothing would have."""
-    seen: set[tuple[int, ...]] = set()
-    num_tokens = num_cached = 0
-    for tokens, _ in prompts_of(workload, count):
-        num_tokens += len(tokens)
-        ends = range(BLOCK_SIZE, len(tokens), BLOCK_SIZE)
-        num_cached += BLOCK_SIZE * sum(tuple(tokens[:end]) in seen for end in ends)
-        seen.update(tuple(tokens[:end]) for end in ends)
-    return num_cached / num_tokens
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
@@ -134,7 +122,8 @@ def main() -> None:
     for workload, count in workloads:
         if not count:
             continue
-        infinite = infinite_hits(workload, count)
+        prompts = (tokens for tokens, _ in prompts_of(workload, count))
+        infinite = infinite_hits(prompts, BLOCK_SIZE)
         outputs: dict[str, list[Any]] = {}
         for repeat in range(options.repeats):
             for variant in VARIANTS:
@@ -157,10 +146,7 @@ def main() -> None:
                     }
                 )
                 bar.update()
-    for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

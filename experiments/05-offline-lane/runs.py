@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,24 @@ def simulate_all(cases: Sequence[Flags]) -> list[dict[str, Any]]:
         return list(tqdm(pool.map(simulate, cases), total=len(cases), unit="run", file=sys.stderr))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table as CSV, and show it."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for stream in (file, sys.stdout):
+def infinite_hits(prompts: Iterable[Sequence[int]], block_size: int) -> float:
+    """Return the share of prompt tokens that a cache which forgets nothing would have."""
+    seen: set[int] = set()
+    num_tokens = num_cached = 0
+    for tokens in prompts:
+        num_tokens += len(tokens)
+        prefix = 0
+        for start in range(0, len(tokens) - block_size, block_size):
+            prefix = hash((prefix, *tokens[start : start + block_size]))
+            num_cached += block_size * (prefix in seen)
+            seen.add(prefix)
+    return num_cached / num_tokens
+
+
+def write_rows(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show a table as CSV, and write it if there is a path."""
+    with path.open("w", encoding="utf-8", newline="") if path else nullcontext() as file:
+        for stream in filter(None, (sys.stdout, file)):
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -13,7 +13,6 @@ pauses are those of vLLM's own objects, and the same without us.
 """
 
 import argparse
-import csv
 import gc
 import os
 import statistics
@@ -26,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from runs import write_rows
 from tqdm import tqdm
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -224,11 +224,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     parser.add_argument("--most", type=int, default=1_000_000, help="longest queue")
     options = parser.parse_args()
-    found = list(tqdm(rows(options.most), unit="row", file=sys.stderr))
-    for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):
-        writer = csv.DictWriter(stream, fieldnames=list(found[0]))
-        writer.writeheader()
-        writer.writerows(found)
+    write_rows(options.out, list(tqdm(rows(options.most), unit="row", file=sys.stderr)))
 
 
 if __name__ == "__main__":

@@ -4,25 +4,19 @@
 from collections import Counter
 
 import pytest
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from tests.support.classes import HYGEN
+from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
+from tests.support.kv_transfer import offloading
 from tests.support.scheduler_laws import check_blocks, check_empty, check_places
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 BLOCK = 4
-STOCK = {False: Scheduler, True: AsyncScheduler}
 
 
 def engine_of(is_async, hygen=None, extra=None, cls=None, **limits):
-    transfer = {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"cpu_bytes_to_use": 1 << 20, **(extra or {})},
-    }
+    transfer = offloading(1 << 20, **(extra or {}))
     limits = Limits(**{"num_blocks": 40, "max_num_seqs": 4, "kv_transfer": transfer, **limits})
     scheduler = make_scheduler(
         cls or HYGEN[is_async], limits, None if cls else {"mode": "off", **(hygen or {})}
@@ -132,6 +126,13 @@ def test_limit_of_the_client_is_kept(is_async):
     assert 2 == engine.worker.offloading.stored["online-0"]
 
 
+def add_again(engine, request):
+    """Add a request that was served before, under another name; return it."""
+    request.request_id = f"{request.request_id}-again"
+    engine.add(request)
+    return request
+
+
 def evicted(engine, number):
     """Serve an offline request, so that it is offloaded, and empty the prefix cache."""
     engine.add(offline(number))
@@ -146,9 +147,7 @@ def test_offline_is_not_loaded_into_headroom(is_async):
     reserve = engine.scheduler.kv_reserve
     engine.add(online(1, length=8, max_tokens=20))
     engine.step()
-    again = offline(0)
-    again.request_id = "offline-again"
-    engine.add(again)
+    again = add_again(engine, offline(0))
     reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 36)
     for _ in range(4):
         engine.step()
@@ -156,7 +155,7 @@ def test_offline_is_not_loaded_into_headroom(is_async):
     reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 20)
     engine.run()
     assert engine.worker.offloading.loaded
-    assert expected_tokens(again.prompt_token_ids, 24) == engine.outputs["offline-again"]
+    assert expected_tokens(again.prompt_token_ids, 24) == engine.outputs["offline-0-again"]
 
 
 def test_load_of_online_waits_for_no_offline_prefill(is_async):
@@ -169,27 +168,23 @@ def test_load_of_online_waits_for_no_offline_prefill(is_async):
         engine.add(offline(number, length=90, max_tokens=2))
     engine.step()
     engine.step()
-    again = online(0, length=80)
-    again.request_id = "online-again"
-    engine.add(again)
+    again = add_again(engine, online(0, length=80))
     engine.step()
     engine.step()
-    assert "online-again" in engine.worker.offloading.loaded
+    assert "online-0-again" in engine.worker.offloading.loaded
     engine.run()
-    assert expected_tokens(again.prompt_token_ids, 6) == engine.outputs["online-again"]
+    assert expected_tokens(again.prompt_token_ids, 6) == engine.outputs["online-0-again"]
 
 
 def test_offline_over_the_rate_is_not_loaded(is_async):
     """`offline_rate_per_s` counts requests that start by loading."""
     engine = engine_of(is_async, {"offline_rate_per_s": 0.001})
     evicted(engine, 0)
-    again = offline(0)
-    again.request_id = "offline-again"
-    engine.add(again)
+    add_again(engine, offline(0))
     for _ in range(6):
         engine.step()
     assert not engine.worker.offloading.loaded
-    engine.abort("offline-again")
+    engine.abort("offline-0-again")
     engine.run()
     check_empty(engine.scheduler)
 
@@ -198,12 +193,10 @@ def test_aborted_while_it_is_loaded_leaves_nothing(is_async):
     """Blocks of a request that goes while its KV comes are given back."""
     engine = engine_of(is_async)
     evicted(engine, 0)
-    again = offline(0)
-    again.request_id = "offline-again"
-    engine.add(again)
+    add_again(engine, offline(0))
     engine.step()
     assert engine.worker.offloading.loaded
-    engine.abort("offline-again")
+    engine.abort("offline-0-again")
     for _ in range(4):
         engine.step()
     check_empty(engine.scheduler)

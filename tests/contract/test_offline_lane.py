@@ -38,6 +38,17 @@ def offline(family, number, max_tokens=2, tenant=None, **options):
     )
 
 
+def online_sharer(family):
+    """Return an online request that begins as the family does."""
+    tokens = [*tokens_of(family, 0, own=0), 5, 6, 7]
+    return make_request("online-0", tokens, slo_class="online", max_tokens=2)
+
+
+def num_cached(engine, request):
+    """Prompt tokens of a request that are in the prefix cache now."""
+    return engine.scheduler.kv_cache_manager.get_computed_blocks(request)[1]
+
+
 def order_of_starts(engine):
     """Serve everything; return the ids in the order in which they first ran."""
     engine.run()
@@ -153,8 +164,7 @@ def test_finished_offline_requests_do_not_wash_out_the_prefix_cache(is_async):
         engine.add(offline(number, number))
     engine.run()
     again = make_request("online-1", prompt, slo_class="online", max_tokens=2)
-    _, num_cached, *_ = engine.scheduler.kv_cache_manager.get_computed_blocks(again)
-    assert num_cached >= 40
+    assert num_cached(engine, again) >= 40
 
 
 def test_prefix_that_somebody_waits_for_is_kept(is_async):
@@ -166,11 +176,10 @@ def test_prefix_that_somebody_waits_for_is_kept(is_async):
     engine.add(offline(3, 0))
     while "offline-1-0" not in engine.finished:
         engine.step()
-    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
-    assert 16 == cached(offline(1, 9))[1]
-    assert 16 == cached(offline(1, 0))[1]
+    assert 16 == num_cached(engine, offline(1, 9))
+    assert 16 == num_cached(engine, offline(1, 0))
     engine.run()
-    assert 0 == cached(offline(1, 9))[1]
+    assert 0 == num_cached(engine, offline(1, 9))
 
 
 def test_last_of_several_sharers_takes_the_prefix_with_it(is_async):
@@ -182,7 +191,7 @@ def test_last_of_several_sharers_takes_the_prefix_with_it(is_async):
         engine.add(offline(1, number, max_tokens=6))
         engine.step()
     engine.run()
-    assert 0 == engine.scheduler.kv_cache_manager.get_computed_blocks(offline(1, 9))[1]
+    assert 0 == num_cached(engine, offline(1, 9))
 
 
 def test_fcfs_order_leaves_everything_as_stock_vllm_does(is_async):
@@ -191,22 +200,19 @@ def test_fcfs_order_leaves_everything_as_stock_vllm_does(is_async):
     for request in shuffled(3, 2):
         engine.add(request)
     engine.run()
-    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
-    assert [20] * 6 == [cached(request)[1] for request in shuffled(3, 2)]
+    assert [20] * 6 == [num_cached(engine, request) for request in shuffled(3, 2)]
 
 
 def test_what_online_left_and_offline_shared_is_still_there(is_async):
     """A prompt that both classes begin with, computed by online, outlives its offline sharers."""
     engine = engine_of(is_async, num_blocks=200, max_num_seqs=2)
-    system = tokens_of(1, 0, shared=16, own=0)
-    engine.add(make_request("online-0", [*system, 5, 6, 7], slo_class="online", max_tokens=2))
+    engine.add(online_sharer(1))
     engine.run()
     for number in range(5):
         engine.add(offline(1, number))
         engine.run()
-    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
-    assert 16 == cached(offline(1, 9))[1]
-    assert 16 == cached(offline(1, 3))[1]
+    assert 16 == num_cached(engine, offline(1, 9))
+    assert 16 == num_cached(engine, offline(1, 3))
 
 
 def test_what_offline_left_and_online_wanted_is_kept_from_then_on(is_async):
@@ -214,16 +220,14 @@ def test_what_offline_left_and_online_wanted_is_kept_from_then_on(is_async):
     engine = engine_of(is_async, num_blocks=200, max_num_seqs=2)
     engine.add(offline(1, 0))
     engine.run()
-    cached = engine.scheduler.kv_cache_manager.get_computed_blocks
-    assert 0 == cached(offline(1, 9))[1]
-    system = tokens_of(1, 0, shared=16, own=0)
-    engine.add(make_request("online-0", [*system, 5, 6, 7], slo_class="online", max_tokens=2))
+    assert 0 == num_cached(engine, offline(1, 9))
+    engine.add(online_sharer(1))
     engine.run()
     for number in range(400):
         engine.add(offline(1, number))
         engine.run()
-        assert 16 == cached(offline(1, 999))[1]
-    assert 16 == cached(offline(1, 399))[1]
+        assert 16 == num_cached(engine, offline(1, 999))
+    assert 16 == num_cached(engine, offline(1, 399))
 
 
 def test_offline_requests_that_go_on_where_others_ended_find_it_cached(is_async):
@@ -233,7 +237,7 @@ def test_offline_requests_that_go_on_where_others_ended_find_it_cached(is_async)
     hits = []
     for turn in range(4):
         request = make_request(f"offline-{turn}", prompt, slo_class="offline", max_tokens=8)
-        hits.append(engine.scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+        hits.append(num_cached(engine, request))
         engine.add(request)
         engine.run()
         prompt = prompt + engine.outputs[f"offline-{turn}"] + [(turn + i) % 1000 for i in range(8)]

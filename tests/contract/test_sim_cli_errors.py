@@ -69,6 +69,17 @@ def refusal_of(arguments, capsys):
         ("--stall 5:-1", "a stall needs a time >= 0 and seconds >= 0"),
         ("--latency-budget-ms 0", "--latency-budget-ms: must be > 0, got 0"),
         ("--offline-rate 0", "--offline-rate: must be > 0, got 0"),
+        (
+            "--setting headroom_quantile",
+            "must be like headroom_quantile=0.9, got headroom_quantile",
+        ),
+        ("--setting mode=[", "--setting: mode: not a value: ["),
+        ("--policy slo --setting headrom_quantile=1", 'did you mean "headroom_quantile"?'),
+        (
+            "--policy slo --setting headroom_quantile=2",
+            "headroom_quantile must be in (0, 1], got 2",
+        ),
+        ("--policy slo --setting offload_online=1", "offload_online must be true or false, got 1"),
         ("--predictor-error 20", "--predictor-error: must be a share from 0 to 1"),
         ("--policy slo --slo tbt --online nowhere", "an SLO is METRIC_STATISTIC=LIMIT"),
         ("--policy fixed-budget --online nowhere", "policy fixed-budget needs"),

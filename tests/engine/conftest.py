@@ -17,6 +17,7 @@ from hygen_vllm.small_model import prepare_small_model
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.prompts import load_questions
 from tests.support.engine_runner import ABORTED, STAGGERED, TOGETHER, Job, Output, Prompt
+from tests.support.kv_transfer import offloading
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.recording_scheduler import RECORD_ENV, RECORDING_SCHEDULER
 
@@ -76,15 +77,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "engine": {
             "scheduler_cls": "hygen_vllm.HyGenScheduler",
             "additional_config": {"hygen": {"mode": "off"}},
-            "kv_transfer_config": {
-                "kv_connector": "OffloadingConnector",
-                "kv_role": "kv_both",
-                "kv_connector_extra_config": {
-                    "cpu_bytes_to_use": 1 << 28,
-                    "spec_name": "SynchronousSpec",
-                    "spec_module_path": "tests.support.cpu_offloading",
-                },
-            },
+            "kv_transfer_config": offloading(
+                1 << 28,
+                spec_name="SynchronousSpec",
+                spec_module_path="tests.support.cpu_offloading",
+            ),
         },
     },
 }

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
+from tests.support.kv_transfer import offloading
 from tests.support.scheduler_laws import check_blocks, check_empty, check_places
 
 MODES = (
@@ -33,13 +34,11 @@ EVENTS = st.one_of(
 
 
 def engine_of(is_async, mode, num_blocks, tier_blocks):
-    transfer = {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"cpu_bytes_to_use": tier_blocks * 4096},
-    }
     limits = Limits(
-        num_blocks=num_blocks, max_num_seqs=4, max_num_batched_tokens=48, kv_transfer=transfer
+        num_blocks=num_blocks,
+        max_num_seqs=4,
+        max_num_batched_tokens=48,
+        kv_transfer=offloading(tier_blocks * 4096),
     )
     return FakeEngine(make_scheduler(HYGEN[is_async], limits, mode), depth=2 if is_async else 1)
 

@@ -5,11 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.kv_pace import (
-    CHEAPER_PER_REQUEST,
-    NO_ROOM_PRICE,
-    prefill_price,
-)
+from hygen_vllm.kv_pace import CHEAPER_PER_REQUEST, NO_ROOM_PRICE, prefill_price
 
 LAW = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -102,11 +102,11 @@ class HyGenConfig:
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
-    headroom_quantile: float | None = 0.9
-    """KV blocks kept free of new offline requests are enough for what online wants more within a
-    quarter of the time that an offline request runs, at this share of the moments: so often a burst
-    finds them without preempting. Higher preempts less and leaves offline less memory. null: no
-    headroom. Mode `off` has none."""
+    headroom_quantile: float | None = 0.95
+    """KV blocks kept free of new offline requests are enough for what online wants while they run,
+    beyond what others give back, after this share of the moments: so often a burst finds them
+    without preempting. Higher preempts less and leaves offline less memory. More is kept free while
+    offline does not lack memory anyway. null: no headroom. Mode `off` has none."""
 
     offload_online: bool = False
     """With vLLM's KV offloading (--kv-offloading-size): whether KV of online requests is offloaded
@@ -232,9 +232,7 @@ class HyGenConfig:
             values = {}
         if not isinstance(values, Mapping):
             raise ConfigError(f"{path} must hold key: value pairs, got {_kind(values)}")
-        if values.get("mode") is False:  # YAML 1.1 reads an unquoted off so
-            values = {**values, "mode": "off"}
-        return cls.from_mapping(values, path)
+        return cls.from_mapping(with_mode_off(values), path)
 
     @classmethod
     def load(
@@ -254,6 +252,11 @@ class HyGenConfig:
         if environ.get(CONFIG_ENV):
             return cls.from_file(environ[CONFIG_ENV])
         return cls()
+
+
+def with_mode_off(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that YAML 1.1 has read: to it an unquoted off is false."""
+    return {**values, "mode": "off"} if values.get("mode") is False else {**values}
 
 
 def _read(path: str) -> str:

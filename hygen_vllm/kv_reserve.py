@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KV blocks that no new offline request may take: online may want them soon, or those that run."""
+"""KV blocks that no new offline request may take: online may want them soon, or those that run.
+
+Headroom for online costs offline nothing while it lacks something else than blocks. So the quantile
+that it is to be enough for is the configured one only where offline lacks blocks alone, and rises
+to the most that online wanted lately where it waits for time, or for nothing.
+"""
+
+from collections.abc import Collection
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.offline_grant import Refusal
 from hygen_vllm.offline_lane.kv_forecast import KvForecast
 from hygen_vllm.offline_lane.output_lengths import OutputLengths
 from hygen_vllm.online_headroom import OnlineHeadroom
@@ -13,9 +21,11 @@ from hygen_vllm.online_headroom import OnlineHeadroom
 UPDATED_EVERY = 8
 """What is reserved changes with requests, not with steps."""
 STAY_GAIN = 0.05
-HORIZON_PER_STAY = 0.25
-MOST_HEADROOM = 0.25
-"""Share of all KV blocks; more would keep large offline requests out for ever."""
+MOST_HEADROOM = 0.4
+"""Share of all KV blocks."""
+SHORTAGE_GAIN = 0.003
+SHORTAGE = 0.25
+"""Offline lacks blocks if it lacks nothing else in so many of the steps."""
 FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
@@ -25,9 +35,14 @@ class KvReserve:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         config: HyGenConfig = scheduler.hygen_config
-        quantile = None if config.gate_mode == "off" else config.headroom_quantile
-        self._headroom = None if quantile is None else OnlineHeadroom(quantile)
+        is_off = config.gate_mode == "off" or config.headroom_quantile is None
+        self._quantile: float = config.headroom_quantile or 1.0
+        self._headroom = None if is_off else OnlineHeadroom(self._quantile)
         self._forecast = KvForecast((), (), 0.0, scheduler.block_size)
+        self._shortage = 1.0
+        """Share of recent steps in which offline lacked blocks and nothing else."""
+        self._given_back = 0
+        """Blocks that offline requests freed at their ends, in all."""
         self._is_stale = True
         self.output_lengths = OutputLengths()
         """Of the offline requests that finished."""
@@ -35,8 +50,7 @@ class KvReserve:
         """When running offline requests started, or went on after a preemption."""
         self._stay_s = 0.0
         """How long they stay, on average."""
-        num_blocks: int = scheduler.kv_cache_manager.block_pool.num_gpu_blocks
-        self._most_online_blocks = int(MOST_HEADROOM * num_blocks)
+        self._num_blocks: int = scheduler.kv_cache_manager.block_pool.num_gpu_blocks
         self.online_blocks = 0
         """Headroom for online."""
 
@@ -46,20 +60,31 @@ class KvReserve:
         if is_due and self._headroom is not None:
             running = self._scheduler.running[:num_online]
             held = view.tokens_held(running, self._scheduler.waiting.online)
-            wanted = self._headroom.blocks(held / self._scheduler.block_size, now_s)
-            self.online_blocks = min(wanted, self._most_online_blocks)
+            tightness = min(1.0, self._shortage / SHORTAGE)
+            self._headroom.quantile = 1.0 - (1.0 - self._quantile) * tightness
+            held_blocks = held / self._scheduler.block_size
+            wanted = self._headroom.blocks(held_blocks, self._given_back, now_s)
+            self.online_blocks = min(wanted, int(MOST_HEADROOM * self._num_blocks))
         if is_due or self._is_stale:
             self._foresee(self._scheduler.running[num_online:])
+
+    def step_ended(self, refused: Collection[Refusal]) -> None:
+        """Note what offline requests were refused for in a step."""
+        lacks_time = Refusal.LATENCY in refused or Refusal.PRICE in refused
+        lacks_blocks = Refusal.BLOCKS in refused and not lacks_time
+        self._shortage += SHORTAGE_GAIN * (lacks_blocks - self._shortage)
 
     def blocks_to_start(self, request: Request) -> float:
         """Return the free blocks with which an offline request may start.
 
-        The first one may start wherever its prompt fits: it can crowd out no other.
+        The first one may start wherever its prompt fits: it can crowd out no other. Nor has it to
+        leave headroom if it takes half of all blocks, or it might never start.
         """
-        blocks = view.blocks_to_admit(self._scheduler, request) + self.online_blocks
+        blocks = view.blocks_to_admit(self._scheduler, request)
         if not self._forecast.num_running:
-            return blocks
-        return blocks + self._forecast.most_blocks(self.remaining_tokens(request))
+            return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
+        growth = self._forecast.most_blocks(self.remaining_tokens(request))
+        return blocks + self.online_blocks + growth
 
     def remaining_tokens(self, request: Request) -> float:
         """Return how many tokens an offline request is expected to go on to make."""
@@ -73,14 +98,15 @@ class KvReserve:
 
     def left(self, request: Request, now_s: float) -> None:
         """Note that an offline request finished or was aborted."""
+        self._given_back += view.num_unshared(self._scheduler, request)
         started_s = self._started_s.pop(request.request_id, None)
         if started_s is None or request.status not in FINISHED_ITSELF:
             return
         self.output_lengths.add(request.num_output_tokens)
         stay_s = now_s - started_s
         self._stay_s += (stay_s - self._stay_s) * (STAY_GAIN if self._stay_s else 1.0)
-        if self._headroom is not None:
-            self._headroom.horizon_s = HORIZON_PER_STAY * self._stay_s
+        if self._headroom is not None:  # later than that, all that runs now has given back its own
+            self._headroom.horizon_s = self._stay_s
 
     def _foresee(self, offline: list[Request]) -> None:
         scheduler = self._scheduler

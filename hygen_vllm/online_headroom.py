@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV blocks that online may want soon. Pure.
 
-What online wants has a peak within the horizon. It is forecast by a straight line over what online
-holds now, fitted to the recent past, plus a quantile of how far that was off: where much is held
-already, less more is to be expected (conformal prediction). When demand changes such a quantile is
-too low for as long as the past is remembered, so the headroom is stretched while it is missed more
-often than was asked, and shrinks again when it is not (adaptive conformal inference, Gibbs and
-Candes, NeurIPS 2021).
+Online takes blocks, and offline requests that end give some back: how many are short in between has
+a peak within the horizon. It is forecast by a straight line over what online holds now, fitted to
+the recent past, plus a quantile of how far that was off: where much is held already, less more is
+to be expected (conformal prediction). When demand changes such a quantile is too low for as long as
+the past is remembered, so the headroom is stretched while it is missed more often than was asked,
+and shrinks again when it is not (adaptive conformal inference, Gibbs and Candes, NeurIPS 2021).
 """
 
 import math
@@ -25,60 +25,68 @@ LEAST_STRETCH, MOST_STRETCH = 0.5, 4.0
 
 
 class OnlineHeadroom:
-    """The KV blocks that have to be free for the peak of what online wants within a horizon.
+    """The KV blocks that have to be free now, so that online finds what it wants within a horizon.
 
-    Later than that, running offline requests have ended and given back as much; what online wants
-    sooner has to be free, or offline prefills are preempted for it and computed again. Times are
+    What is not free then is taken from offline requests, which compute it again. Times are
     monotonic seconds. Samples are taken SAMPLE_S apart, REMEMBERED of them.
 
-    Args: quantile: share of the moments after which what is free is to be enough, in (0, 1].
+    Args: quantile: share of the moments after which what is free is to be enough, in (0, 1]; may
+        be changed at any time, as `horizon_s` may.
     """
 
     def __init__(self, quantile: float) -> None:
-        self._quantile = quantile
+        self.quantile = quantile
         self.horizon_s = FIRST_HORIZON_S
         self._next_sample_s = -math.inf
-        self._held: deque[tuple[float, float]] = deque()
-        """(time, blocks) within the horizon."""
+        self._samples: deque[tuple[float, float, float]] = deque()
+        """(time, blocks held, blocks short) within the horizon."""
         self._peak = _Highest()
+        """Of the blocks short."""
         self._line = _Line()
         self._errors: deque[float] = deque()
         """By how much peaks were higher than the line said."""
         self._sorted_errors: SortedList[float] = SortedList()
         self._stretch = 1.0
         self._least_promise = _Highest()
-        """Of the negative of what online could have had at recent moments without a preemption."""
+        """Of the negative of how short blocks could have been at recent moments."""
 
-    def blocks(self, held: float, now_s: float) -> int:
-        """Return the headroom, given the blocks that online holds or waits for. O(log samples)."""
+    def blocks(self, held: float, given_back: float, now_s: float) -> int:
+        """Return the headroom. O(log samples).
+
+        Args:
+            held: blocks that online requests hold or wait for.
+            given_back: blocks that offline requests have freed at their ends, in all.
+        """
         is_due = now_s >= self._next_sample_s
+        short = held - given_back
         if is_due:
             self._next_sample_s = now_s + SAMPLE_S
-            self._sample(held, now_s)
+            self._sample(held, short, now_s)
         headroom = self._headroom(held)
         if is_due:
-            self._least_promise.add(now_s, -(held + headroom))
+            self._least_promise.add(now_s, -(short + headroom))
         return headroom
 
     def _headroom(self, held: float) -> int:
         num_errors = len(self._sorted_errors)
         if not num_errors:
             return 0
-        rank = math.ceil(self._quantile * (num_errors + 1))  # so that the next one is below it
+        rank = math.ceil(self.quantile * (num_errors + 1))  # so that the next one is below it
         error: float = self._sorted_errors[min(rank, num_errors) - 1]
         return max(0, math.ceil(self._stretch * (self._line.at(held) + error - held)))
 
-    def _sample(self, held: float, now_s: float) -> None:
+    def _sample(self, held: float, short: float, now_s: float) -> None:
         since_s = now_s - self.horizon_s
-        while self._held and self._held[0][0] < since_s:
-            then_s, held_then = self._held.popleft()
-            peak = self._peak.since(then_s)
-            self._remember(peak - self._line.at(held_then))
+        while self._samples and self._samples[0][0] < since_s:
+            then_s, held_then, short_then = self._samples.popleft()
+            peak = held_then + self._peak.since(then_s) - short_then
+            if self._line.is_known:
+                self._remember(peak - self._line.at(held_then))
             self._line.add(held_then, peak)
-        self._held.append((now_s, held))
-        self._peak.add(now_s, held)
-        is_missed = held > -self._least_promise.since(since_s)
-        rate = STRETCH_RATE * (is_missed - (1.0 - self._quantile))
+        self._samples.append((now_s, held, short))
+        self._peak.add(now_s, short)
+        is_missed = short > -self._least_promise.since(since_s)
+        rate = STRETCH_RATE * (is_missed - (1.0 - self.quantile))
         self._stretch = min(MOST_STRETCH, max(LEAST_STRETCH, self._stretch * math.exp(rate)))
 
     def _remember(self, error: float) -> None:
@@ -121,11 +129,13 @@ class _Line:
         if len(self._points) > REMEMBERED:
             self._count(*self._points.popleft(), -1.0)
 
+    @property
+    def is_known(self) -> bool:
+        return bool(self._points)
+
     def at(self, x: float) -> float:
-        """Return y at x; x itself while nothing is known."""
+        """Return y at x."""
         num = len(self._points)
-        if not num:
-            return x
         mean_x, mean_y = self._x / num, self._y / num
         variance = self._xx / num - mean_x * mean_x
         slope = 1.0

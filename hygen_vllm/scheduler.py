@@ -251,6 +251,7 @@ class HyGenScheduler(Scheduler):
         self.waiting.offline_is_open = True
         self._offline_is_stuck = step.offline_is_stuck
         self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
+        self.kv_reserve.step_ended(step.refused)
         self.offline_log.count(step.refused, step.num_preempted)
         return step.plan
 

@@ -51,7 +51,8 @@ def make_plan(
 def _trusted_prefill_tokens(scheduler: Any) -> int:
     """Prefill tokens to which the prices may be stretched: twice what was seen so far."""
     learner = scheduler.learner
-    if learner.trusts_any_size or scheduler.gate.mode == "off":
+    has_prices = scheduler.expects_online and scheduler.gate.mode != "off"
+    if learner.trusts_any_size or not has_prices:
         return int(scheduler.max_num_scheduled_tokens)
     return int(max(scheduler.hygen_config.min_chunk_tokens, 2 * learner.largest_prefill_tokens))
 

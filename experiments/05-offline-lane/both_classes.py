@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations online with an MMLU backlog behind them: who finds how much in the prefix cache?
+"""Conversations online with a backlog behind them: who finds how much in the prefix cache?
 
     python experiments/05-offline-lane/both_classes.py
 
-Mooncake's conversation trace, 15 minutes; simulated A100 and H200, Llama-3-8B. Writes
-both-classes.csv.
+Mooncake's conversation trace, for as long as there is work in the backlog; simulated A100 and H200,
+Llama-3-8B. Writes both-classes.csv.
 """
 
 from itertools import product
@@ -16,11 +16,13 @@ ENGINES = {"a100-llama3-8b": 0.3, "h200-llama3-8b": 1.0}
 """Online requests/s."""
 ALONE = "online-only"
 POLICIES: dict[str, dict[str, Any]] = {
+    ALONE: {},
     "vllm-priority": {},
     "slo": {"slo": ["tbt_mean=+20%", "ttft_mean=+20%"]},
     "slo, p99": {"policy": "slo", "slo": ["tbt_p99=+20%"]},
 }
-OFFLINE = ("mmlu", "arxiv")
+OFFLINE = {"mmlu": 200, "arxiv": 900}
+"""Seconds; longer, and all of it is served."""
 
 
 def flags(engine: str, offline: str, policy: str) -> dict[str, Any]:
@@ -29,15 +31,15 @@ def flags(engine: str, offline: str, policy: str) -> dict[str, Any]:
         "policy": policy,
         "online": "mooncake",
         "online_rate": ENGINES[engine],
-        "seconds": 900,
+        "seconds": OFFLINE[offline],
         "seed": 5,
-        **({"offline": offline, **POLICIES[policy]} if offline else {}),
+        **({} if policy == ALONE else {"offline": offline}),
+        **POLICIES[policy],
     }
 
 
 def main() -> None:
-    beside = [*product(OFFLINE, POLICIES)]
-    places = [(engine, *rest) for engine in ENGINES for rest in (("", ALONE), *beside)]
+    places = [*product(ENGINES, OFFLINE, POLICIES)]
     rows = []
     results = simulate_all([flags(*place) for place in places])
     for (engine, offline, policy), result in zip(places, results, strict=True):
@@ -49,8 +51,10 @@ def main() -> None:
                 "policy": policy,
                 "online_hit_rate": round(result["details"]["online_prefix_hit_rate"], 4),
                 "offline_hit_rate": round(result["offline"]["prefix_hit_rate"], 4)
-                if offline
+                if policy != ALONE
                 else "",
+                "offline_left": result["details"]["arrived"]["offline"]
+                - result["offline"]["finished"],
                 "offline_tokens_per_s": round(result["offline"]["tokens_per_s"]),
                 "ttft_mean_ms": round(1e3 * result["online"]["ttft_s"]["mean"], 1),
                 "tbt_mean_ms": round(1e3 * result["online"]["tbt_s"]["mean"], 2),

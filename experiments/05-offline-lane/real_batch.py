@@ -37,11 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 BLOCK_SIZE = 32
 KV_TOKENS = 12_000
-SUBJECT_PROMPTS = 20
+SUBJECT_PROMPTS = 10
+
+Prompts = list[tuple[list[int], int]]
+"""(tokens, output tokens) of each."""
 
 
-def prompts_of(name: str, count: int) -> list[tuple[list[int], int]]:
-    """Return (tokens, output tokens) of each prompt of a set, in its random order."""
+def prompts_of(name: str, count: int) -> Prompts:
+    """Return so many prompts of a set, in its random order."""
     requests = find_offline(name, None, 0, load_tokenizer(prepare_small_model())).requests
     if name == "mmlu":  # whole subjects, so that a small set shares as much as the large one does
         by_subject: dict[tuple[int, ...], list[Any]] = {}
@@ -53,8 +56,8 @@ def prompts_of(name: str, count: int) -> list[tuple[list[int], int]]:
     return [(request.token_ids(0), request.output_tokens) for request in requests[:count]]
 
 
-def serve(variant: str, workload: str, count: int, kv_tokens: int) -> dict[str, Any]:
-    """Serve a set once; return seconds, tokens and outputs."""
+def serve(variant: str, pairs: Prompts, kv_tokens: int) -> dict[str, Any]:
+    """Serve prompts once; return seconds, tokens and outputs."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -68,14 +71,9 @@ def serve(variant: str, workload: str, count: int, kv_tokens: int) -> dict[str, 
         num_gpu_blocks_override=kv_tokens // BLOCK_SIZE + 1,
         **VARIANTS[variant],
     )
-    pairs = prompts_of(workload, count)
+    extra_args = {"slo_class": "offline"}
     params = [
-        SamplingParams(
-            temperature=0.0,
-            max_tokens=most,
-            extra_args={"slo_class": "offline"},
-        )
-        for _, most in pairs
+        SamplingParams(temperature=0.0, max_tokens=most, extra_args=extra_args) for _, most in pairs
     ]
     prompts = [{"prompt_token_ids": tokens} for tokens, _ in pairs]
     started_s = time.perf_counter()
@@ -88,11 +86,13 @@ def serve(variant: str, workload: str, count: int, kv_tokens: int) -> dict[str, 
     }
 
 
-def serve_apart(arguments: list[str]) -> dict[str, Any]:
+def serve_apart(variant: str, pairs: Prompts, kv_tokens: int) -> dict[str, Any]:
     """Serve in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
-        command = [sys.executable, __file__, "--serve", *arguments, "--json", str(result)]
+        prompts, result = Path(folder, "prompts.json"), Path(folder, "result.json")
+        prompts.write_text(json.dumps(pairs))
+        command = [sys.executable, __file__, "--kv-tokens", str(kv_tokens)]
+        command += ["--serve", variant, str(prompts), str(result)]
         with Path(folder, "log").open("w") as log:
             done = subprocess.run(command, stdout=log, stderr=log, check=False)
         if done.returncode:
@@ -105,16 +105,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--mmlu", type=int, default=400, help="prompts")
-    parser.add_argument("--gsm8k", type=int, default=100, help="prompts")
+    parser.add_argument("--mmlu", type=int, default=240, help="prompts")
+    parser.add_argument("--gsm8k", type=int, default=40, help="prompts")
     parser.add_argument("--kv-tokens", type=int, default=KV_TOKENS)
-    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        variant, workload, count, kv_tokens = options.serve
-        result = serve(variant, workload, int(count), int(kv_tokens))
-        options.json.write_text(json.dumps(result))
+        variant, prompts, result = options.serve
+        pairs = json.loads(Path(prompts).read_text())
+        Path(result).write_text(json.dumps(serve(variant, pairs, options.kv_tokens)))
         return
     rows = []
     workloads = [(name, getattr(options, name)) for name in ("mmlu", "gsm8k")]
@@ -122,15 +121,14 @@ def main() -> None:
     for workload, count in workloads:
         if not count:
             continue
-        prompts = (tokens for tokens, _ in prompts_of(workload, count))
-        infinite = infinite_hits(prompts, BLOCK_SIZE)
+        pairs = prompts_of(workload, count)
+        infinite = infinite_hits((tokens for tokens, _ in pairs), BLOCK_SIZE)
         outputs: dict[str, list[Any]] = {}
         for repeat in range(options.repeats):
             for variant in VARIANTS:
-                result = serve_apart([variant, workload, str(count), str(options.kv_tokens)])
+                result = serve_apart(variant, pairs, options.kv_tokens)
                 outputs.setdefault(variant, result["outputs"])
-                stock = outputs["stock vLLM"]
-                pairs = zip(stock, result["outputs"], strict=True)
+                both = zip(outputs["stock vLLM"], result["outputs"], strict=True)
                 hit_rate = result["cached_tokens"] / result["prompt_tokens"]
                 rows.append(
                     {
@@ -142,11 +140,11 @@ def main() -> None:
                         "seconds": round(result["seconds"], 1),
                         "prefix_hit_rate": round(hit_rate, 4),
                         "of_infinite_cache": round(hit_rate / infinite, 4),
-                        "outputs_as_stock": sum(one == other for one, other in pairs),
+                        "outputs_as_stock": sum(one == other for one, other in both),
                     }
                 )
+                write_rows(options.out, rows)
                 bar.update()
-    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 
 from runs import HERE, simulate_all, write_rows
 
-SEEDS = (200, 201, 202, 203)
-HEADROOM = {"none": "headroom_quantile=null", "0.9": "headroom_quantile=0.9"}
+SEEDS = (300, 301, 302, 303)
+HEADROOM = {"none": "headroom_quantile=null", "0.95": "headroom_quantile=0.95"}
 CASES = [
     ("arxiv", ["tbt_p99=+20%"]),
     ("arxiv", ["tbt_mean=+20%", "ttft_mean=+20%"]),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.config import HyGenConfig
+from hygen_vllm.config import HyGenConfig, with_mode_off
 from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulation import (
@@ -127,7 +127,7 @@ def _served_alone(
 def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:
     """Return the settings of a policy's scheduler. Raises ValueError, ConfigError."""
     settings = policy.settings(replace(_policy_input(options), slos=slos))
-    settings.update(options.setting if policy.is_hygen else [])
+    settings.update(with_mode_off(dict(options.setting)) if policy.is_hygen else {})
     HyGenConfig.from_mapping(settings, "--setting")
     return settings
 

@@ -77,6 +77,7 @@ def test_default_mode_before_any_online_request_takes_full_steps():
     device = VirtualDevice(HYGEN[False], CPU, {})
     serve(device, 100, online_every=0)
     assert max(s for s, _, _ in device.steps) > 4 * 0.1
+    assert device.steps[0][0] > 4 * 0.1, "nothing has to be learned first"
 
 
 def profile_of_this_engine(folder, **changes):

@@ -117,6 +117,11 @@ def test_predictor_error_reaches_the_scheduler(simulated):
             {"mode": "fixed", "latency_budget_s": 0.06},
         ),
         ("slo", (), {}),
+        (
+            "slo",
+            ("--setting", "mode=off", "--setting", "offline_order=fcfs"),
+            {"mode": "off", "offline_order": "fcfs"},
+        ),
     ],
 )
 def test_policy_flags_reach_the_settings(simulated, policy, flags, expected):

@@ -22,7 +22,7 @@ def headrooms_of(held: list[float], quantile: float = 1.0, horizon_s: float = 2.
     """Return the headroom at each of these numbers of blocks, a second between any two."""
     headroom = OnlineHeadroom(quantile)
     headroom.horizon_s = horizon_s
-    return [headroom.blocks(each, float(now_s)) for now_s, each in enumerate(held)]
+    return [headroom.blocks(each, 0.0, float(now_s)) for now_s, each in enumerate(held)]
 
 
 def returning(count: int, seed: int = 0) -> list[float]:
@@ -51,6 +51,15 @@ def test_headroom_of_calm_demand_is_none() -> None:
 def test_headroom_of_falling_demand_is_none() -> None:
     """What is given back is there for the next."""
     assert 0 == headrooms_of([50.0, 40.0, 30.0, 20.0, 10.0, 0.0, 0.0, 0.0])[-1]
+
+
+@pytest.mark.parametrize(("given_back", "headroom"), [(0.0, 20), (6.0, 8), (10.0, 0), (15.0, 0)])
+def test_what_offline_gives_back_in_time_needs_no_headroom(given_back: float, headroom: int) -> None:
+    """Online takes ten blocks more each second, two seconds long; early misses stretched that."""
+    forecast = OnlineHeadroom(1.0)
+    for second in range(40):
+        blocks = forecast.blocks(10.0 * second, given_back * second, float(second))
+    assert headroom <= blocks <= 1.8 * headroom
 
 
 def test_headroom_is_what_was_wanted_more_within_the_horizon() -> None:
@@ -106,18 +115,18 @@ def test_headroom_counts_parts_of_blocks_as_whole_ones() -> None:
 
 def test_headroom_forgets_what_is_long_ago() -> None:
     """REMEMBERED samples later nothing is left of a burst."""
-    assert 0 == headrooms_of([0.0, 100.0, *([0.0] * (2 * REMEMBERED + 3))])[-1]
-    assert 0 < headrooms_of([0.0, 100.0, *([0.0] * (REMEMBERED - 5))])[-1]
+    assert 0 == headrooms_of([0.0, 0.0, 100.0, *([0.0] * (2 * REMEMBERED + 3))])[-1]
+    assert 0 < headrooms_of([0.0, 0.0, 100.0, *([0.0] * (REMEMBERED - 5))])[-1]
 
 
 def test_headroom_is_sampled_by_time_not_by_calls() -> None:
     """A thousand steps in a moment are one sample."""
     headroom = OnlineHeadroom(1.0)
     for _ in range(1000):
-        headroom.blocks(0.0, 0.0)
-    headroom.blocks(50.0, 0.5 * SAMPLE_S)  # between two samples: nobody saw it
+        headroom.blocks(0.0, 0.0, 0.0)
+    headroom.blocks(50.0, 0.0, 0.5 * SAMPLE_S)  # between two samples: nobody saw it
     for number in range(1, 100):
-        blocks = headroom.blocks(0.0, number * SAMPLE_S)
+        blocks = headroom.blocks(0.0, 0.0, number * SAMPLE_S)
     assert 0 == blocks
     assert len(headroom._errors) <= 100 - FIRST_HORIZON_S / SAMPLE_S + 1
 
@@ -135,4 +144,5 @@ def test_headroom_is_never_negative_whatever_happens(
     headroom = OnlineHeadroom(quantile)
     for now_s, each in enumerate(held):
         headroom.horizon_s = horizons[now_s % len(horizons)]
-        assert 0 <= headroom.blocks(float(each), float(now_s)) <= 2 * MOST_STRETCH * 5000
+        blocks = headroom.blocks(float(each), 3.0 * now_s, float(now_s))
+        assert 0 <= blocks <= 2 * MOST_STRETCH * 5000

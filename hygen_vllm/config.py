@@ -102,7 +102,7 @@ class HyGenConfig:
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
-    headroom_quantile: float | None = 0.95
+    headroom_quantile: float | None = 0.93
     """KV blocks kept free of new offline requests are enough for what online wants while they run,
     beyond what others give back, after this share of the moments: so often a burst finds them
     without preempting. Higher preempts less and leaves offline less memory. More is kept free while

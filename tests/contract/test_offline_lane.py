@@ -5,7 +5,6 @@ import itertools
 from collections import Counter
 
 import pytest
-
 from vllm.v1.request import RequestStatus
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
@@ -275,7 +274,10 @@ def with_headroom(engine, blocks):
     """Let so many blocks be wanted for online, and let an online request run."""
     reserve = engine.scheduler.kv_reserve
     start_step = reserve.start_step
-    reserve.start_step = lambda *step: (start_step(*step), setattr(reserve, "online_blocks", blocks))
+    reserve.start_step = lambda *step: (
+        start_step(*step),
+        setattr(reserve, "online_blocks", blocks),
+    )
     engine.add(make_request("online-0", tokens_of(99, 0, 3), max_tokens=50))
     engine.step()
     return engine

@@ -54,7 +54,9 @@ def test_headroom_of_falling_demand_is_none() -> None:
 
 
 @pytest.mark.parametrize(("given_back", "headroom"), [(0.0, 20), (6.0, 8), (10.0, 0), (15.0, 0)])
-def test_what_offline_gives_back_in_time_needs_no_headroom(given_back: float, headroom: int) -> None:
+def test_what_offline_gives_back_in_time_needs_no_headroom(
+    given_back: float, headroom: int
+) -> None:
     """Online takes ten blocks more each second, two seconds long; early misses stretched that."""
     forecast = OnlineHeadroom(1.0)
     for second in range(40):

@@ -74,7 +74,7 @@ bench-simulator: setup ## measure the simulator: speed, memory, likeness to reco
 	$(BIN)/python experiments/03-simulator/speed.py --memory
 	$(BIN)/python experiments/03-simulator/replay.py
 
-bench-offline: model ## measure the offline lane: order, bursts, tenants, long queues, a real batch (about 90 minutes)
+bench-offline: model ## measure the offline lane: order, bursts, tenants, long queues, a real batch (about an hour)
 	$(BIN)/python experiments/05-offline-lane/prefix_order.py
 	$(BIN)/python experiments/05-offline-lane/spike.py
 	$(BIN)/python experiments/05-offline-lane/both_classes.py

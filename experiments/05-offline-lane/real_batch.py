@@ -116,11 +116,10 @@ def main() -> None:
         Path(result).write_text(json.dumps(serve(variant, pairs, options.kv_tokens)))
         return
     rows = []
-    workloads = [(name, getattr(options, name)) for name in ("mmlu", "gsm8k")]
+    counts = {"mmlu": options.mmlu, "gsm8k": options.gsm8k}
+    workloads = {name: count for name, count in counts.items() if count > 0}
     bar = tqdm(total=len(VARIANTS) * options.repeats * len(workloads), unit="run", file=sys.stderr)
-    for workload, count in workloads:
-        if not count:
-            continue
+    for workload, count in workloads.items():
         pairs = prompts_of(workload, count)
         infinite = infinite_hits((tokens for tokens, _ in pairs), BLOCK_SIZE)
         outputs: dict[str, list[Any]] = {}

@@ -16,13 +16,12 @@ order of magnitude, and among equals the oldest comes first.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar, cast
+
+from sortedcontainers import SortedList
 
 T = TypeVar("T")
 Hashes = Sequence[Hashable]
-SPARE_RANKS = 16
-"""Outdated entries of a node's heap that are tolerated beside as many as it has children."""
 
 
 class Node:
@@ -50,9 +49,9 @@ class Node:
         return self.hashes[self.start] if self.start < self.end else self
 
     @property
-    def rank(self) -> int:
-        """Order of magnitude of what it saves."""
-        return self.saved_blocks.bit_length()
+    def place(self) -> tuple[int, int]:
+        """Its place among its siblings: by the order of magnitude of what it saves, then by age."""
+        return -self.saved_blocks.bit_length(), self.number
 
     @property
     def state(self) -> tuple[int, int, int, int]:
@@ -73,39 +72,30 @@ class Leaf(Node, Generic[T]):
 class Branch(Node):
     """Blocks that at least two requests share, or the root."""
 
-    __slots__ = ("children", "ranks")
+    __slots__ = ("children", "in_order")
 
     def __init__(self, hashes: Hashes, start: int, end: int, number: int) -> None:
         super().__init__(hashes, start, end, number)
         self.children: dict[Hashable, Node] = {}
-        self.ranks: list[tuple[int, int, Node]] = []
-        """Heap of (-rank, number, child); entries of other parents or old ranks are outdated."""
+        self.in_order: SortedList[tuple[tuple[int, int], Node]] = SortedList()
+        """(place, child)."""
 
     def attach(self, child: Node) -> None:
         """Add a child of another parent or of none."""
         child.parent = self
         self.children[child.key] = child
-        self.note_rank(child)
+        self.in_order.add((child.place, child))
 
     def detach(self, child: Node) -> None:
         """Remove a child."""
         del self.children[child.key]
+        self.in_order.remove((child.place, child))
         child.parent = None
 
-    def note_rank(self, child: Node) -> None:
-        """Note that the rank of a child is new. Complexity: O(log children), amortized."""
-        heappush(self.ranks, (-child.rank, child.number, child))
-        if len(self.ranks) > 2 * len(self.children) + SPARE_RANKS:
-            self.ranks = [(-each.rank, each.number, each) for each in self.children.values()]
-            heapify(self.ranks)
-
     def first(self) -> Node:
-        """Return the child that is visited first. Drops outdated ranks. Amortized O(1)."""
-        while True:
-            rank, _, child = self.ranks[0]
-            if child.parent is self and -rank == child.rank:
-                return child
-            heappop(self.ranks)
+        """Return the child that is visited first. O(1)."""
+        child: Node = self.in_order[0][1]
+        return child
 
 
 class PrefixTree(Generic[T]):
@@ -132,7 +122,7 @@ class PrefixTree(Generic[T]):
     def add(self, item: T, hashes: Hashes) -> Leaf[T]:
         """Add a request; return its leaf. `hashes` may grow later, but not change.
 
-        Complexity: O(nodes on the path + log blocks); a rank that changes costs O(log siblings).
+        Complexity: O(nodes on the path + log blocks); a place that changes costs O(log siblings).
         """
         node, depth = self.match(hashes)
         if not isinstance(node, Branch) or depth < node.end:
@@ -173,7 +163,7 @@ class PrefixTree(Generic[T]):
     def first(self, node: Node) -> Leaf[T]:
         """Return the request below a node that is visited first; the tree must not be empty.
 
-        Complexity: O(nodes on the way down), amortized.
+        Complexity: O(nodes on the way down).
         """
         while isinstance(node, Branch):
             node = node.first()
@@ -224,16 +214,18 @@ class PrefixTree(Generic[T]):
         saved, above = 0, branch
         while above.parent is not None:
             saved += leaves * (above.end - above.start)
-            rank = above.rank
+            parent, place = above.parent, above.place
             above.num_leaves += leaves
             above.saved_blocks += saved
-            if above.rank != rank:
-                above.parent.note_rank(above)
-            above = above.parent
+            if above.place != place:
+                parent.in_order.remove((place, above))
+                parent.in_order.add((above.place, above))
+            above = parent
         above.num_leaves += leaves
 
     def _check(self, branch: Branch) -> None:
         children = branch.children.values()
+        assert len(branch.in_order) == len(children), branch.state
         assert branch.num_leaves == sum(child.num_leaves for child in children), branch.state
         if branch is not self.root:
             assert branch.start < branch.end, branch.state
@@ -247,7 +239,7 @@ class PrefixTree(Generic[T]):
             assert child.key == key, where
             assert child.start == branch.end, where
             assert [*child.hashes[: branch.end]] == [*branch.hashes[: branch.end]], where
-            assert (-child.rank, child.number, child) in branch.ranks, where
+            assert (child.place, child) in branch.in_order, where
 
 
 def num_common(one: Hashes, other: Hashes, least: int, most: int) -> int:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hygen_vllm.offline_lane.prefix_tree import Branch, Leaf, PrefixTree, num_common
+from hygen_vllm.offline_lane.prefix_tree import Branch, Leaf, Node, PrefixTree, num_common
 
 
 def chain(words: Sequence[int]) -> list[tuple[int, ...]]:
@@ -194,8 +195,7 @@ class Machine(RuleBasedStateMachine):
             assert saved_blocks(prefixes) == child.saved_blocks
         if self.model:
             child = self.tree.root.first()
-            ranks = [other.rank for other in self.tree.root.children.values()]
-            assert max(ranks) == child.rank
+            assert min(other.place for other in self.tree.root.children.values()) == child.place
             assert self.tree.first(self.tree.root).item in self.model
 
 
@@ -270,12 +270,28 @@ def test_cost_does_not_grow_with_the_tree_nor_with_the_length_of_a_prompt() -> N
     assert cost[20_000] <= 24
 
 
-def test_outdated_ranks_do_not_pile_up() -> None:
-    """Twenty families that grow and shrink leave heaps of twice what there was at a time."""
+def test_no_single_change_looks_at_all_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 5,000 requests that share nothing each comes, grows to a family and goes by few looks."""
+    looks = [0]
+    place = Node.place.fget
+
+    def counted(node: Node) -> tuple[int, int]:
+        looks[0] += 1
+        return place(node)
+
+    monkeypatch.setattr(Node, "place", property(counted))
     tree: PrefixTree[int] = PrefixTree()
-    for turn in range(50):
-        leaves = [tree.add(i, chain([i % 20, 7, i])) for i in range(100)]
-        for leaf in leaves[turn % 2 :]:
-            tree.remove(leaf)
-        tree.check_invariants()
-    assert len(tree.root.ranks) <= 2 * 20 + 17
+    leaves: list[Leaf[int]] = []
+    most = 0
+
+    def note() -> None:
+        nonlocal most
+        most, looks[0] = max(most, looks[0]), 0
+
+    for i in range(7000):
+        leaves.append(tree.add(i, chain([i % 5000, 7, i])))
+        note()
+    for leaf in leaves:
+        tree.remove(leaf)
+        note()
+    assert most <= 12

@@ -21,6 +21,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sortedcontainers import SortedList
+
 from hygen_vllm.offline_lane.prefix_tree import Hashes, Leaf, Node, PrefixTree, num_common
 
 R = TypeVar("R")
@@ -50,7 +52,17 @@ class OrderRules:
 class Waiting(Generic[R]):
     """A request that waits, wherever it is in the lane; known by itself, not by its contents."""
 
-    __slots__ = ("added_s", "has_run", "hashes", "is_here", "leaf", "request", "tenant", "urgency")
+    __slots__ = (
+        "added_s",
+        "has_run",
+        "hashes",
+        "is_here",
+        "leaf",
+        "number",
+        "request",
+        "tenant",
+        "urgency",
+    )
 
     def __init__(self, request: R, added_s: float, tenant: str = "") -> None:
         self.request = request
@@ -64,6 +76,8 @@ class Waiting(Generic[R]):
         self.leaf: Leaf[Waiting[R]] | None = None
         self.is_here = False
         """Whether it is in an AdmissionOrder."""
+        self.number = 0
+        """Those that came to the order later have higher ones."""
 
 
 class AdmissionOrder(Generic[R]):
@@ -80,9 +94,9 @@ class AdmissionOrder(Generic[R]):
         self._by_age_share = 1.0 - rules.utility_ratio
         self._num_cached = num_cached
         self._tree: PrefixTree[Waiting[R]] = PrefixTree()
-        self._by_age: deque[Waiting[R]] = deque()
-        """Oldest first; those that are no longer here stay in it until it is their turn."""
-        self._num_here = 0
+        self._by_age: SortedList[tuple[int, Waiting[R]]] = SortedList()
+        """(number, request), oldest first."""
+        self._last_number = 0
         self._last: Hashes = ()
         """The prefix that was admitted last."""
         self._left: deque[Hashes] = deque(maxlen=BRANCHES_REMEMBERED)
@@ -91,30 +105,29 @@ class AdmissionOrder(Generic[R]):
         self._sharers_left = 0
 
     def __len__(self) -> int:
-        return self._num_here
+        return len(self._by_age)
 
     def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
         """Add a request; it is the youngest. Complexity: that of `PrefixTree.add`."""
         waiting.is_here = True
-        self._num_here += 1
-        self._by_age.append(waiting)
+        self._last_number += 1
+        waiting.number = self._last_number
+        self._by_age.add((waiting.number, waiting))
         if self._rules.by_prefix:
             waiting.hashes = hashes
             waiting.leaf = self._tree.add(waiting, hashes)
 
     def remove(self, waiting: Waiting[R]) -> None:
-        """Remove a request that is here. Complexity: that of `PrefixTree.remove`, amortized."""
+        """Remove a request that is here. Complexity: that of `PrefixTree.remove`."""
         waiting.is_here = False
-        self._num_here -= 1
+        self._by_age.remove((waiting.number, waiting))
         if waiting.leaf is not None:
             self._tree.remove(waiting.leaf)
             waiting.leaf = None
-        if len(self._by_age) > 2 * self._num_here + SHARERS:
-            self._by_age = deque(each for each in self._by_age if each.is_here)
 
     def next(self, now_s: float) -> Waiting[R] | None:
         """Return the request to admit next, None if there is none. Complexity: see PrefixTree."""
-        if not self._num_here:
+        if not self._by_age:
             return None
         oldest = self._oldest()
         if not self._rules.by_prefix:
@@ -143,17 +156,16 @@ class AdmissionOrder(Generic[R]):
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the two orders do not hold the same requests."""
-        here = [each for each in self._by_age if each.is_here]
-        assert len(here) == self._num_here, (len(here), self._num_here)
+        here = [each for _, each in self._by_age]
+        assert all(each.is_here for each in here), len(here)
         assert [each.added_s for each in here] == sorted(each.added_s for each in here)
         if self._rules.by_prefix:
             self._tree.check_invariants()
-            assert {leaf.item for leaf in self._tree} == set(here), self._num_here
+            assert {leaf.item for leaf in self._tree} == set(here), len(here)
 
     def _oldest(self) -> Waiting[R]:
-        while not self._by_age[0].is_here:
-            self._by_age.popleft()
-        return self._by_age[0]
+        oldest: Waiting[R] = self._by_age[0][1]
+        return oldest
 
     def _is_overdue(self, waiting: Waiting[R], now_s: float) -> bool:
         max_wait_s = self._rules.max_wait_s

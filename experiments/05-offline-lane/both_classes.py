@@ -3,8 +3,7 @@
 
     python experiments/05-offline-lane/both_classes.py
 
-Mooncake's conversation trace, for as long as there is work in the backlog; simulated A100 and H200,
-Llama-3-8B. Writes both-classes.csv.
+Mooncake's conversation trace; simulated A100 and H200, Llama-3-8B. Writes both-classes.csv.
 """
 
 from itertools import product
@@ -22,7 +21,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "slo, p99": {"policy": "slo", "slo": ["tbt_p99=+20%"]},
 }
 OFFLINE = {"mmlu": 200, "arxiv": 900}
-"""Seconds; longer, and all of it is served."""
+"""Seconds; about as long as all of MMLU takes."""
 
 
 def flags(engine: str, offline: str, policy: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ TURNS, STEPS_PER_TURN = 8, 40
 FAMILY = 250
 """Requests that share six blocks of eight."""
 KINDS = ("unique", "families", "identical")
+SLOTS = {"step": NUM_RUNNING, "admit": NUM_RUNNING + 4}
+CASES = (*SLOTS, "added", "memory")
 
 
 def prompt(kind: str, number: int) -> list[int]:
@@ -202,29 +204,32 @@ def memory_row(kind: str, count: int) -> dict[str, Any]:
     }
 
 
-def rows(most: int) -> Iterator[dict[str, Any]]:
-    cases = (("step", NUM_RUNNING), ("admit", NUM_RUNNING + 4))
+def rows(most: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
     for kind in KINDS:
         lengths = LENGTHS if kind == "families" else LENGTHS[:-1]
         for num_queued in (n for n in lengths if n <= most):
-            for case, num_slots in cases:
+            for case in (case for case in SLOTS if case in cases):
                 gc.collect()
                 gc.disable()
-                yield step_rows(case, num_slots, kind, num_queued)
+                yield step_rows(case, SLOTS[case], kind, num_queued)
                 gc.enable()
-        gc.collect()
-        gc.disable()
-        yield burst_row(kind, min(BURST, most))
-        gc.enable()
-        yield memory_row(kind, min(BURST, most))
+        if "added" in cases:
+            gc.collect()
+            gc.disable()
+            yield burst_row(kind, min(BURST, most))
+            gc.enable()
+        if "memory" in cases:
+            yield memory_row(kind, min(BURST, most))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     parser.add_argument("--most", type=int, default=1_000_000, help="longest queue")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     options = parser.parse_args()
-    write_rows(options.out, list(tqdm(rows(options.most), unit="row", file=sys.stderr)))
+    found = rows(options.most, options.cases)
+    write_rows(options.out, list(tqdm(found, unit="row", file=sys.stderr)))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class TwoLaneQueue(RequestQueue):
         request, self.offered = self.offered, None
         if request is None and self.online:
             return self.online.pop_request()
-        # vLLM 0.33 pops what it peeked even when the gate closed the lane in between.
+        if request is not None and not self.offline_is_open:
+            # The gate refused it: vLLM 0.33 pops it to prepend it again. It keeps its place.
+            return request
         request = request or self._offline_candidate()
         if request is None:
             raise IndexError("pop from an empty queue")
@@ -87,7 +89,7 @@ class TwoLaneQueue(RequestQueue):
         requests = list(requests)
         self.online.prepend_requests([r for r in requests if not self._is_offline(r)])
         for request in requests:
-            if self._is_offline(request):
+            if self._is_offline(request) and request not in self.offline:
                 self.offline.put_back(request)
 
     def remove_request(self, request: Request) -> None:

@@ -156,6 +156,22 @@ def test_preempted_request_goes_on_before_new_ones(is_async):
     assert expected_tokens(tokens_of(number, number), 20) == engine.outputs[victim]
 
 
+def test_request_that_the_gate_refuses_keeps_its_place(is_async):
+    """vLLM 0.33 takes it out and puts it back: it does not come before a preempted one."""
+    waiting = engine_of(is_async).scheduler.waiting
+    refused, preempted = offline(0, 0), offline(1, 0)
+    waiting.add_request(refused)
+    waiting.start_step(offline_is_open=True, now_s=0.0)
+    assert refused is waiting.peek_request()
+    waiting.offline_is_open = False
+    assert refused is waiting.pop_request()
+    waiting.prepend_requests([refused])
+    assert 1 == len(waiting)
+    waiting.prepend_request(preempted)
+    waiting.start_step(offline_is_open=True, now_s=0.0)
+    assert [preempted, refused] == [waiting.pop_request() for _ in range(2)]
+
+
 def test_finished_offline_requests_do_not_wash_out_the_prefix_cache(is_async):
     """What online left is still cached after many times the cache in offline work."""
     prompt = tokens_of(77, 0, shared=40)

@@ -158,9 +158,12 @@ def test_preempted_request_goes_on_before_new_ones(is_async):
 
 def test_request_that_the_gate_refuses_keeps_its_place(is_async):
     """vLLM 0.33 takes it out and puts it back: it does not come before a preempted one."""
-    waiting = engine_of(is_async).scheduler.waiting
+    scheduler = engine_of(is_async).scheduler
+    waiting = scheduler.waiting
     refused, preempted = offline(0, 0), offline(1, 0)
-    waiting.add_request(refused)
+    for request in (refused, preempted):
+        scheduler.add_request(request)
+    waiting.remove_request(preempted)
     waiting.start_step(offline_is_open=True, now_s=0.0)
     assert refused is waiting.peek_request()
     waiting.offline_is_open = False

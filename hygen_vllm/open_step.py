@@ -126,6 +126,7 @@ class OpenStep:
             if not is_running:
                 self._scheduler.kv_reserve.started(request, self._scheduler.clock())
                 self._scheduler.leftovers.started(request, computed)
+                self._scheduler.offline_log.num_started += 1
                 if self._starts_left is not None and not request.num_preemptions:
                     self._starts_left -= 1
             return result

@@ -34,6 +34,7 @@ from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
 from hygen_vllm.leftovers import Leftovers
+from hygen_vllm.load_report import LoadReport, answer_through_engine_core
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
@@ -51,6 +52,7 @@ from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
 logger = init_logger(__name__)
 
 check_release(vllm_version)
+answer_through_engine_core()
 
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
@@ -89,6 +91,8 @@ class HyGenScheduler(Scheduler):
         self.kv_holding_waiting: TwoLaneQueue
         self.waiting, self.kv_holding_waiting = make_waiting_queues(self)
         self.offline_log = OfflineLog()
+        self.load_report = LoadReport(self)
+        """What this engine has to do, for those who send requests to several."""
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
         self.trace = new_trace(self.hygen_config, vllm_config, self.clock())

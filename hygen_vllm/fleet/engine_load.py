@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine has to do, as it tells those who send it requests. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """The load of an engine at one moment.
+
+    Args:
+        num_online: online requests that run or wait.
+        online_prefill_tokens: tokens of theirs that are to be computed before they can decode.
+        num_offline: offline requests that run or wait.
+        offline_wanted: offline requests that it would take now, beyond those it has.
+        free_blocks: KV blocks that online requests could have, those of offline ones among them.
+        decode_step_s: predicted seconds of a step of all online decodes; 0 if unknown.
+        prefill_token_s: predicted seconds of a token in a step full of prefill; 0 if unknown.
+    """
+
+    num_online: int = 0
+    online_prefill_tokens: int = 0
+    num_offline: int = 0
+    offline_wanted: int = 0
+    free_blocks: int = 0
+    decode_step_s: float = 0.0
+    prefill_token_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EngineLoad":
+        """Return what `to_dict` gave; names that are not known here are passed over."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def total(cls, loads: Sequence["EngineLoad"]) -> "EngineLoad":
+        """Return the load of engines behind one door: work adds up, the slowest step counts."""
+        slowest = {"decode_step_s", "prefill_token_s"}
+        values = {
+            field.name: (max if field.name in slowest else sum)(
+                getattr(load, field.name) for load in loads
+            )
+            for field in fields(cls)
+        }
+        return cls(**values)

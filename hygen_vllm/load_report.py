@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells what a HyGenScheduler has to do, to those who send requests to several engines.
+
+The report is asked for by name through vLLM's EngineCore (`call_utility`), whatever process asks.
+"""
+
+import math
+from typing import Any
+
+from vllm.v1.engine.core import EngineCore
+
+from hygen_vllm import vllm_view as view
+from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.latency.step_features import StepComposition
+
+UTILITY = "hygen_load"
+"""Name under which EngineCore answers."""
+AHEAD_S = 2.0
+"""Offline requests are wanted for so long, at the rate at which they started lately."""
+LEAST_AHEAD = 4
+SHORTEST_S = 0.2
+"""Two reports that are closer count as one for the rate."""
+
+
+class LoadReport:
+    """The loads of one scheduler, one after the other."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._num_started = 0
+        self._counted_s = scheduler.clock()
+        self._starts_per_s = 0.0
+
+    def now(self) -> EngineLoad:
+        """Return the present load. Takes O(running + waiting online requests)."""
+        scheduler = self._scheduler
+        waiting = [*scheduler.waiting.online, *scheduler.kv_holding_waiting.online]
+        running = [r for r in scheduler.running if not scheduler.is_offline(r)]
+        prefills = [r for r in running if r.is_prefill_chunk]
+        decodes = [r for r in running if not r.is_prefill_chunk]
+        offline_blocks = sum(
+            view.num_held(scheduler, r) for r in scheduler.running if scheduler.is_offline(r)
+        )
+        decode_step_s, prefill_token_s = self._seconds(decodes)
+        return EngineLoad(
+            num_online=len(running) + len(waiting),
+            online_prefill_tokens=sum(
+                max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + waiting
+            ),
+            num_offline=len(scheduler.offline_ids),
+            offline_wanted=max(0, self._most_ahead() - scheduler.num_waiting_offline()),
+            free_blocks=view.free_blocks(scheduler) + offline_blocks,
+            decode_step_s=decode_step_s,
+            prefill_token_s=prefill_token_s,
+        )
+
+    def _seconds(self, decodes: list[Any]) -> tuple[float, float]:
+        cost = self._scheduler.learner.cost
+        if cost is None:
+            return 0.0, 0.0
+        context = sum(r.num_computed_tokens for r in decodes)
+        step = StepComposition(decode_tokens=len(decodes), decode_context_tokens=context)
+        most = self._scheduler.max_num_scheduled_tokens
+        prefill_s = cost.base_s + cost.added_chunk_seconds(0, most, 0, is_first=True)
+        return (cost.seconds(step) if decodes else 0.0), prefill_s / most
+
+    def _most_ahead(self) -> int:
+        """Return how many offline requests may wait here."""
+        now_s, num_started = self._scheduler.clock(), self._scheduler.offline_log.num_started
+        passed_s = now_s - self._counted_s
+        if passed_s >= SHORTEST_S:
+            rate = (num_started - self._num_started) / passed_s
+            self._starts_per_s = max(rate, 0.5 * self._starts_per_s)
+            self._num_started, self._counted_s = num_started, now_s
+        ahead = max(LEAST_AHEAD, math.ceil(AHEAD_S * self._starts_per_s))
+        return min(ahead, int(self._scheduler.max_num_running_reqs))
+
+
+def answer_through_engine_core() -> None:
+    """Let EngineCore answer UTILITY with the load as plain values."""
+    setattr(EngineCore, UTILITY, lambda core: core.scheduler.load_report.now().to_dict())

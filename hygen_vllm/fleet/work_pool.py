@@ -80,9 +80,11 @@ class WorkPool(Generic[W]):
         """Return work that a worker is to do, at most so much; also tells that it lives."""
         lent = self._heard(worker, now_s).lent
         taken: list[Work[W]] = []
+        while self._queue.num_new:
+            self._queue.start_scan(now_s)
         while len(taken) < most and self._queue:
             work = self._queue.next_candidate()
-            if work is None:  # a scan offers a bounded number, and puts a bounded number in order
+            if work is None:  # a scan offers a bounded number
                 self._queue.start_scan(now_s)
                 continue
             self._queue.take(work)

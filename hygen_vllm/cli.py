@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hygen_vllm.argument_types import count, positive
+from hygen_vllm.batch_job.arguments import add_batch
 from hygen_vllm.simulator.arguments import add_simulate
 from hygen_vllm.tuner.arguments import add_tune
 
@@ -277,6 +278,7 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], .
     add_simulate,
     add_tune,
     _add_report,
+    add_batch,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ The order in which it is given away is that of the offline lane of an engine: te
 age. What a worker takes at once are neighbours in that order, which share most.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -69,6 +69,11 @@ class WorkPool(Generic[W]):
         """Work that each worker has."""
         return {name: len(worker.lent) for name, worker in self._workers.items()}
 
+    def lent(self, worker: Hashable) -> Collection[Hashable]:
+        """Ids of the work that a worker has."""
+        known = self._workers.get(worker)
+        return known.lent.keys() if known is not None else ()
+
     def add(self, work: Work[W], now_s: float) -> None:
         """Add work. Raises ValueError if its id is known."""
         if work.request_id in self._known:
@@ -92,6 +97,17 @@ class WorkPool(Generic[W]):
             lent[work.request_id] = work
             taken.append(work)
         return taken
+
+    def reconcile(self, worker: Hashable, doing: Collection[Hashable]) -> list[Work[W]]:
+        """Let work wait again that a worker was lent and does not have; what it took got lost.
+
+        Args: doing: ids of all that it has; one that it is done with is among them until it said so.
+        Returns: work that is given up.
+        """
+        known = self._workers.get(worker)
+        lost = [] if known is None else [n for n in known.lent if n not in doing]
+        works = [known.lent.pop(name) for name in lost] if known is not None else []
+        return [work for work in works if not self._wait_again(work)]
 
     def done(self, request_id: Hashable, tokens: float) -> bool:
         """Note a result, which counts only once; return whether it does.

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hygen batch run`: a file of requests through an application, and what came of it."""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from hygen_vllm.batch_job.batch_file import BatchRow, bad_row, read_rows, result_row
+from hygen_vllm.batch_job.results_file import ResultsFile
+
+
+@dataclass
+class _Tally:
+    """What a run of the command has done."""
+
+    num_done: int = 0
+    num_tokens: int = 0
+
+    def count(self, result: dict[str, Any]) -> None:
+        self.num_done += 1
+        usage = result.get("response", {}).get("usage") or {}
+        self.num_tokens += usage.get("total_tokens") or 0
+
+
+def run_file(arguments: argparse.Namespace) -> None:
+    """Run the command. Raises OSError, ValueError for bad input, RuntimeError if Ray is not there.
+
+    The file is read whole before anything is sent: bad rows get their error at once.
+    """
+    with arguments.input.open(encoding="utf-8") as lines:
+        rows = list(read_rows(lines))
+    output = ResultsFile(arguments.out, resume=arguments.resume)
+    try:
+        wanted = _write_bad_rows(rows, output)
+        left = [(name, request) for name, request in wanted if name not in output.done]
+        skipped = len(wanted) - len(left)
+        if skipped:
+            sys.stderr.write(f"{skipped} of {len(wanted)} results are there already\n")
+        _send(left, output, arguments)
+    finally:
+        output.close()
+
+
+def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str, Any]]:
+    """Write errors for the rows that are no requests; return the others."""
+    wanted = []
+    without_name = None in output.done
+    for row in rows:
+        if row.custom_id is not None and row.request is not None:
+            wanted.append((row.custom_id, row.request))
+        elif row.custom_id is not None or not without_name:
+            output.write(bad_row(row))
+    return wanted
+
+
+def _send(left: list[tuple[str, Any]], output: ResultsFile, arguments: argparse.Namespace) -> None:
+    tally = _Tally()
+    started_s = time.monotonic()
+    if left:
+        from hygen_vllm.batch_job.job import connect, run_rows
+
+        connect(arguments.address)
+        with tqdm(total=len(left), unit="request", file=sys.stderr) as bar:
+            for custom_id, result in run_rows(left, arguments.app, arguments.concurrency):
+                if output.write(result_row(custom_id, result)):
+                    tally.count(result)
+                    bar.update()
+    seconds = time.monotonic() - started_s
+    sys.stdout.write(
+        f"{tally.num_done} results in {seconds:.1f} s, {tally.num_tokens / max(seconds, 1e-9):.0f} "
+        f"tokens/s; {len(output.done)} in {arguments.out}, {output.num_failed} of them errors\n"
+    )

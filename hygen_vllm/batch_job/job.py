@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs offline requests through Ray Data's processor against a live application.
+
+The processor calls the application's OfflinePool, which labels them offline and hands them to the
+replicas as these have room; what the job has under way waits there. A failure of Ray costs what was
+under way: the job waits, longer each time that nothing was gained, and runs what is left.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import serve
+from ray.data import Dataset
+from ray.data.llm import ServeDeploymentProcessorConfig, build_processor
+
+from hygen_vllm.batch_job.batch_file import error_code
+from hygen_vllm.openai_request import OpenAiRequest
+from hygen_vllm.ray_serving.offline_pool import NAME
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_CALL = 8
+"""Results come back in groups of so many, when the last one is done."""
+WINDOW = 50_000
+"""Rows that the job holds in Ray's memory at a time."""
+SERVER_ERROR = 500
+MOST_TRIES = 3
+"""Of a request that fails for no fault of its own."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+MOST_FUTILE = 8
+"""Failures of Ray in a row without a result, after which the job is given up."""
+
+Wanted = tuple[str, OpenAiRequest]
+"""custom_id and request."""
+Result = tuple[str, dict[str, Any]]
+
+
+@dataclass
+class _Progress:
+    """What is left of a job.
+
+    Args: tries: how often a request has failed for no fault of its own.
+    """
+
+    left: dict[str, OpenAiRequest]
+    tries: dict[str, int] = field(default_factory=dict)
+
+    def is_final(self, custom_id: str, result: dict[str, Any]) -> bool:
+        """Whether a result counts; note that it came."""
+        if custom_id not in self.left:
+            return False
+        if error_code(result.get("error") or {}) >= SERVER_ERROR:
+            self.tries[custom_id] = self.tries.get(custom_id, 0) + 1
+            if self.tries[custom_id] < MOST_TRIES:
+                return False
+        del self.left[custom_id]
+        return True
+
+
+def run_rows(
+    rows: Sequence[Wanted],
+    app_name: str,
+    concurrency: int,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Result]:
+    """Yield one result of each request, as they come.
+
+    Args: concurrency: requests that are under way at a time, in replicas or waiting for one.
+    Raises: RuntimeError if there is no such application, or it fails again and again.
+    """
+    if NAME not in deployments_of(app_name):
+        raise RuntimeError(f"no application {app_name!r} of hygen_vllm.ray_serving is running")
+    for start in range(0, len(rows), WINDOW):
+        yield from _run_window(dict(rows[start : start + WINDOW]), app_name, concurrency, sleep)
+
+
+def connect(address: str) -> None:
+    """Connect this process to a Ray cluster. Raises RuntimeError, one line, if there is none."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise RuntimeError(f"no Ray cluster at {address!r}: {error}") from None
+
+
+def deployments_of(app_name: str) -> list[str]:
+    """Return the names of the deployments of an application, none if it is not there."""
+    application = serve.status().applications.get(app_name)
+    return [] if application is None else list(application.deployments)
+
+
+def _run_window(
+    rows: dict[str, OpenAiRequest],
+    app_name: str,
+    concurrency: int,
+    sleep: Callable[[float], None],
+) -> Iterator[Result]:
+    progress = _Progress(rows)
+    num_futile = 0
+    while progress.left:
+        num_left = len(progress.left)
+        try:
+            for custom_id, result in _run_once(list(progress.left.items()), app_name, concurrency):
+                if progress.is_final(custom_id, result):
+                    yield custom_id, result
+        except ray.exceptions.RayError as error:
+            num_futile = 0 if len(progress.left) < num_left else num_futile + 1
+            if num_futile >= MOST_FUTILE:
+                raise RuntimeError(
+                    f"application {app_name!r} fails again and again: {error}"
+                ) from None
+            logger.warning("Ray failed, %d requests are left: %s", len(progress.left), error)
+        if progress.left:
+            sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_futile))
+
+
+def _run_once(rows: Sequence[Wanted], app_name: str, concurrency: int) -> Iterator[Result]:
+    items = [
+        {
+            "custom_id": custom_id,
+            "method": "run",
+            "request_kwargs": {"url": request.url, "body": json.dumps(request.body)},
+        }
+        for custom_id, request in rows
+    ]
+    dataset = ray.data.from_items(
+        items, override_num_blocks=max(1, math.ceil(len(items) / ROWS_PER_CALL))
+    )
+    for row in through_pool(dataset, app_name, concurrency).iter_rows():
+        failure = row.get("__inference_error__")
+        if failure:
+            logger.warning("a request failed on its way: %s", failure)
+            continue
+        yield row["custom_id"], json.loads(row["result"])
+
+
+def through_pool(dataset: Dataset, app_name: str, concurrency: int) -> Dataset:
+    """Return a dataset with the column `result`, JSON, for one with `method` and `request_kwargs`.
+
+    `method` is "run", `request_kwargs` has `url` and `body`, JSON. Lazy, as all of Ray Data.
+    """
+    config = ServeDeploymentProcessorConfig(
+        deployment_name=NAME,
+        app_name=app_name,
+        batch_size=ROWS_PER_CALL,
+        concurrency=1,
+        should_continue_on_error=True,
+    )
+    light = {"num_cpus": 0.01}
+    processor = build_processor(
+        config,
+        builder_kwargs={},
+        preprocess=_same,
+        postprocess=_same,
+        preprocess_map_kwargs=light,
+        postprocess_map_kwargs=light,
+    )
+    (stage,) = (processor.get_stage_by_name(name) for name in processor.list_stage_names())
+    stage.map_batches_kwargs.update(
+        num_cpus=0.01, max_concurrency=max(1, concurrency // ROWS_PER_CALL)
+    )
+    return processor(dataset)
+
+
+def _same(row: dict[str, Any]) -> dict[str, Any]:
+    return row

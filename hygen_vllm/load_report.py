@@ -28,7 +28,7 @@ class LoadReport:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._num_started = 0
-        self._counted_s = scheduler.clock()
+        self._counted_s: float | None = None
         self._starts_per_s = 0.0
 
     def now(self) -> EngineLoad:
@@ -67,6 +67,8 @@ class LoadReport:
     def _most_ahead(self) -> int:
         """Return how many offline requests may wait here."""
         now_s, num_started = self._scheduler.clock(), self._scheduler.offline_log.num_started
+        if self._counted_s is None:
+            self._num_started, self._counted_s = num_started, now_s
         passed_s = now_s - self._counted_s
         if passed_s >= SHORTEST_S:
             rate = (num_started - self._num_started) / passed_s

@@ -56,8 +56,8 @@ class OpenAiRequest:
     def tokens(self) -> float:
         """About how many tokens it will have, prompt and output."""
         most = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
-        is_known = isinstance(most, int | float)
-        return len(self.text) / CHARACTERS_PER_TOKEN + (most if is_known else DEFAULT_OUTPUT_TOKENS)
+        output_tokens = most if isinstance(most, int) else DEFAULT_OUTPUT_TOKENS
+        return len(self.text) / CHARACTERS_PER_TOKEN + output_tokens
 
     def prefix_hashes(self) -> list[bytes]:
         """Return chained hashes of the text, one a chunk: equal ones stand for equal beginnings."""

@@ -101,7 +101,7 @@ class WorkPool(Generic[W]):
     def reconcile(self, worker: Hashable, doing: Collection[Hashable]) -> list[Work[W]]:
         """Let work wait again that a worker was lent and does not have; what it took got lost.
 
-        Args: doing: ids of all that it has; one that it is done with is among them until it said so.
+        Args: doing: ids of all that it has, those among them that it has not said it is done with.
         Returns: work that is given up.
         """
         known = self._workers.get(worker)

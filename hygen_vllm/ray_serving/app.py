@@ -11,14 +11,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
+from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving import offline_pool
 from hygen_vllm.ray_serving.app_config import AppConfig
 from hygen_vllm.ray_serving.ingress import HyGenIngress
-from hygen_vllm.ray_serving.resources import check_resources
+from hygen_vllm.ray_serving.resources import missing_resources
 from hygen_vllm.ray_serving.server import HyGenServer
 
 HEALTH_CHECK_PERIOD_S = 5.0
@@ -37,7 +39,7 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
         config = AppConfig.from_mapping(config)
     llm_config = _llm_config(config)
     if config.check_resources:
-        check_resources(llm_config, config.num_replicas or 1)
+        _check_resources(llm_config, config.num_replicas or 1)
     scheduler_config = config.scheduler_config
     pool = serve.deployment(
         offline_pool.OfflinePool,
@@ -84,3 +86,15 @@ def _llm_config(config: AppConfig) -> LLMConfig:
         server_cls=HyGenServer,
         **on_cpu,
     )
+
+
+def _check_resources(llm_config: LLMConfig, num_replicas: int) -> None:
+    """Raise ConfigError if the cluster of this process, were it empty, could not hold replicas."""
+    if not ray.is_initialized():
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    bundles = llm_config.get_engine_config().placement_bundles
+    wanted = [{name: n for name, n in bundle.items() if n > 0} for bundle in bundles]
+    missing = missing_resources(wanted, num_replicas, nodes)
+    if missing is not None:
+        raise ConfigError(missing)

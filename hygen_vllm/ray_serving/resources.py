@@ -1,35 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a Ray cluster has what replicas ask for: else they would wait for ever, in silence."""
+"""Whether a cluster has what replicas ask for: else they would wait for ever, in silence. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import ray
-from ray.serve.llm import LLMConfig
-
-from hygen_vllm.config import ConfigError
 
 Bundle = Mapping[str, float]
-
-
-def check_resources(llm_config: LLMConfig, num_replicas: int) -> None:
-    """Raise ConfigError if the cluster could not hold the replicas even if it were empty.
-
-    Does nothing where this process is not connected to a cluster.
-    """
-    if not ray.is_initialized():
-        return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    bundles = [_plain(bundle) for bundle in bundles_of(llm_config)]
-    missing = missing_resources(bundles, num_replicas, nodes)
-    if missing is not None:
-        raise ConfigError(missing)
-
-
-def bundles_of(llm_config: LLMConfig) -> Sequence[Bundle]:
-    """Return what each worker of a replica asks for."""
-    found: Sequence[Bundle] = llm_config.get_engine_config().placement_bundles
-    return found
 
 
 def missing_resources(
@@ -56,10 +30,6 @@ def missing_resources(
             f"{num_replicas} replicas ask for {_text(wanted)}; the Ray cluster has {_text(total)}"
         )
     return None
-
-
-def _plain(bundle: Bundle) -> dict[str, Any]:
-    return {name: amount for name, amount in bundle.items() if amount > 0}
 
 
 def _fits(wanted: Bundle, there: Bundle) -> bool:

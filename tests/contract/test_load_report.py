@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scheduler says of its load, to those who send requests to several engines."""
+
+import pytest
+from vllm.v1.engine.core import EngineCore
+
+from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.load_report import LEAST_AHEAD, UTILITY
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+COST = StepCost(0.01, 0.001, 0.0, 0.0, 0.0001, 0.0, 0.0)
+"""10 ms, 1 ms a decode, 0.1 ms a prefill token."""
+
+
+class Clocked:
+    """An engine whose scheduler has a clock of its own."""
+
+    def __init__(self, is_async, **limits):
+        limits = {"num_blocks": 101, "max_num_seqs": 8, "max_num_batched_tokens": 100, **limits}
+        self.scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), {"mode": "off"})
+        self.now_s = 0.0
+        self.scheduler.clock = lambda: self.now_s
+        self.engine = FakeEngine(self.scheduler, depth=2 if is_async else 1)
+
+    def add(self, slo_class, number, num_tokens=8, max_tokens=50):
+        tokens = [(97 * number + j) % 1000 for j in range(num_tokens)]
+        name = f"{slo_class}-{number}"
+        self.engine.add(make_request(name, tokens, slo_class=slo_class, max_tokens=max_tokens))
+
+    def load(self):
+        return self.scheduler.load_report.now()
+
+
+def test_idle_engine_wants_a_little(is_async):
+    """As much as shows how fast it takes more."""
+    load = Clocked(is_async).load()
+    assert EngineLoad(offline_wanted=LEAST_AHEAD, free_blocks=100) == load
+
+
+def test_prefill_that_is_to_be_done_is_counted(is_async):
+    """Of online requests that wait and of those in chunks, not of offline ones."""
+    engine = Clocked(is_async)
+    engine.add("online", 0, num_tokens=250)
+    engine.add("online", 1, num_tokens=30)
+    engine.add("offline", 2, num_tokens=70)
+    assert 280 == engine.load().online_prefill_tokens
+    engine.engine.step()
+    assert 180 == engine.load().online_prefill_tokens
+    assert (2, 1) == (engine.load().num_online, engine.load().num_offline)
+
+
+def test_seconds_are_predicted(is_async):
+    """Of the online decodes, and of a token in a step full of prefill."""
+    engine = Clocked(is_async)
+    engine.scheduler.learner = CostLearner(COST)
+    for i in range(3):
+        engine.add("online", i)
+    engine.add("offline", 4)
+    for _ in range(3):
+        engine.engine.step()
+    load = engine.load()
+    assert 0.013 == pytest.approx(load.decode_step_s)
+    assert (0.01 + 100 * 0.0001) / 100 == pytest.approx(load.prefill_token_s)
+
+
+def test_blocks_of_offline_requests_are_online_ones(is_async):
+    """They are preempted for them."""
+    engine = Clocked(is_async)
+    engine.add("offline", 0, num_tokens=80)
+    for _ in range(3):
+        engine.engine.step()
+    assert 100 == engine.load().free_blocks
+    engine.add("online", 1, num_tokens=40)
+    for _ in range(3):
+        engine.engine.step()
+    assert 100 - 11 <= engine.load().free_blocks <= 100 - 10
+
+
+def test_engine_wants_what_it_will_start_soon(is_async):
+    """Twice what it started in the last second, less what waits in it."""
+    engine = Clocked(is_async)
+    engine.load()
+    for i in range(6):
+        engine.add("offline", i)
+    engine.engine.step()
+    engine.now_s = 2.0
+    assert 6 == engine.load().offline_wanted
+    for i in range(6, 10):
+        engine.add("offline", i)
+    assert 6 - 4 == engine.load().offline_wanted
+
+
+def test_engine_core_answers_for_its_scheduler(is_async):
+    """By name, in plain values."""
+    engine = Clocked(is_async)
+    engine.add("online", 0)
+
+    class Core:
+        scheduler = engine.scheduler
+
+    values = getattr(EngineCore, UTILITY)(Core())
+    assert engine.load() == EngineLoad.from_dict({**values, "unknown": 1})

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applications on Ray for the tests in this folder, on the CPU with the small model."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hygen_vllm.small_model import prepare_small_model
+from tests.support.processes import child_process, log_tail
+
+UP_LIMIT_S = 300.0
+MODEL = "small"
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENGINE = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 512,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 256,
+}
+
+
+@dataclass
+class App:
+    """An application that is up."""
+
+    address: str
+    url: str
+    refused: str
+    log: Path
+
+    def post(self, path: str, body: dict[str, Any], **options: Any) -> httpx.Response:
+        body = {"model": MODEL, "temperature": 0.0, **body}
+        return httpx.post(f"{self.url}{path}", json=body, timeout=120.0, **options)
+
+    def chat(self, text: str, **body: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": text}]
+        return self.post("/v1/chat/completions", {"messages": messages, "max_tokens": 8, **body})
+
+    def batch(self, *arguments: Any, wait: bool = True) -> subprocess.Popen:
+        """Run `hygen batch run` against it."""
+        command = [sys.executable, "-m", "hygen_vllm.cli", "batch", "run", *map(str, arguments)]
+        command += ["--address", self.address]
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **RAY_ENVIRONMENT},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if wait:
+            process.out, process.err = process.communicate(timeout=240.0)
+        return process
+
+
+@contextmanager
+def serving(folder: Path, num_replicas: int, **config: Any):
+    """Yield an App; its processes end with it."""
+    log = folder / "app.log"
+    config = {
+        "model": str(prepare_small_model()),
+        "model_id": MODEL,
+        "num_replicas": num_replicas,
+        "on_cpu": True,
+        "engine": ENGINE,
+        "env": ENVIRONMENT,
+        **config,
+    }
+    up = folder / "up.json"
+    command = [sys.executable, "-m", "tests.support.ray_app", json.dumps(config), str(up)]
+    with child_process(command, log, RAY_ENVIRONMENT) as process:
+        deadline_s = time.monotonic() + UP_LIMIT_S
+        while not up.exists():
+            has_ended = process.poll() is not None or time.monotonic() > deadline_s
+            assert not has_ended, f"did not start:\n{log_tail(log)}"
+            time.sleep(0.5)
+        yield App(**json.loads(up.read_text()), log=log)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """One replica, whose scheduler has settings."""
+    with serving(tmp_path_factory.mktemp("app"), 1, hygen={"mode": "off"}) as app:
+        yield app

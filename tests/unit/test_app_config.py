@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of an application on Ray: one line for what cannot be used, settings that travel."""
+
+import pytest
+
+from hygen_vllm.config import ConfigError
+from hygen_vllm.ray_serving.app_config import AppConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, "model is missing"),
+        ({"model": ""}, "model must be"),
+        ({"model": "m", "num_replica": 2}, 'did you mean "num_replicas"'),
+        ({"model": "m", "num_replicas": 0}, "num_replicas must be >= 1"),
+        ({"model": "m", "num_replicas": None}, "autoscaling_config"),
+        ({"model": "m", "tensor_parallel_size": 0}, "tensor_parallel_size"),
+        ({"model": "m", "on_cpu": True, "accelerator_type": "H100"}, "accelerator_type"),
+        ({"model": "m", "engine": {"scheduler_cls": "x"}}, "scheduler_cls"),
+        ({"model": "m", "hygen": {"mod": "off"}}, "mode"),
+        ({"model": "m", "hygen": {"mode": "fixed"}}, "latency_budget_s"),
+        ({"model": "m", "lease_s": 0}, "lease_s"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(values, reason):
+    """In one line that says why."""
+    with pytest.raises(ConfigError, match=reason) as error:
+        AppConfig.from_mapping(values)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_a_file_travel(tmp_path):
+    """Replicas elsewhere have neither the file nor the environment."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text("hygen:\n  mode: off\n  offline_order: fcfs\n")
+    config = AppConfig("org/model", hygen=str(path), engine={"additional_config": {"other": 1}})
+    expected = {"other": 1, "hygen": {"mode": "off", "offline_order": "fcfs"}}
+    assert expected == config.engine_kwargs["additional_config"]
+
+
+def test_settings_of_the_environment_travel(tmp_path, monkeypatch):
+    """As if they had been given."""
+    path = tmp_path / "hygen.yaml"
+    path.write_text("min_chunk_tokens: 32\n")
+    monkeypatch.setenv("HYGEN_CONFIG", str(path))
+    arguments = AppConfig("m").engine_kwargs["additional_config"]
+    assert {"hygen": {"min_chunk_tokens": 32}} == arguments
+
+
+def test_engine_arguments_are_passed_on():
+    """With the scheduler and the GPUs of a replica."""
+    given = AppConfig("m", engine={"max_model_len": 100}, tensor_parallel_size=4).engine_kwargs
+    assert (100, 4) == (given["max_model_len"], given["tensor_parallel_size"])
+    assert "hygen_vllm.HyGenScheduler" == given["scheduler_cls"]
+
+
+@pytest.mark.parametrize(
+    ("model", "model_id", "name"), [("a/b", None, "b"), ("/x/y", None, "y"), ("a/b", "c", "c")]
+)
+def test_model_has_a_name(model, model_id, name):
+    """The last part of where it is, unless it has one."""
+    assert name == AppConfig(model, model_id=model_id).name

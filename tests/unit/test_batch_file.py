@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI batch file format: what a line is, what a result is."""
+
+import json
+
+import pytest
+
+from hygen_vllm.batch_job.batch_file import (
+    BatchRow,
+    DuplicateIdError,
+    bad_row,
+    parse_row,
+    read_rows,
+    result_row,
+)
+from hygen_vllm.openai_request import OpenAiRequest, error_of
+
+CHAT = "/v1/chat/completions"
+
+
+def line(**values):
+    good = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"max_tokens": 1}}
+    return json.dumps({**good, **values})
+
+
+def test_line_is_a_request():
+    """With its endpoint and its body."""
+    assert BatchRow(3, "a", OpenAiRequest(CHAT, {"max_tokens": 1})) == parse_row(line(), 3)
+
+
+def test_method_may_be_left_out():
+    """There is one."""
+    text = json.dumps({"custom_id": "a", "url": CHAT, "body": {}})
+    assert parse_row(text, 1).request is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not an object"),
+        ("{}", "custom_id"),
+        (line(custom_id=3), "custom_id"),
+        (line(custom_id=""), "custom_id"),
+        (line(method="GET"), "method"),
+        (line(url="/v1/files"), "url"),
+        (line(url=None), "url"),
+        (line(body=None), "body"),
+    ],
+)
+def test_bad_line_says_why(text, problem):
+    """It is a row all the same, without a request."""
+    row = parse_row(text, 1)
+    assert row.request is None
+    assert problem in row.problem
+
+
+def test_empty_lines_are_no_rows():
+    """Numbers of lines count them."""
+    rows = list(read_rows(["\n", line(), "  \n", line(custom_id="b")]))
+    assert [(2, "a"), (4, "b")] == [(row.line, row.custom_id) for row in rows]
+
+
+def test_custom_id_is_there_once():
+    """A bad row with it counts, too: it would have a result of the same name."""
+    with pytest.raises(DuplicateIdError, match="lines 1 and 3"):
+        list(read_rows([line(), line(custom_id="b"), line(url="/x")]))
+
+
+def test_result_has_the_body():
+    """And the status of a success."""
+    row = result_row("a", {"response": {"id": "chat-1", "choices": []}})
+    assert ("a", None) == (row["custom_id"], row["error"])
+    expected = {"status_code": 200, "request_id": "chat-1", "body": {"id": "chat-1", "choices": []}}
+    assert expected == row["response"]
+
+
+@pytest.mark.parametrize(("code", "status"), [(404, 404), (500, 500), (None, 400), ("x", 400)])
+def test_error_has_its_status(code, status):
+    """400 where the engine gave none."""
+    row = result_row("a", error_of("no", code))
+    assert status == row["response"]["status_code"]
+    assert {"code": str(status), "message": "no"} == row["error"]
+
+
+def test_bad_row_has_an_error():
+    """With the number of its line."""
+    row = bad_row(parse_row("{", 7))
+    assert None is row["custom_id"]
+    assert "line 7" in row["error"]["message"]

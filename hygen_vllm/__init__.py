@@ -14,6 +14,8 @@ Reading guide, in the order a request travels:
 6. `step_feedback`   pairs schedule() with update_from_output(): how long the step took
 7. `latency`         learns the seconds of a step from those pairs, or has them from a profile
 
+`fleet` is several engines as one, `ray_serving` and `batch_job` are that on Ray.
+
 `profiler` measures profiles, `simulator` runs the same scheduler in virtual time on devices that
 are not here, with requests from `workloads`; `results` shows what came of it.
 

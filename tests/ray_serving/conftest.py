@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from hygen_vllm.small_model import prepare_small_model
@@ -42,7 +43,31 @@ class App:
     address: str
     url: str
     refused: str
-    log: Path
+    running: int
+    up: Path
+
+    @property
+    def num_running(self) -> int:
+        """Replicas that Serve says run."""
+        return json.loads(self.up.read_text())["running"]
+
+    def scale(self, num_replicas: int) -> None:
+        self.up.with_suffix(".replicas").write_text(str(num_replicas))
+
+    def wait_for(self, num_replicas: int) -> None:
+        """Wait until so many replicas run and say so for some seconds."""
+        deadline_s = time.monotonic() + UP_LIMIT_S
+        steady = 0
+        while steady < 5:
+            assert time.monotonic() < deadline_s, f"{self.num_running} replicas run"
+            steady = steady + 1 if self.num_running == num_replicas else 0
+            time.sleep(1.0)
+
+    @staticmethod
+    def processes(name: str) -> list[psutil.Process]:
+        """Processes of this machine whose title begins so."""
+        found = psutil.process_iter(["cmdline"])
+        return [p for p in found if " ".join(p.info["cmdline"] or ()).startswith(name)]
 
     def post(self, path: str, body: dict[str, Any], **options: Any) -> httpx.Response:
         body = {"model": MODEL, "temperature": 0.0, **body}
@@ -89,7 +114,15 @@ def serving(folder: Path, num_replicas: int, **config: Any):
             has_ended = process.poll() is not None or time.monotonic() > deadline_s
             assert not has_ended, f"did not start:\n{log_tail(log)}"
             time.sleep(0.5)
-        yield App(**json.loads(up.read_text()), log=log)
+        yield App(**json.loads(up.read_text()), up=up)
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory):
+    """Two replicas; a test that ends one waits for the new one."""
+    with serving(tmp_path_factory.mktemp("app"), 2, hygen={"mode": "off"}) as app:
+        app.wait_for(2)
+        yield app
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,16 @@
     python -m tests.support.ray_app '{"model": ..., "num_replicas": 1}' UP
 
 When it is up it writes JSON to the file UP: `address` of the cluster, `url` of the endpoint,
-`refused`, what was said of replicas that ask for a GPU.
+`refused`, what was said of replicas that ask for a GPU; and again each second, `running`, the
+replicas that run. A number in the file UP.replicas is how many there are to be from then on.
 """
 
 import json
 import logging
-import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import ray
@@ -39,6 +40,22 @@ def refusal(config):
     return None
 
 
+def keep_up(config, up, path):
+    """Tell how many replicas run, and change how many there are to be."""
+    wanted = path.with_suffix(".replicas")
+    while True:
+        if wanted.exists():
+            num_replicas = int(wanted.read_text())
+            wanted.unlink()
+            serve.run(build_app({**config, "num_replicas": num_replicas}), blocking=False)
+        deployments = serve.status().applications["default"].deployments
+        (servers,) = (d for name, d in deployments.items() if name.startswith("HyGenServer"))
+        news = {**up, "running": servers.replica_states.get("RUNNING", 0)}
+        path.with_suffix(".new").write_text(json.dumps(news))
+        path.with_suffix(".new").rename(path)
+        time.sleep(1.0)
+
+
 def main():
     config = json.loads(sys.argv[1])
     port = free_port()
@@ -57,10 +74,7 @@ def main():
             serve.run(build_app(config), name="default")
             address = ray.get_runtime_context().gcs_address
             up = {"address": address, "url": f"http://{LOOPBACK}:{port}", "refused": refused}
-            path = Path(sys.argv[2])
-            path.with_suffix(".new").write_text(json.dumps(up))
-            path.with_suffix(".new").rename(path)
-            signal.pause()
+            keep_up(config, up, Path(sys.argv[2]))
         finally:
             ray.shutdown()
 

@@ -92,8 +92,8 @@ def report(what, load, killed_s):
     failed_s = [asked_s - killed_s for asked_s, *_ in load.failed]
     after_s = [took_s for asked_s, took_s, *_ in load.answers if asked_s + took_s > killed_s]
     sys.stdout.write(
-        f"\n{what} killed: {len(load.answers)} online requests, {len(load.failed)} failed, the last "
-        f"{max(failed_s, default=0.0):.1f} s after it; afterwards one took {max(after_s):.1f} s "
+        f"\n{what} killed: {len(load.answers)} online requests, {len(load.failed)} failed, the "
+        f"last {max(failed_s, default=0.0):.1f} s after it; then one took {max(after_s):.1f} s "
         f"at most, {statistics.median(after_s):.1f} s in the median\n"
     )
 

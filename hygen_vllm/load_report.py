@@ -49,7 +49,7 @@ class LoadReport:
             ),
             num_offline=len(scheduler.offline_ids),
             offline_wanted=max(0, self._most_ahead() - scheduler.num_waiting_offline()),
-            free_blocks=view.free_blocks(scheduler) + offline_blocks,
+            free_tokens=scheduler.block_size * (view.free_blocks(scheduler) + offline_blocks),
             decode_step_s=decode_step_s,
             prefill_token_s=prefill_token_s,
         )

@@ -15,7 +15,7 @@ class EngineLoad:
         online_prefill_tokens: tokens of theirs that are to be computed before they can decode.
         num_offline: offline requests that run or wait.
         offline_wanted: offline requests that it would take now, beyond those it has.
-        free_blocks: KV blocks that online requests could have, those of offline ones among them.
+        free_tokens: KV that online requests could have, in tokens, that of offline ones among it.
         decode_step_s: predicted seconds of a step of all online decodes; 0 if unknown.
         prefill_token_s: predicted seconds of a token in a step full of prefill; 0 if unknown.
     """
@@ -24,7 +24,7 @@ class EngineLoad:
     online_prefill_tokens: int = 0
     num_offline: int = 0
     offline_wanted: int = 0
-    free_blocks: int = 0
+    free_tokens: int = 0
     decode_step_s: float = 0.0
     prefill_token_s: float = 0.0
 

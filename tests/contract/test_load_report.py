@@ -13,6 +13,7 @@ from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+BLOCK = 4
 COST = StepCost(0.01, 0.001, 0.0, 0.0, 0.0001, 0.0, 0.0)
 """10 ms, 1 ms a decode, 0.1 ms a prefill token."""
 
@@ -39,7 +40,7 @@ class Clocked:
 def test_idle_engine_wants_a_little(is_async):
     """As much as shows how fast it takes more."""
     load = Clocked(is_async).load()
-    assert EngineLoad(offline_wanted=LEAST_AHEAD, free_blocks=100) == load
+    assert EngineLoad(offline_wanted=LEAST_AHEAD, free_tokens=100 * BLOCK) == load
 
 
 def test_prefill_that_is_to_be_done_is_counted(is_async):
@@ -74,11 +75,11 @@ def test_blocks_of_offline_requests_are_online_ones(is_async):
     engine.add("offline", 0, num_tokens=80)
     for _ in range(3):
         engine.engine.step()
-    assert 100 == engine.load().free_blocks
+    assert 100 * BLOCK == engine.load().free_tokens
     engine.add("online", 1, num_tokens=40)
     for _ in range(3):
         engine.engine.step()
-    assert 100 - 11 <= engine.load().free_blocks <= 100 - 10
+    assert 100 - 11 <= engine.load().free_tokens / BLOCK <= 100 - 10
 
 
 def test_engine_wants_what_it_will_start_soon(is_async):

@@ -45,7 +45,7 @@ class RoutedRequest:
 class Router(Protocol):
     """Chooses among engines, of which there is one at least."""
 
-    def choose(self, request: RoutedRequest, loads: Loads) -> Hashable:
+    def choose(self, request: RoutedRequest, loads: Loads, /) -> Hashable:
         """Return the engine that gets a request, which is then sent."""
 
     def completed(self, engine: Hashable) -> None:
@@ -58,7 +58,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._num_sent: Counter[Hashable] = Counter()
 
-    def choose(self, request: RoutedRequest, loads: Loads) -> Hashable:
+    def choose(self, _: RoutedRequest, loads: Loads) -> Hashable:
         engine = min(loads, key=lambda name: self._num_sent[name])
         self._num_sent[engine] += 1
         return engine
@@ -74,7 +74,7 @@ class PowerOfTwo:
         self._random = random.Random(seed)
         self._num_ongoing: Counter[Hashable] = Counter()
 
-    def choose(self, request: RoutedRequest, loads: Loads) -> Hashable:
+    def choose(self, _: RoutedRequest, loads: Loads) -> Hashable:
         some = self._random.sample(list(loads), min(2, len(loads)))
         engine = min(some, key=lambda name: self._num_ongoing[name])
         self._num_ongoing[engine] += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hygen_vllm.argument_types import count, pair, positive, setting, share
+from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.policies import NAMES
 
 
@@ -31,6 +32,7 @@ def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     add_engine_options(parser)
     _add_policy_options(parser)
+    _add_fleet_options(parser)
     parser.set_defaults(handle=_run_simulate)
 
 
@@ -92,6 +94,18 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         type=pair,
         metavar="T:S",
         help="the step at T s takes S s longer; repeatable",
+    )
+
+
+def _add_fleet_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several engines")
+    group.add_argument("--replicas", type=count, metavar="N", help="engines that serve together")
+    group.add_argument(
+        "--router",
+        choices=ROUTERS,
+        metavar="R",
+        help=f"which engine gets a request: {', '.join(ROUTERS)} (the default, with which offline "
+        "requests wait for an engine that has room)",
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from hygen_vllm.config import HyGenConfig, with_mode_off
 from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
+from hygen_vllm.simulator.fleet_figures import FleetRuns
+from hygen_vllm.simulator.fleet_run import PULLED, Fleet, simulate_fleet
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulation import (
     Requests,
@@ -57,6 +59,8 @@ class SimulateOptions:
     setting: list[tuple[str, Any]]
     predictor_error: float
     unprofiled: bool
+    replicas: int | None = None
+    router: str | None = None
 
     @property
     def until_s(self) -> float:
@@ -92,12 +96,13 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
     alone = _served_alone(options, engine, policy, slos, requests)
-    run = _run(options, engine, policy, _settings(options, policy, slos), requests)
-    latencies = Latencies.of(run)
+    settings = _settings(options, policy, slos)
+    run = _run(options, engine, policy, settings, requests)
+    latencies = run.latencies() if isinstance(run, FleetRuns) else Latencies.of(run)
     stats = latencies.stats()
     details = {
         "policy": policy.what,
-        "settings": run.settings,
+        "settings": settings,
         "engine": asdict(engine.info),
         "workload": {"online": online.source, "offline": offline.source},
         "shortened": num_shortened,
@@ -106,6 +111,8 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     }
     base = stats if policy.name == ONLINE_ONLY else alone
     checked = slo_results(slos, stats, base, latencies.num_unserved)
+    if isinstance(run, FleetRuns):
+        return run.result(options.profile, options.seed, checked, details)
     return result_of(run, options.profile, options.seed, checked, details)
 
 
@@ -121,7 +128,8 @@ def _served_alone(
     if not (requests.online and is_needed) or policy.name == ONLINE_ONLY:
         return {}
     online_only = Requests(requests.online, [])
-    return Latencies.of(_run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)).stats()
+    run = _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
+    return (run.latencies() if isinstance(run, FleetRuns) else Latencies.of(run)).stats()
 
 
 def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:
@@ -149,6 +157,8 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say("--online-rate has no effect without --online")
     if options.offline_requests is not None and options.offline is None:
         _say("--offline-requests has no effect without --offline")
+    if options.router is not None and options.replicas is None:
+        _say("--router has no effect without --replicas")
     if options.setting and not policy.is_hygen:
         _say(f"--setting has no effect under {options.policy}")
     if options.predictor_error and not policy.is_hygen:
@@ -213,18 +223,19 @@ def _run(
     policy: Policy,
     settings: dict[str, Any],
     requests: Requests,
-) -> Run:
+) -> Run | FleetRuns:
     with progress_bar(options.until_s) as bar:
         bar.set_description(policy.name, refresh=False)
-        return simulate(
-            engine,
-            policy,
-            settings,
-            requests,
-            seed=options.seed,
-            until_s=options.until_s,
-            progress=lambda now_s: bar.update(round(now_s - bar.n, 1)),
-        )
+        times: dict[str, Any] = {
+            "seed": options.seed,
+            "until_s": options.until_s,
+            "progress": lambda now_s: bar.update(round(now_s - bar.n, 1)),
+        }
+        if options.replicas is None:
+            return simulate(engine, policy, settings, requests, **times)
+        fleet = Fleet(options.replicas, options.router or PULLED)
+        runs = simulate_fleet(fleet, engine, policy, settings, requests, **times)
+        return FleetRuns(runs, fleet.router)
 
 
 def _changed(options: SimulateOptions) -> dict[str, Any]:

@@ -88,7 +88,6 @@ def result_of(
 ) -> dict[str, Any]:
     """Return the result; `details` gains what `hygen report` draws."""
     latencies = Latencies.of(run)
-    stats = latencies.stats()
     online, offline = _by_class(run)
     steps = run.log.steps()
     rates = tokens_per_s(run)
@@ -99,18 +98,7 @@ def result_of(
         "virtual_s": run.virtual_s,
         "wall_s": run.wall_s,
         "steps": run.log.num_steps,
-        "online": {
-            "finished": _num_finished(online),
-            "tokens_per_s": rates[0],
-            "ttft_s": _shown(stats["ttft"]),
-            "tbt_s": _shown(stats["tbt"]),
-        },
-        "offline": {
-            "finished": _num_finished(offline),
-            "tokens_per_s": rates[1],
-            "prefix_hit_rate": _hit_rate(offline),
-            "preemptions": sum(record.num_preemptions for record in offline),
-        },
+        **figures_of_class(run),
         "total_tokens_per_s": sum(rates),
         "slo": slos,
         "details": {
@@ -120,7 +108,7 @@ def result_of(
             **details,
             "arrived": {"online": len(online), "offline": len(offline)},
             "unserved": latencies.num_unserved,
-            "online_prefix_hit_rate": _hit_rate(online),
+            "online_prefix_hit_rate": hit_rate(online),
             "offline_tokens_by_tenant": _tokens_by_tenant(offline),
             "recomputed_tokens": sum(record.recomputed_tokens for record in offline),
             "predictor_mape": _predictor_mape(steps),
@@ -141,7 +129,28 @@ def tokens_per_s(run: Run) -> tuple[float, float]:
     return online, offline
 
 
-def _shown(stats: LatencyStats) -> dict[str, float | None]:
+def figures_of_class(run: Run) -> dict[str, Any]:
+    """Return the figures of each class in a run, as a result has them."""
+    stats = Latencies.of(run).stats()
+    online, offline = _by_class(run)
+    rates = tokens_per_s(run)
+    return {
+        "online": {
+            "finished": num_finished(online),
+            "tokens_per_s": rates[0],
+            "ttft_s": shown(stats["ttft"]),
+            "tbt_s": shown(stats["tbt"]),
+        },
+        "offline": {
+            "finished": num_finished(offline),
+            "tokens_per_s": rates[1],
+            "prefix_hit_rate": hit_rate(offline),
+            "preemptions": sum(record.num_preemptions for record in offline),
+        },
+    }
+
+
+def shown(stats: LatencyStats) -> dict[str, float | None]:
     """Return the statistics that every result has."""
     return {name: getattr(stats, name) for name in SHOWN}
 
@@ -151,11 +160,12 @@ def _by_class(run: Run) -> tuple[list[RequestRecord], list[RequestRecord]]:
     return [r for r in records if not r.is_offline], [r for r in records if r.is_offline]
 
 
-def _num_finished(records: Sequence[RequestRecord]) -> int:
+def num_finished(records: Sequence[RequestRecord]) -> int:
+    """Return how many requests are done."""
     return sum(record.finished_s is not None for record in records)
 
 
-def _hit_rate(records: Sequence[RequestRecord]) -> float:
+def hit_rate(records: Sequence[RequestRecord]) -> float:
     """Share of the prompt tokens of requests that started which the prefix cache had."""
     started = [record for record in records if record.has_started]
     prompt_tokens = sum(record.arrival.prompt_tokens for record in started)

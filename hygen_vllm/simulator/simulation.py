@@ -171,15 +171,35 @@ def simulate(  # noqa: PLR0913 - the parts of a simulation
     Raises: LawError if the run does not add up; RuntimeError if nothing can ever run.
     """
     started_s = time.perf_counter()
-    scheduler = _scheduler(engine, policy, settings, seed)
+    scheduler = scheduler_of(engine, policy, settings, seed)
     log = RunLog(scheduler)
     clock = StepClock(engine.device, engine.disturbance, seed)
     depth = 1 + int(engine.info.is_async)
     virtual = VirtualEngine(scheduler, clock.step_seconds, depth, log)
-    with _calm_garbage_collector():
+    with calm_garbage_collector():
         end_s = _Serving(virtual, log, requests, engine.info.block_size).serve(until_s, progress)
     log.check_ids()
     return Run(log, policy, settings, end_s, time.perf_counter() - started_s)
+
+
+class RequestMaker:
+    """Makes requests of arrivals, for engines with KV blocks of one size."""
+
+    def __init__(self, block_size: int) -> None:
+        hasher = block_hasher(block_size, quick_hash)
+        self._options = {"block_size": block_size, "hasher": hasher}
+
+    def make(self, slo_class: str, number: int, arrival: Arrival) -> LazyRequest:
+        """Return the request of a number in its class."""
+        is_offline = slo_class == OFFLINE
+        return LazyRequest(
+            f"{slo_class}-{number}",
+            arrival,
+            2 * number + is_offline,
+            sampling_params=sampling_params(slo_class, arrival.output_tokens, arrival.tenant),
+            priority=OFFLINE_PRIORITY if is_offline else 0,
+            **self._options,
+        )
 
 
 class _Serving:
@@ -190,8 +210,7 @@ class _Serving:
     ) -> None:
         self._engine = engine
         self._log = log
-        hasher = block_hasher(block_size, quick_hash)
-        self._options = {"block_size": block_size, "hasher": hasher}
+        self._maker = RequestMaker(block_size)
         self._requests = requests.in_order()
         self._next = next(self._requests, None)
         self._idle_until_s = 0.0
@@ -218,22 +237,10 @@ class _Serving:
 
     def _add_due(self, now_s: float) -> None:
         while self._next is not None and self._next[2].time_s <= now_s:
-            slo_class, number, arrival = self._next
-            request_id = f"{slo_class}-{number}"
-            is_offline = slo_class == OFFLINE
-            self._log.arrived(request_id, arrival, is_offline)
-            self._engine.add(
-                LazyRequest(
-                    request_id,
-                    arrival,
-                    2 * number + is_offline,
-                    sampling_params=sampling_params(
-                        slo_class, arrival.output_tokens, arrival.tenant
-                    ),
-                    priority=OFFLINE_PRIORITY if is_offline else 0,
-                    **self._options,
-                )
-            )
+            slo_class, _, arrival = self._next
+            request = self._maker.make(*self._next)
+            self._log.arrived(request.request_id, arrival, slo_class == OFFLINE)
+            self._engine.add(request)
             self._next = next(self._requests, None)
 
     def _check_stuck(self) -> None:
@@ -245,7 +252,10 @@ class _Serving:
             )
 
 
-def _scheduler(engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int) -> Any:
+def scheduler_of(
+    engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int
+) -> Any:
+    """Return the scheduler of a policy for an engine."""
     limits = replace(
         engine.limits,
         policy=policy.vllm_policy,
@@ -267,7 +277,7 @@ def _scheduler(engine: SimulatedEngine, policy: Policy, settings: dict[str, Any]
 
 
 @contextmanager
-def _calm_garbage_collector() -> Iterator[None]:
+def calm_garbage_collector() -> Iterator[None]:
     """Keep the collector from walking over what stays: a backlog, and all of vLLM."""
     threshold = gc.get_threshold()
     gc.freeze()

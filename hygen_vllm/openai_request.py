@@ -12,6 +12,8 @@ from hygen_vllm.request_class import LABEL_KEY, RequestClass, tenant_of
 URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 """Method of a replica by the endpoint."""
 XARGS = "vllm_xargs"
+IDENTITY = ("model", "cache_salt", "tools")
+"""Fields of a body without which equal texts are not equal prompts."""
 CHUNK_CHARACTERS = 256
 MOST_CHUNKS = 256
 CHARACTERS_PER_TOKEN = 4.0
@@ -61,7 +63,7 @@ class OpenAiRequest:
 
     def prefix_hashes(self) -> list[bytes]:
         """Return chained hashes of the text, one a chunk: equal ones stand for equal beginnings."""
-        salt = [self.body.get(name) for name in ("model", "cache_salt", "tools")]
+        salt = [self.body.get(name) for name in IDENTITY]
         chained = hashlib.sha1(repr(salt).encode(), usedforsecurity=False)
         hashes = []
         text = self.text

@@ -6,8 +6,9 @@
     serve.run(build_app(AppConfig(model="Qwen/Qwen3-8B", num_replicas=2, accelerator_type="H200")))
 
 `app` puts it together from what `ray.serve.llm` has; then in the order a request travels: `ingress`
-(OpenAI endpoint: online requests to a replica, offline ones to the pool), `offline_pool` (offline
-work waits there until a replica wants it), `server` (a replica: serves, pulls, says its load).
+(OpenAI endpoint: online requests to a replica, offline ones to the pool), `router` (which replica),
+`offline_pool` (offline work waits there until a replica wants it), `server` (a replica: serves,
+pulls, says its load).
 """
 
 from importlib import import_module

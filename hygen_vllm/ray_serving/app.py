@@ -24,6 +24,7 @@ from hygen_vllm.ray_serving.resources import missing_resources
 from hygen_vllm.ray_serving.server import HyGenServer
 
 HEALTH_CHECK_PERIOD_S = 5.0
+ROUTER = "hygen_vllm.ray_serving.router.HyGenRouter"
 LOAD_EVERY_S = 1.0
 """How often Serve asks the replicas for their load."""
 ORDER = ("offline_order", "utility_ratio", "offline_max_wait_s", "tenant_weights")
@@ -63,6 +64,7 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
                 "num_replicas": 1,
                 "autoscaling_config": None,
                 "ray_actor_options": {"num_cpus": 0},
+                **config.ingress,
             },
         }
     )
@@ -73,7 +75,10 @@ def _llm_config(config: AppConfig) -> LLMConfig:
     deployment = {
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         **({} if config.num_replicas is None else {"num_replicas": config.num_replicas}),
-        "request_router_config": {"request_routing_stats_period_s": LOAD_EVERY_S},
+        "request_router_config": {
+            "request_router_class": ROUTER,
+            "request_routing_stats_period_s": LOAD_EVERY_S,
+        },
         **config.deployment,
     }
     return LLMConfig(

@@ -31,6 +31,7 @@ class AppConfig:
         on_cpu: replicas use no GPU.
         placement_group_config: passed to ray.serve.llm.LLMConfig; None for its default.
         deployment: other options of the replicas' Serve deployment.
+        ingress: other options of the endpoint's Serve deployment, of which there is one replica.
         env: environment variables of the replicas.
         lease_s: offline work of a replica that was not heard of for so long goes to another.
         check_resources: refuse at once what the cluster has not got; False where it grows.
@@ -46,6 +47,7 @@ class AppConfig:
     on_cpu: bool = False
     placement_group_config: dict[str, Any] | None = None
     deployment: dict[str, Any] = field(default_factory=dict)
+    ingress: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     lease_s: float = 10.0
     check_resources: bool = True

@@ -8,6 +8,7 @@ Serve would route requests to it until some health checks failed.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 
 from hygen_vllm.fleet.engine_load import EngineLoad
 from hygen_vllm.openai_request import OpenAiRequest, error_of
-from hygen_vllm.ray_serving import offline_pool
+from hygen_vllm.ray_serving import offline_pool, router
 
 logger = logging.getLogger("ray.serve")
 
@@ -55,7 +56,8 @@ class HyGenServer(LLMServer):
     async def record_routing_stats(self) -> dict[str, Any]:
         """Serve's hook: what the request router knows of this replica."""
         stats = dict(await super().record_routing_stats())
-        return {**stats, "hygen": (await self.load()).to_dict()}
+        load = (await self.load()).to_dict()
+        return {**stats, router.STATS: {**load, "at_s": time.monotonic()}}
 
     async def _end_with_engine(self) -> None:
         client = self.engine._engine_client

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from hygen_vllm.request_class import RequestClass
+from hygen_vllm.request_class import ClassRule, RequestClass
 from hygen_vllm.slo.slo import Slo
 
 CONFIG_KEY = "hygen"
@@ -206,18 +206,18 @@ class HyGenConfig:
         given = self.interference_tolerance
         return DEFAULT_TOLERANCE if given is None else given
 
+    def class_rule(self, scheduling_policy: str) -> ClassRule:
+        """Return how labels become a class under a policy of vLLM's, `fcfs` or `priority`."""
+        above = self.offline_priority_above
+        if above is None and scheduling_policy == "fcfs":
+            above = 0
+        return ClassRule(above, RequestClass(self.default_class))
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> "HyGenConfig":
         """Return the configuration in `values`; errors name `source`."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f'did you mean "{close[0]}"? ' if close else ""
-                raise ConfigError(
-                    f"{source}: unknown key {key!r}; {hint}valid keys: {', '.join(known)}"
-                )
         try:
+            check_keys(values, cls)
             return cls(**values)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
@@ -252,6 +252,16 @@ class HyGenConfig:
         if environ.get(CONFIG_ENV):
             return cls.from_file(environ[CONFIG_ENV])
         return cls()
+
+
+def check_keys(values: typing.Iterable[Any], kind: type) -> None:
+    """Raise ConfigError for a key that is no field of a dataclass."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f'did you mean "{close[0]}"? ' if close else ""
+            raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
 
 
 def with_mode_off(values: Mapping[str, Any]) -> dict[str, Any]:

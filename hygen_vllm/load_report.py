@@ -10,11 +10,9 @@ from typing import Any
 from vllm.v1.engine.core import EngineCore
 
 from hygen_vllm import vllm_view as view
-from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.latency.step_features import StepComposition
 
-UTILITY = "hygen_load"
-"""Name under which EngineCore answers."""
 AHEAD_S = 2.0
 """Offline requests are wanted for so long, at the rate at which they started lately."""
 LEAST_AHEAD = 4

@@ -12,6 +12,8 @@ from hygen_vllm.request_class import LABEL_KEY, RequestClass, tenant_of
 URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 """Method of a replica by the endpoint."""
 XARGS = "vllm_xargs"
+INVALID = "invalid_request_error"
+"""Type of the error of a request that can never be served."""
 IDENTITY = ("model", "cache_salt", "tools")
 """Fields of a body without which equal texts are not equal prompts."""
 CHUNK_CHARACTERS = 256

@@ -20,7 +20,6 @@ from vllm import __version__ as vllm_version
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
@@ -39,7 +38,7 @@ from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
 from hygen_vllm.open_step import OpenStep
-from hygen_vllm.request_class import ClassRule, RequestClass
+from hygen_vllm.request_class import RequestClass
 from hygen_vllm.room_maker import RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
@@ -97,7 +96,7 @@ class HyGenScheduler(Scheduler):
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
         self.trace = new_trace(self.hygen_config, vllm_config, self.clock())
         """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
-        self._class_rule = _class_rule(self.hygen_config, self.policy)
+        self._class_rule = self.hygen_config.class_rule(self.policy.value)
         self.slo_control = SloControl(self) if self.hygen_config.targets else None
         """Steers by SLOs; None in the other modes."""
         self.gate: Gate = LatencyGate.from_config(self.hygen_config)
@@ -382,10 +381,3 @@ def _asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
     if cls is HyGenScheduler:
         return HyGenAsyncScheduler
     return type(cls.__name__, (cls, HyGenAsyncScheduler), {})
-
-
-def _class_rule(config: HyGenConfig, policy: SchedulingPolicy) -> ClassRule:
-    above = config.offline_priority_above
-    if above is None and policy == SchedulingPolicy.FCFS:
-        above = 0
-    return ClassRule(above, RequestClass(config.default_class))

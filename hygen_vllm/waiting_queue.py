@@ -118,13 +118,8 @@ class TwoLaneQueue(RequestQueue):
 def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
     """Return the queues of a HyGenScheduler: of requests that wait, and that hold KV meanwhile."""
     config: HyGenConfig = scheduler.hygen_config
-    order = OrderRules(
-        by_prefix=config.offline_order == "prefix",
-        utility_ratio=config.utility_ratio,
-        max_wait_s=config.offline_max_wait_s,
-    )
     num_cached = partial(view.num_cached_blocks, scheduler)
-    rules = QueueRules(order, config.tenant_weights or {}, num_cached)
+    rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
     label = partial(_label, scheduler)
     return (
         _make_queue(scheduler, OfflineQueue(label, rules)),

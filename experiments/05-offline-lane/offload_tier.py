@@ -13,14 +13,13 @@ offline requests had computed before, and computed again. Each variant in a proc
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from runs import write_rows
+from runs import RESULT, run_apart, write_rows
 from tqdm import tqdm
 
 GIB = 1 << 30
@@ -98,14 +97,8 @@ def serve(flags: list[str], seconds: float) -> dict[str, Any]:
 def serve_apart(flags: list[str], seconds: float) -> dict[str, Any]:
     """Serve in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
-        command = [sys.executable, __file__, "--serve", str(result), "--seconds", str(seconds)]
-        with Path(folder, "log").open("w") as log:
-            done = subprocess.run([*command, *flags], stdout=log, stderr=log, check=False)
-        if done.returncode:
-            sys.exit(Path(folder, "log").read_text()[-6000:])
-        found: dict[str, Any] = json.loads(result.read_text())
-    return found
+        command = [__file__, "--serve", str(Path(folder, RESULT)), "--seconds", str(seconds)]
+        return run_apart([*command, *flags], Path(folder))
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ GPU instead, with random weights, whose outputs say little.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
 
-from runs import infinite_hits, write_rows
+from runs import RESULT, infinite_hits, run_apart, write_rows
 from tqdm import tqdm
 
 from hygen_vllm.small_model import prepare_small_model
@@ -119,17 +118,12 @@ def serve(variant: str, pairs: Prompts, kv_tokens: int, shape: str | None) -> di
 def serve_apart(variant: str, pairs: Prompts, kv_tokens: int, shape: str | None) -> dict[str, Any]:
     """Serve in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        prompts, result = Path(folder, "prompts.json"), Path(folder, "result.json")
+        prompts = Path(folder, "prompts.json")
         prompts.write_text(json.dumps(pairs))
-        command = [sys.executable, __file__, "--kv-tokens", str(kv_tokens)]
-        command += ["--serve", variant, str(prompts), str(result)]
+        command = [__file__, "--kv-tokens", str(kv_tokens)]
+        command += ["--serve", variant, str(prompts), str(Path(folder, RESULT))]
         command += [] if shape is None else ["--shape", shape]
-        with Path(folder, "log").open("w") as log:
-            done = subprocess.run(command, stdout=log, stderr=log, check=False)
-        if done.returncode:
-            sys.exit(Path(folder, "log").read_text()[-3000:])
-        found: dict[str, Any] = json.loads(result.read_text())
-    return found
+        return run_apart(command, Path(folder))
 
 
 def main() -> None:

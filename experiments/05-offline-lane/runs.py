@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+RESULT = "result.json"
 
 Flags = Mapping[str, Any]
 """Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated."""
@@ -37,6 +38,17 @@ def simulate_all(cases: Sequence[Flags]) -> list[dict[str, Any]]:
     """Simulate as many runs at a time as there are cores; the order stays."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(simulate, cases), total=len(cases), unit="run", file=sys.stderr))
+
+
+def run_apart(command: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run a script that writes JSON to RESULT in a folder, in a process of its own."""
+    log = folder / "log"
+    with log.open("w") as file:
+        done = subprocess.run([sys.executable, *command], stdout=file, stderr=file, check=False)
+    if done.returncode:
+        sys.exit(log.read_text()[-6000:])
+    found: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    return found
 
 
 def infinite_hits(prompts: Iterable[Sequence[int]], block_size: int) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hygen_vllm.openai_request import URLS, OpenAiRequest
+from hygen_vllm.openai_request import INVALID, URLS, OpenAiRequest, error_of
 
 OK = 200
 BAD_REQUEST = 400
@@ -108,5 +108,4 @@ def error_code(error: dict[str, Any]) -> int:
 def bad_row(row: BatchRow) -> dict[str, Any]:
     """Return the output object of a bad row."""
     message = f"line {row.line}: {row.problem}"
-    error = {"message": message, "type": "invalid_request_error", "code": BAD_REQUEST}
-    return result_row(row.custom_id, {"error": error})
+    return result_row(row.custom_id, error_of(message, BAD_REQUEST, INVALID))

@@ -34,7 +34,7 @@ MOST_TRIES = 3
 """Of a request that fails for no fault of its own."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 MOST_FUTILE = 8
-"""Failures of Ray in a row without a result, after which the job is given up."""
+"""Passes in a row without a result, after which the job is given up."""
 
 Wanted = tuple[str, OpenAiRequest]
 """custom_id and request."""
@@ -106,19 +106,20 @@ def _run_window(
     num_futile = 0
     while progress.left:
         num_left = len(progress.left)
+        trouble = "no request comes through"
         try:
             for custom_id, result in _run_once(list(progress.left.items()), app_name, concurrency):
                 if progress.is_final(custom_id, result):
                     yield custom_id, result
         except ray.exceptions.RayError as error:
-            num_futile = 0 if len(progress.left) < num_left else num_futile + 1
-            if num_futile >= MOST_FUTILE:
-                raise RuntimeError(
-                    f"application {app_name!r} fails again and again: {error}"
-                ) from None
-            logger.warning("Ray failed, %d requests are left: %s", len(progress.left), error)
-        if progress.left:
-            sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_futile))
+            trouble = str(error)
+        if not progress.left:
+            return
+        num_futile = 0 if len(progress.left) < num_left else num_futile + 1
+        if num_futile >= MOST_FUTILE:
+            raise RuntimeError(f"application {app_name!r} fails again and again: {trouble}")
+        logger.warning("%d requests are left: %s", len(progress.left), trouble)
+        sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_futile))
 
 
 def _run_once(rows: Sequence[Wanted], app_name: str, concurrency: int) -> Iterator[Result]:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an engine has to do, as it tells those who send it requests. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+UTILITY = "hygen_load"
+"""EngineCore's answer to it is the load of its scheduler, as plain values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,3 @@ class EngineLoad:
         """Return what `to_dict` gave; names that are not known here are passed over."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
-
-    @classmethod
-    def total(cls, loads: Sequence["EngineLoad"]) -> "EngineLoad":
-        """Return the load of engines behind one door: work adds up, the slowest step counts."""
-        slowest = {"decode_step_s", "prefill_token_s"}
-        values = {
-            field.name: (max if field.name in slowest else sum)(
-                getattr(load, field.name) for load in loads
-            )
-            for field in fields(cls)
-        }
-        return cls(**values)

@@ -36,7 +36,6 @@ class RoutedRequest:
         tokens_per_hash: about how many tokens one of them adds.
     """
 
-    request_id: Hashable
     prompt_tokens: float
     prefix: Sequence[Hashable] = ()
     tokens_per_hash: float = 1.0

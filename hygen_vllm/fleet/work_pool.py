@@ -105,9 +105,10 @@ class WorkPool(Generic[W]):
         Returns: work that is given up.
         """
         known = self._workers.get(worker)
-        lost = [] if known is None else [n for n in known.lent if n not in doing]
-        works = [known.lent.pop(name) for name in lost] if known is not None else []
-        return [work for work in works if not self._wait_again(work)]
+        if known is None:
+            return []
+        lost = [known.lent.pop(name) for name in [*known.lent] if name not in doing]
+        return [work for work in lost if not self._wait_again(work)]
 
     def done(self, request_id: Hashable, tokens: float) -> bool:
         """Note a result, which counts only once; return whether it does.
@@ -132,10 +133,12 @@ class WorkPool(Generic[W]):
         return self._wait_again(work)
 
     def leave(self, worker: Hashable) -> list[Work[W]]:
-        """Forget a worker; what it had waits again. Return the work that is given up."""
-        known = self._workers.pop(worker, None)
-        lent = list(known.lent.values()) if known is not None else []
-        return [work for work in reversed(lent) if not self._wait_again(work)]
+        """Forget a worker; what it had waits again. Return the work that is given up.
+
+        Raises: KeyError if it is not known.
+        """
+        lent = self._workers.pop(worker).lent
+        return [work for work in reversed(lent.values()) if not self._wait_again(work)]
 
     def expire(self, now_s: float) -> list[Work[W]]:
         """Forget the workers that were not heard of; return the work that is given up."""

@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from sortedcontainers import SortedList
 
+from hygen_vllm.config import HyGenConfig
 from hygen_vllm.offline_lane.prefix_tree import Hashes, Leaf, Node, PrefixTree, num_common
 
 R = TypeVar("R")
@@ -47,6 +48,15 @@ class OrderRules:
     by_prefix: bool = True
     utility_ratio: float = 1.0
     max_wait_s: float | None = None
+
+    @classmethod
+    def of(cls, config: HyGenConfig) -> "OrderRules":
+        """Return the rules that settings ask for."""
+        return cls(
+            by_prefix=config.offline_order == "prefix",
+            utility_ratio=config.utility_ratio,
+            max_wait_s=config.offline_max_wait_s,
+        )
 
 
 class Waiting(Generic[R]):

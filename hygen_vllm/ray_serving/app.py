@@ -7,7 +7,6 @@ applications:
     args: {model: Qwen/Qwen3-8B, num_replicas: 2, accelerator_type: H200}
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.ray_serving import offline_pool
 from hygen_vllm.ray_serving.app_config import AppConfig
 from hygen_vllm.ray_serving.ingress import HyGenIngress
@@ -27,7 +27,6 @@ HEALTH_CHECK_PERIOD_S = 5.0
 ROUTER = "hygen_vllm.ray_serving.router.HyGenRouter"
 LOAD_EVERY_S = 1.0
 """How often Serve asks the replicas for their load."""
-ORDER = ("offline_order", "utility_ratio", "offline_max_wait_s", "tenant_weights")
 
 
 def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
@@ -49,7 +48,11 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
         max_ongoing_requests=offline_pool.MOST_WAITING,
         ray_actor_options={"num_cpus": 0},
         logging_config={"enable_access_log": False},
-    ).bind(config.lease_s, {name: getattr(scheduler_config, name) for name in ORDER})
+    ).bind(
+        config.lease_s,
+        OrderRules.of(scheduler_config),
+        scheduler_config.tenant_weights or {},
+    )
     return build_openai_app(
         {
             "llm_configs": [llm_config],
@@ -57,7 +60,7 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
                 "ingress_cls": HyGenIngress,
                 "ingress_extra_kwargs": {
                     "offline_pool": pool,
-                    "scheduler_config": dataclasses.asdict(scheduler_config),
+                    "class_rule": config.class_rule,
                 },
             },
             "ingress_deployment_config": {

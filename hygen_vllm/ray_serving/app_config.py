@@ -2,13 +2,14 @@
 """AppConfig: what of an application on Ray Serve can be set. Imports neither Ray nor vLLM."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig
+from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys
+from hygen_vllm.request_class import ClassRule
 
 SCHEDULER = "hygen_vllm.HyGenScheduler"
 OURS = ("scheduler_cls", "model", "served_model_name", "tensor_parallel_size")
@@ -75,12 +76,7 @@ class AppConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "AppConfig":
         """Return the configuration in the `args` of a Serve config file."""
-        known = [each.name for each in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f'did you mean "{close[0]}"? ' if close else ""
-                raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
+        check_keys(values, cls)
         if "model" not in values:
             raise ConfigError("model is missing: a name on a model hub or a folder")
         return cls(**values)
@@ -90,10 +86,15 @@ class AppConfig:
         """The name by which clients ask for the model."""
         return self.model_id or Path(self.model).name
 
-    @property
+    @cached_property
     def scheduler_config(self) -> HyGenConfig:
-        """The settings of every replica's scheduler."""
+        """The settings of every replica's scheduler; a file with them is read once."""
         return HyGenConfig.load(None if self.hygen is None else {CONFIG_KEY: self.hygen})
+
+    @property
+    def class_rule(self) -> ClassRule:
+        """How the endpoint tells the classes, as every replica's scheduler does."""
+        return self.scheduler_config.class_rule(self.engine.get("scheduling_policy", "fcfs"))
 
     @property
     def engine_kwargs(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ more; a stream that broke off ends with an error event.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
@@ -22,7 +22,6 @@ from ray.serve.llm.openai_api_models import (
     ErrorResponse,
 )
 
-from hygen_vllm.config import HyGenConfig
 from hygen_vllm.openai_request import URLS, XARGS, error_of
 from hygen_vllm.request_class import ClassRule, RequestClass
 
@@ -40,22 +39,19 @@ class HyGenIngress(OpenAiIngress):
 
     Args:
         offline_pool: handle of the OfflinePool.
-        scheduler_config: fields of HyGenConfig.
+        class_rule: how it tells the classes.
     """
 
     def __init__(
         self,
         *args: Any,
         offline_pool: DeploymentHandle,
-        scheduler_config: Mapping[str, Any],
+        class_rule: ClassRule,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._pool = offline_pool.options(stream=True)
-        config = HyGenConfig(**scheduler_config)
-        above = config.offline_priority_above
-        default = RequestClass(config.default_class)
-        self._class_rule = ClassRule(0 if above is None else above, default)
+        self._class_rule = class_rule
 
     async def _get_response(
         self, *, body: Any, call_method: str, raw_request: Any = None

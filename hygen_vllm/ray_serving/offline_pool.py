@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from hygen_vllm.fleet.work_pool import Work, WorkPool
@@ -33,19 +33,12 @@ class OfflinePool:
 
     Args:
         lease_s: see WorkPool.
-        order: offline_order, utility_ratio, offline_max_wait_s and tenant_weights of HyGenConfig.
+        order, weights: see QueueRules.
     """
 
-    def __init__(self, lease_s: float, order: dict[str, Any]) -> None:
-        rules = OrderRules(
-            by_prefix=order["offline_order"] == "prefix",
-            utility_ratio=order["utility_ratio"],
-            max_wait_s=order["offline_max_wait_s"],
-        )
-        weights = order["tenant_weights"] or {}
-        self._pool: WorkPool[OpenAiRequest] = WorkPool(
-            lease_s, MOST_LENT, QueueRules(rules, weights)
-        )
+    def __init__(self, lease_s: float, order: OrderRules, weights: Mapping[str, float]) -> None:
+        rules = QueueRules(order, weights)
+        self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, MOST_LENT, rules)
         self._results: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count()
         self._expiry: asyncio.Task[None] | None = None
@@ -95,11 +88,6 @@ class OfflinePool:
         """Let another replica do what this one could not."""
         if not self._pool.give_back(worker, work_id):
             self._give_up(work_id)
-
-    async def leave(self, worker: str) -> None:
-        """Note that a replica ends."""
-        for work in self._pool.leave(worker):
-            self._give_up(work.request_id)
 
     async def status(self) -> dict[str, Any]:
         """Return how much waits, and how much each replica has."""

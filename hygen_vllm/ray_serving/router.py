@@ -68,11 +68,10 @@ class HyGenRouter(MultiplexMixin, RequestRouter):
 def routed_request(pending: PendingRequest | None) -> RoutedRequest:
     """Return what is known of a call of a replica; nothing if it is no request with a prompt."""
     body = body_of(pending.args[0]) if pending is not None and pending.args else {}
-    if pending is None or not body:
-        return RoutedRequest(None, 0.0)
+    if not body:
+        return RoutedRequest(0.0)
     request = OpenAiRequest("", body)
     return RoutedRequest(
-        pending.metadata.internal_request_id,
         len(request.text) / CHARACTERS_PER_TOKEN,
         request.prefix_hashes(),
         CHUNK_CHARACTERS / CHARACTERS_PER_TOKEN,

@@ -17,14 +17,12 @@ from ray.exceptions import RayError
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
-from hygen_vllm.fleet.engine_load import EngineLoad
-from hygen_vllm.openai_request import OpenAiRequest, error_of
+from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
+from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of
 from hygen_vllm.ray_serving import offline_pool, router
 
 logger = logging.getLogger("ray.serve")
 
-UTILITY = "hygen_load"
-"""EngineCore's answer to it is the load of its scheduler; see `load_report`."""
 PULL_EVERY_S = 0.25
 WATCH_EVERY_S = 0.1
 LAST_WORDS_S = 1.0
@@ -107,7 +105,7 @@ class HyGenServer(LLMServer):
         try:
             parsed = REQUESTS[method](**request.as_offline().body)
         except ValueError as error:
-            return error_of(str(error), 400, "invalid_request_error"), 0
+            return error_of(str(error), 400, INVALID), 0
         answers: AsyncIterator[Any] = await getattr(self, method)(parsed)
         async for answer in answers:
             if hasattr(answer, "error"):

@@ -98,7 +98,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     alone = _served_alone(options, engine, policy, slos, requests)
     settings = _settings(options, policy, slos)
     run = _run(options, engine, policy, settings, requests)
-    latencies = run.latencies() if isinstance(run, FleetRuns) else Latencies.of(run)
+    latencies = _latencies_of(run)
     stats = latencies.stats()
     details = {
         "policy": policy.what,
@@ -129,7 +129,11 @@ def _served_alone(
         return {}
     online_only = Requests(requests.online, [])
     run = _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
-    return (run.latencies() if isinstance(run, FleetRuns) else Latencies.of(run)).stats()
+    return _latencies_of(run).stats()
+
+
+def _latencies_of(run: Run | FleetRuns) -> Latencies:
+    return run.latencies() if isinstance(run, FleetRuns) else Latencies.of(run)
 
 
 def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:

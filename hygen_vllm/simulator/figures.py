@@ -88,7 +88,8 @@ def result_of(
 ) -> dict[str, Any]:
     """Return the result; `details` gains what `hygen report` draws."""
     latencies = Latencies.of(run)
-    online, offline = _by_class(run)
+    records = list(run.log.records.values())
+    online, offline = _by_class(records)
     steps = run.log.steps()
     rates = tokens_per_s(run)
     return {
@@ -98,7 +99,7 @@ def result_of(
         "virtual_s": run.virtual_s,
         "wall_s": run.wall_s,
         "steps": run.log.num_steps,
-        **figures_of_class(run),
+        **figures_by_class(records, latencies, rates),
         "total_tokens_per_s": sum(rates),
         "slo": slos,
         "details": {
@@ -129,20 +130,24 @@ def tokens_per_s(run: Run) -> tuple[float, float]:
     return online, offline
 
 
-def figures_of_class(run: Run) -> dict[str, Any]:
-    """Return the figures of each class in a run, as a result has them."""
-    stats = Latencies.of(run).stats()
-    online, offline = _by_class(run)
-    rates = tokens_per_s(run)
+def figures_by_class(
+    records: Sequence[RequestRecord], latencies: Latencies, rates: tuple[float, float]
+) -> dict[str, Any]:
+    """Return the figures of each class, as a result has them.
+
+    Args: rates: tokens_per_s of online and of offline requests.
+    """
+    stats = latencies.stats()
+    online, offline = _by_class(records)
     return {
         "online": {
-            "finished": num_finished(online),
+            "finished": _num_finished(online),
             "tokens_per_s": rates[0],
-            "ttft_s": shown(stats["ttft"]),
-            "tbt_s": shown(stats["tbt"]),
+            "ttft_s": _shown(stats["ttft"]),
+            "tbt_s": _shown(stats["tbt"]),
         },
         "offline": {
-            "finished": num_finished(offline),
+            "finished": _num_finished(offline),
             "tokens_per_s": rates[1],
             "prefix_hit_rate": hit_rate(offline),
             "preemptions": sum(record.num_preemptions for record in offline),
@@ -150,18 +155,18 @@ def figures_of_class(run: Run) -> dict[str, Any]:
     }
 
 
-def shown(stats: LatencyStats) -> dict[str, float | None]:
+def _shown(stats: LatencyStats) -> dict[str, float | None]:
     """Return the statistics that every result has."""
     return {name: getattr(stats, name) for name in SHOWN}
 
 
-def _by_class(run: Run) -> tuple[list[RequestRecord], list[RequestRecord]]:
-    records = run.log.records.values()
+def _by_class(
+    records: Sequence[RequestRecord],
+) -> tuple[list[RequestRecord], list[RequestRecord]]:
     return [r for r in records if not r.is_offline], [r for r in records if r.is_offline]
 
 
-def num_finished(records: Sequence[RequestRecord]) -> int:
-    """Return how many requests are done."""
+def _num_finished(records: Sequence[RequestRecord]) -> int:
     return sum(record.finished_s is not None for record in records)
 
 

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hygen_vllm.simulator.figures import (
-    Latencies,
-    figures_of_class,
-    hit_rate,
-    num_finished,
-    shown,
-    tokens_per_s,
-)
+from hygen_vllm.simulator.figures import Latencies, figures_by_class, hit_rate, tokens_per_s
 from hygen_vllm.simulator.run_log import RequestRecord
 from hygen_vllm.simulator.simulation import Run
 
@@ -43,12 +36,9 @@ class FleetRuns:
         """Return the result, like that of one engine."""
         first = self.runs[0]
         records = self.records()
-        online = [r for r in records if not r.is_offline]
-        offline = [r for r in records if r.is_offline]
         latencies = self.latencies()
-        stats = latencies.stats()
         rates = [tokens_per_s(run) for run in self.runs]
-        online_rate, offline_rate = (sum(rate[i] for rate in rates) for i in (0, 1))
+        total = sum(online for online, _ in rates), sum(offline for _, offline in rates)
         return {
             "policy": first.policy.name,
             "profile": profile,
@@ -58,26 +48,20 @@ class FleetRuns:
             "virtual_s": first.virtual_s,
             "wall_s": first.wall_s,
             "steps": sum(run.log.num_steps for run in self.runs),
-            "online": {
-                "finished": num_finished(online),
-                "tokens_per_s": online_rate,
-                "ttft_s": shown(stats["ttft"]),
-                "tbt_s": shown(stats["tbt"]),
-            },
-            "offline": {
-                "finished": num_finished(offline),
-                "tokens_per_s": offline_rate,
-                "prefix_hit_rate": hit_rate(offline),
-                "preemptions": sum(record.num_preemptions for record in offline),
-            },
-            "total_tokens_per_s": online_rate + offline_rate,
+            **figures_by_class(records, latencies, total),
+            "total_tokens_per_s": sum(total),
             "slo": slos,
-            "per_replica": [figures_of_class(run) for run in self.runs],
+            "per_replica": [
+                figures_by_class([*run.log.records.values()], Latencies.of(run), rate)
+                for run, rate in zip(self.runs, rates, strict=True)
+            ],
             "details": {
                 "kind": "simulated fleet",
                 **details,
                 "unserved": latencies.num_unserved,
-                "online_prefix_hit_rate": hit_rate(online),
-                "recomputed_tokens": sum(record.recomputed_tokens for record in offline),
+                "online_prefix_hit_rate": hit_rate(
+                    [record for record in records if not record.is_offline]
+                ),
+                "recomputed_tokens": sum(r.recomputed_tokens for r in records if r.is_offline),
             },
         }

@@ -33,9 +33,9 @@ from hygen_vllm.simulator.simulation import (
     SimulatedEngine,
     calm_garbage_collector,
     scheduler_of,
+    virtual_engine,
 )
-from hygen_vllm.simulator.step_time import StepClock
-from hygen_vllm.simulator.virtual_engine import VirtualEngine, VirtualStep
+from hygen_vllm.simulator.virtual_engine import VirtualStep
 
 REPORT_EVERY_S = 1.0
 """As Ray Serve is told to ask."""
@@ -63,9 +63,7 @@ class _Replica:
     ) -> None:
         self.scheduler = scheduler_of(engine, policy, settings, seed)
         self.log = RunLog(self.scheduler)
-        clock = StepClock(engine.device, engine.disturbance, seed)
-        depth = 1 + int(engine.info.is_async)
-        self.virtual = VirtualEngine(self.scheduler, clock.step_seconds, depth, self)
+        self.virtual = virtual_engine(engine, self.scheduler, seed, self)
         self.load = EngineLoad()
         self.finished: list[str] = []
         """Requests that are done and were not asked for yet."""
@@ -78,17 +76,20 @@ class _Replica:
         self.finished += [output.request_id for output in outputs if output.finished]
 
     def add(self, request: LazyRequest, arrival: Any, is_offline: bool, now_s: float) -> None:
-        if not self.virtual.has_work:
-            self.virtual.now_s = max(self.virtual.now_s, now_s)
+        self._wake(now_s)
         self.log.arrived(request.request_id, arrival, is_offline)
         self.virtual.add(request)
 
     def report(self, now_s: float) -> EngineLoad:
         """Return the present load."""
-        if not self.virtual.has_work:
-            self.virtual.now_s = max(self.virtual.now_s, now_s)
+        self._wake(now_s)
         load: EngineLoad = self.scheduler.load_report.now()
         return load
+
+    def _wake(self, now_s: float) -> None:
+        """Put the clock of an engine forward that had nothing to do."""
+        if not self.virtual.has_work:
+            self.virtual.now_s = max(self.virtual.now_s, now_s)
 
 
 def simulate_fleet(  # noqa: PLR0913 - the parts of a simulation
@@ -188,12 +189,7 @@ class _FleetServing:
             work = Work(request.request_id, (request, arrival), labels)
             self._pool.add(work, arrival.time_s)
         else:
-            routed = RoutedRequest(
-                request.request_id,
-                arrival.prompt_tokens,
-                request.shared_prefix,
-                self._block_size,
-            )
+            routed = RoutedRequest(arrival.prompt_tokens, request.shared_prefix, self._block_size)
             loads: dict[Hashable, EngineLoad] = {
                 i: replica.load for i, replica in enumerate(self._replicas)
             }

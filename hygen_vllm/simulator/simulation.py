@@ -26,7 +26,7 @@ from hygen_vllm.simulator.policies import Policy
 from hygen_vllm.simulator.predictor import DistortedLearner, Distortion, profile_device
 from hygen_vllm.simulator.run_log import RunLog
 from hygen_vllm.simulator.step_time import Device, Disturbance, StepClock, load_step_times
-from hygen_vllm.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.simulator.virtual_engine import Observer, VirtualEngine
 from hygen_vllm.workloads.arrivals import Arrival, fit_length
 
 ONLINE, OFFLINE = "online", "offline"
@@ -173,9 +173,7 @@ def simulate(  # noqa: PLR0913 - the parts of a simulation
     started_s = time.perf_counter()
     scheduler = scheduler_of(engine, policy, settings, seed)
     log = RunLog(scheduler)
-    clock = StepClock(engine.device, engine.disturbance, seed)
-    depth = 1 + int(engine.info.is_async)
-    virtual = VirtualEngine(scheduler, clock.step_seconds, depth, log)
+    virtual = virtual_engine(engine, scheduler, seed, log)
     with calm_garbage_collector():
         end_s = _Serving(virtual, log, requests, engine.info.block_size).serve(until_s, progress)
     log.check_ids()
@@ -250,6 +248,15 @@ class _Serving:
                 f"nothing has run for {idle_s:.0f} virtual seconds: "
                 f"{len(self._log.records) - self._log.num_finished} requests wait for ever"
             )
+
+
+def virtual_engine(
+    engine: SimulatedEngine, scheduler: Any, seed: int, observer: Observer
+) -> VirtualEngine:
+    """Return the engine that a scheduler of it drives."""
+    clock = StepClock(engine.device, engine.disturbance, seed)
+    depth = 1 + int(engine.info.is_async)
+    return VirtualEngine(scheduler, clock.step_seconds, depth, observer)
 
 
 def scheduler_of(

@@ -5,10 +5,10 @@ import pytest
 from vllm.v1.engine.core import EngineCore
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.load_report import LEAST_AHEAD, UTILITY
+from hygen_vllm.load_report import LEAST_AHEAD
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 

@@ -16,14 +16,13 @@ import psutil
 import pytest
 
 from hygen_vllm.small_model import prepare_small_model
-from tests.support.processes import child_process, log_tail
+from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail
 
 UP_LIMIT_S = 300.0
 MODEL = "small"
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    **ENGINE_ENVIRONMENT,
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray says how many
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -10,7 +10,6 @@ replicas that run. A number in the file UP.replicas is how many there are to be 
 
 import json
 import logging
-import socket
 import sys
 import tempfile
 import time
@@ -21,14 +20,9 @@ from ray import serve
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving import build_app
+from tests.support.processes import free_port
 
 LOOPBACK = "127.0.0.1"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return listener.getsockname()[1]
 
 
 def refusal(config):

@@ -2,7 +2,6 @@
 """`vllm serve` as a child process, and what it has written down so far."""
 
 import re
-import socket
 import sys
 import time
 import urllib.request
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail
+from tests.support.processes import ENGINE_ENVIRONMENT, child_process, free_port, log_tail
 from tests.support.recording_scheduler import RECORD_ENV
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -56,7 +55,7 @@ def vllm_server(model: Path, arguments: Sequence[str], folder: Path) -> Iterator
 
     Raises: AssertionError with the end of its log if it does not start.
     """
-    port = _free_port()
+    port = free_port()
     server = Server(f"http://127.0.0.1:{port}", model.name, folder / "log", folder / "record.jsonl")
     command = [str(VLLM), "serve", str(model), "--served-model-name", model.name]
     command += ["--host", "127.0.0.1", "--port", str(port), *arguments]
@@ -68,12 +67,6 @@ def vllm_server(model: Path, arguments: Sequence[str], folder: Path) -> Iterator
             assert process.poll() is None and has_time, log_tail(server.log)  # noqa: PT018
             time.sleep(0.5)
         yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _is_healthy(url: str) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving.app_config import AppConfig
+from hygen_vllm.request_class import RequestClass
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,15 @@ def test_settings_of_the_environment_travel(tmp_path, monkeypatch):
     monkeypatch.setenv("HYGEN_CONFIG", str(path))
     arguments = AppConfig("m").engine_kwargs["additional_config"]
     assert {"hygen": {"min_chunk_tokens": 32}} == arguments
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("fcfs", RequestClass.OFFLINE), ("priority", RequestClass.ONLINE)]
+)
+def test_priority_is_a_class_only_where_vllm_has_no_use_for_it(policy, expected):
+    """The endpoint tells the classes as the schedulers behind it do."""
+    config = AppConfig("m", engine={"scheduling_policy": policy})
+    assert expected == config.class_rule.classify(None, priority=1)
 
 
 def test_engine_arguments_are_passed_on():

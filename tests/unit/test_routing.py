@@ -16,12 +16,12 @@ def load(**values):
     return EngineLoad(**{"free_tokens": ROOM, "prefill_token_s": TOKEN_S, **values})
 
 
-def request(number=0, tokens=1000, prefix=()):
-    return RoutedRequest(number, tokens, prefix, 16)
+def request(tokens=1000, prefix=()):
+    return RoutedRequest(tokens, prefix, 16)
 
 
 def chosen(router, loads, count, **values):
-    return Counter(router.choose(request(i, **values), loads) for i in range(count))
+    return Counter(router.choose(request(**values), loads) for _ in range(count))
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -50,7 +50,7 @@ def test_round_robin_takes_turns():
     """Whatever the load is."""
     loads = {"a": load(online_prefill_tokens=9000), "b": load()}
     router = make_router("round-robin", 0)
-    assert ["a", "b", "a", "b"] == [router.choose(request(i), loads) for i in range(4)]
+    assert ["a", "b", "a", "b"] == [router.choose(request(), loads) for _ in range(4)]
 
 
 def test_power_of_two_follows_what_is_done():
@@ -58,8 +58,8 @@ def test_power_of_two_follows_what_is_done():
     router = make_router("power-of-two", 0)
     loads = {"a": load(), "b": load()}
     counts = Counter()
-    for i in range(100):
-        engine = router.choose(request(i), loads)
+    for _ in range(100):
+        engine = router.choose(request(), loads)
         counts[engine] += 1
         if engine == "b":
             router.completed("b")
@@ -86,21 +86,21 @@ def test_slo_router_counts_what_it_sent():
     """Reports are old: the second request goes elsewhere, and back after a new report."""
     router = make_router("slo", 0)
     loads = {"a": load(online_prefill_tokens=0), "b": load(online_prefill_tokens=500)}
-    assert ["a", "b"] == [router.choose(request(i), loads) for i in range(2)]
+    assert ["a", "b"] == [router.choose(request(), loads) for _ in range(2)]
     again = {"a": load(online_prefill_tokens=0), "b": load(online_prefill_tokens=500)}
-    assert "a" == router.choose(request(3), again)
+    assert "a" == router.choose(request(), again)
 
 
 def test_slo_router_finds_a_prefix_again():
     """Where it was sent before, while the queue there is shorter than what it saves."""
     router = make_router("slo", 0)
     prefix = [("conversation", i) for i in range(50)]
-    first = router.choose(request(0, 800, prefix), {"a": load(), "b": load()})
+    first = router.choose(request(800, prefix), {"a": load(), "b": load()})
     other = {"a": "b", "b": "a"}[first]
     short = {first: load(online_prefill_tokens=300), other: load()}
-    assert first == router.choose(request(1, 900, prefix), short)
+    assert first == router.choose(request(900, prefix), short)
     long = {first: load(online_prefill_tokens=3000), other: load()}
-    assert other == router.choose(request(2, 900, prefix), long)
+    assert other == router.choose(request(900, prefix), long)
 
 
 def test_slo_router_remembers_so_many_prefixes():
@@ -108,14 +108,14 @@ def test_slo_router_remembers_so_many_prefixes():
     router = make_router("slo", 0)
     old, kept = [("old", 0)] * 1, [("kept", i) for i in range(50)]
     loads = {"a": load()}
-    router.choose(request(0, 16, old), loads)
+    router.choose(request(16, old), loads)
     for i in range(PREFIXES_KEPT):
-        router.choose(request(i, 16, [("other", i)]), loads)
-    router.choose(request(1, 800, kept), loads)
+        router.choose(request(16, [("other", i)]), loads)
+    router.choose(request(800, kept), loads)
     known = router._known["a"]
     assert (0, 800) == (
-        known.cached_tokens(request(2, 16, old)),
-        known.cached_tokens(request(3, 900, kept)),
+        known.cached_tokens(request(16, old)),
+        known.cached_tokens(request(900, kept)),
     )
 
 
@@ -123,5 +123,5 @@ def test_slo_router_without_prices_counts_tokens():
     """Nobody knows how long a token takes yet."""
     router = make_router("slo", 0)
     loads = {name: EngineLoad(free_tokens=ROOM) for name in "ab"}
-    sent = [router.choose(request(i, tokens), loads) for i, tokens in enumerate((900, 300, 300))]
+    sent = [router.choose(request(tokens), loads) for tokens in (900, 300, 300)]
     assert sent[1] == sent[2] != sent[0]

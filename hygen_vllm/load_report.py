@@ -11,6 +11,7 @@ from vllm.v1.engine.core import EngineCore
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
+from hygen_vllm.fleet.interference import Interference
 from hygen_vllm.latency.step_features import StepComposition
 
 AHEAD_S = 2.0
@@ -52,6 +53,26 @@ class LoadReport:
             prefill_token_s=prefill_token_s,
         )
 
+    def interference(self) -> Interference | None:
+        """Return what offline work has cost online requests; None where it is not estimated."""
+        if self._scheduler.slo_control is None:
+            return None
+        controller = self._scheduler.slo_control.controller
+        real, alone = controller.online.windows, controller.measures.alone
+        windows = (real["ttft"], real["tbt"], alone["ttft"], alone["tbt"])
+        return Interference(*(x for each in windows for x in (each.total_s, each.total_count)))
+
+    def answer(self) -> dict[str, Any]:
+        """Return the load, and what is said of online requests, as plain values."""
+        found = self.interference()
+        if found is None:
+            return {"load": self.now().to_dict(), "interference": None, "targets": ""}
+        return {
+            "load": self.now().to_dict(),
+            "interference": found.to_dict(),
+            "targets": self._scheduler.slo_control.controller.status(),
+        }
+
     def _seconds(self, decodes: list[Any]) -> tuple[float, float]:
         cost = self._scheduler.learner.cost
         if cost is None:
@@ -77,5 +98,5 @@ class LoadReport:
 
 
 def answer_through_engine_core() -> None:
-    """Let EngineCore answer UTILITY with the load as plain values."""
-    setattr(EngineCore, UTILITY, lambda core: core.scheduler.load_report.now().to_dict())
+    """Let EngineCore answer UTILITY as `LoadReport.answer` says."""
+    setattr(EngineCore, UTILITY, lambda core: core.scheduler.load_report.answer())

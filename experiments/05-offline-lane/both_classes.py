@@ -9,7 +9,9 @@ Mooncake's conversation trace; simulated A100 and H200, Llama-3-8B. Writes both-
 from itertools import product
 from typing import Any
 
-from runs import HERE, simulate_all, write_rows
+from runs import HERE, write_rows
+
+from hygen_vllm.simulator.many_runs import simulate_all
 
 ENGINES = {"a100-llama3-8b": 0.3, "h200-llama3-8b": 1.0}
 """Online requests/s."""

@@ -15,8 +15,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from runs import HERE, infinite_hits, read_rows, simulate_all, write_rows
+from runs import HERE, infinite_hits, read_rows, write_rows
 
+from hygen_vllm.simulator.many_runs import simulate_all
 from hygen_vllm.workloads.sources import find_offline
 from hygen_vllm.workloads.tokenizers import HashTokenizer
 

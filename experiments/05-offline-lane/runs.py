@@ -1,43 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of `hygen simulate` for the experiments of this folder, and tables of what came of them."""
+"""What experiments of this folder share: runs in other processes, tables of what came of them."""
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 HERE = Path(__file__).parent
 RESULT = "result.json"
-
-Flags = Mapping[str, Any]
-"""Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated."""
-
-
-def simulate(flags: Flags) -> dict[str, Any]:
-    """Return the result of a run."""
-    command = [sys.executable, "-m", "hygen_vllm.cli", "simulate", "--json", "-"]
-    for name, value in flags.items():
-        for each in value if isinstance(value, list) else [value]:
-            command += [f"--{name.replace('_', '-')}", str(each)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def simulate_all(cases: Sequence[Flags]) -> list[dict[str, Any]]:
-    """Simulate as many runs at a time as there are cores; the order stays."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(simulate, cases), total=len(cases), unit="run", file=sys.stderr))
 
 
 def run_apart(command: Sequence[str], folder: Path) -> dict[str, Any]:

@@ -10,7 +10,9 @@ Llama-2-7B. Writes spike.csv: a line a seed, and the sums.
 import argparse
 from typing import Any
 
-from runs import HERE, simulate_all, write_rows
+from runs import HERE, write_rows
+
+from hygen_vllm.simulator.many_runs import simulate_all
 
 SEEDS = (300, 301, 302, 303)
 HEADROOM = {"none": "headroom_quantile=null", "0.93": "headroom_quantile=0.93"}

@@ -12,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from runs import HERE, simulate_all, write_rows
+from runs import HERE, write_rows
 
+from hygen_vllm.simulator.many_runs import simulate_all
 from hygen_vllm.workloads.sources import find_offline
 from hygen_vllm.workloads.tokenizers import HashTokenizer
 

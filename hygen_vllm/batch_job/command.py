@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hygen_vllm.batch_job.batch_file import BatchRow, bad_row, read_rows, result_row
+from hygen_vllm.batch_job.online_watch import OnlineWatch
 from hygen_vllm.batch_job.results_file import ResultsFile
 
 
@@ -59,18 +60,27 @@ def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str
 
 def _send(left: list[tuple[str, Any]], output: ResultsFile, arguments: argparse.Namespace) -> None:
     tally = _Tally()
+    meanwhile: list[str] = []
     started_s = time.monotonic()
     if left:
-        from hygen_vllm.batch_job.job import connect, run_rows
+        from hygen_vllm.batch_job.job import check_application, connect, pool_status, run_rows
 
         connect(arguments.address)
+        check_application(arguments.app)
+        watch = OnlineWatch(lambda: pool_status(arguments.app))
+        watch.look()
         with tqdm(total=len(left), unit="request", file=sys.stderr) as bar:
             for custom_id, result in run_rows(left, arguments.app, arguments.concurrency):
+                watch.look_if_due()
+                bar.set_postfix_str(watch.place, refresh=False)
                 if output.write(result_row(custom_id, result)):
                     tally.count(result)
                     bar.update()
+        watch.look()
+        meanwhile = watch.report()
     seconds = time.monotonic() - started_s
     sys.stdout.write(
         f"{tally.num_done} results in {seconds:.1f} s, {tally.num_tokens / max(seconds, 1e-9):.0f} "
         f"tokens/s; {len(output.done)} in {arguments.out}, {output.num_failed} of them errors\n"
     )
+    sys.stdout.writelines(f"{line}\n" for line in meanwhile)

@@ -33,6 +33,7 @@ SERVER_ERROR = 500
 MOST_TRIES = 3
 """Of a request that fails for no fault of its own."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+STATUS_LIMIT_S = 5.0
 MOST_FUTILE = 8
 """Passes in a row without a result, after which the job is given up."""
 
@@ -74,8 +75,7 @@ def run_rows(
     Args: concurrency: requests that are under way at a time, in replicas or waiting for one.
     Raises: RuntimeError if there is no such application, or it fails again and again.
     """
-    if NAME not in deployments_of(app_name):
-        raise RuntimeError(f"no application {app_name!r} of hygen_vllm.ray_serving is running")
+    check_application(app_name)
     for start in range(0, len(rows), WINDOW):
         yield from _run_window(dict(rows[start : start + WINDOW]), app_name, concurrency, sleep)
 
@@ -90,10 +90,21 @@ def connect(address: str) -> None:
         raise RuntimeError(f"no Ray cluster at {address!r}: {error}") from None
 
 
-def deployments_of(app_name: str) -> list[str]:
-    """Return the names of the deployments of an application, none if it is not there."""
+def check_application(app_name: str) -> None:
+    """Raise RuntimeError, one line, if there is no such application with an OfflinePool."""
     application = serve.status().applications.get(app_name)
-    return [] if application is None else list(application.deployments)
+    if application is None or NAME not in application.deployments:
+        raise RuntimeError(f"no application {app_name!r} of hygen_vllm.ray_serving is running")
+
+
+def pool_status(app_name: str) -> dict[str, Any] | None:
+    """Return what OfflinePool.status does; None if it does not answer, as while it restarts."""
+    try:
+        handle = serve.get_deployment_handle(NAME, app_name)
+        status: dict[str, Any] = handle.status.remote().result(timeout_s=STATUS_LIMIT_S)
+    except (ray.exceptions.RayError, serve.exceptions.RayServeException, TimeoutError):
+        return None
+    return status
 
 
 def _run_window(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 UTILITY = "hygen_load"
-"""EngineCore's answer to it is the load of its scheduler, as plain values."""
+"""EngineCore's answer to it is that of its scheduler's LoadReport."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
 
 from hygen_vllm.fleet.work_pool import Work, WorkPool
@@ -40,6 +40,7 @@ class OfflinePool:
         rules = QueueRules(order, weights)
         self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, MOST_LENT, rules)
         self._results: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reports: dict[Hashable, Mapping[str, Any]] = {}
         self._ids = itertools.count()
         self._expiry: asyncio.Task[None] | None = None
 
@@ -63,13 +64,17 @@ class OfflinePool:
             self._pool.done(work_id, 0.0)
             self._results.pop(work_id, None)
 
-    async def take(self, worker: str, doing: Sequence[int], most: int) -> dict[str, Any]:
+    async def take(
+        self, worker: str, doing: Sequence[int], most: int, report: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return work for a replica, and what of its work it may stop.
 
         Args:
             doing: work that it has; nobody wants the results of what is `stop`ped.
             most: how much more it wants.
+            report: what its engine says, see LoadReport.answer.
         """
+        self._reports[worker] = report
         for lost in self._pool.reconcile(worker, set(doing)):
             self._give_up(lost.request_id)
         taken = self._pool.take(worker, most, time.monotonic())
@@ -90,14 +95,28 @@ class OfflinePool:
             self._give_up(work_id)
 
     async def status(self) -> dict[str, Any]:
-        """Return how much waits, and how much each replica has."""
-        return {"waiting": self._pool.num_waiting, "replicas": self._pool.workers}
+        """Return how much is `waiting`, and of each of the `replicas` how much it is `doing` and
+        what its engine says of online requests, `interference` and `targets`.
+        """
+        return {
+            "waiting": self._pool.num_waiting,
+            "replicas": {
+                name: {
+                    "doing": doing,
+                    "interference": self._reports[name]["interference"],
+                    "targets": self._reports[name]["targets"],
+                }
+                for name, doing in self._pool.workers.items()
+            },
+        }
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_EVERY_S)
             for work in self._pool.expire(time.monotonic()):
                 self._give_up(work.request_id)
+            for gone in self._reports.keys() - self._pool.workers.keys():
+                del self._reports[gone]
 
     def _give_up(self, work_id: Any) -> None:
         message = f"{MOST_LENT} replicas ended while they worked on this request"

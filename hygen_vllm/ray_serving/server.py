@@ -45,16 +45,16 @@ class HyGenServer(LLMServer):
             asyncio.create_task(self._end_with_engine()),
         ]
 
-    async def load(self) -> EngineLoad:
-        """Return what the engine has to do."""
+    async def report(self) -> dict[str, Any]:
+        """Return what the engine says, see LoadReport.answer."""
         core = self.engine._engine_client.engine_core
-        answers = await core.call_utility_async(UTILITY)
-        return EngineLoad.from_dict(answers)
+        answer: dict[str, Any] = await core.call_utility_async(UTILITY)
+        return answer
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Serve's hook: what the request router knows of this replica."""
         stats = dict(await super().record_routing_stats())
-        load = (await self.load()).to_dict()
+        load = (await self.report())["load"]
         return {**stats, router.STATS: {**load, "at_s": time.monotonic()}}
 
     async def _end_with_engine(self) -> None:
@@ -76,10 +76,11 @@ class HyGenServer(LLMServer):
             await asyncio.sleep(PULL_EVERY_S)
 
     async def _pull(self) -> None:
-        load = await self.load()
+        report = await self.report()
+        load = EngineLoad.from_dict(report["load"])
         unseen = max(0, len(self._doing) - load.num_offline)
         wanted = max(0, load.offline_wanted - unseen)
-        taken = await self._pool.take.remote(self._worker, list(self._doing), wanted)
+        taken = await self._pool.take.remote(self._worker, list(self._doing), wanted, report)
         for work_id, request in taken["work"]:
             self._doing[work_id] = asyncio.create_task(self._do(work_id, request))
         for work_id in taken["stop"]:

@@ -29,6 +29,9 @@ class LatencyWindow:
         self._weights = [0.0] * _NUM_BINS
         self._weight = 0.0
         self._sum_s = 0.0
+        self.total_count = 0
+        self.total_s = 0.0
+        """Of all samples, which do not fade here."""
 
     def add(self, latency_s: float, count: int, now_s: float) -> None:
         """Add `count` samples of a latency >= 0; `now_s` does not fall from call to call."""
@@ -41,6 +44,8 @@ class LatencyWindow:
         self._weights[min(_NUM_BINS - 1, int(_place(latency_s)))] += weight
         self._weight += weight
         self._sum_s += weight * latency_s
+        self.total_count += count
+        self.total_s += count * latency_s
 
     def _start_unit(self, now_s: float) -> None:
         """Let a sample of `now_s` weigh 1, before the weights outgrow floating point."""

@@ -21,9 +21,9 @@ COST = StepCost(0.01, 0.001, 0.0, 0.0, 0.0001, 0.0, 0.0)
 class Clocked:
     """An engine whose scheduler has a clock of its own."""
 
-    def __init__(self, is_async, **limits):
+    def __init__(self, is_async, mode="off", **limits):
         limits = {"num_blocks": 101, "max_num_seqs": 8, "max_num_batched_tokens": 100, **limits}
-        self.scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), {"mode": "off"})
+        self.scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), {"mode": mode})
         self.now_s = 0.0
         self.scheduler.clock = lambda: self.now_s
         self.engine = FakeEngine(self.scheduler, depth=2 if is_async else 1)
@@ -104,5 +104,25 @@ def test_engine_core_answers_for_its_scheduler(is_async):
     class Core:
         scheduler = engine.scheduler
 
-    values = getattr(EngineCore, UTILITY)(Core())
-    assert engine.load() == EngineLoad.from_dict({**values, "unknown": 1})
+    answer = getattr(EngineCore, UTILITY)(Core())
+    assert engine.load() == EngineLoad.from_dict({**answer["load"], "unknown": 1})
+    assert (None, "") == (answer["interference"], answer["targets"])
+
+
+def test_interference_compares_with_online_alone(is_async):
+    """First tokens and gaps are counted as they come; the estimate follows."""
+    engine = Clocked(is_async, mode="slo")
+    engine.scheduler.learner = CostLearner(COST)
+    before = engine.scheduler.load_report.interference()
+    for i in range(3):
+        engine.add("online", i, max_tokens=5)
+    engine.add("offline", 3, max_tokens=5)
+    while engine.scheduler.has_requests():
+        engine.now_s += 0.1
+        engine.engine.step()
+    spent = engine.scheduler.load_report.interference() - before
+    assert (3, 12) == (spent.num_ttft, spent.num_tbt)
+    assert 1.2 == pytest.approx(spent.tbt_s)
+    assert 0 < spent.alone_tbt_s < spent.tbt_s
+    assert "3 online requests" in str(spent)
+    assert "tbt_mean=+20%" in engine.scheduler.load_report.answer()["targets"]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a job goes on where requests fail; no application is there."""
 
+from types import SimpleNamespace
+
 import pytest
 from ray.exceptions import RayError
 
@@ -36,7 +38,7 @@ class Passes:
 @pytest.fixture
 def run(monkeypatch):
     """Runs ROWS; returns the results, the passes and the seconds that were waited."""
-    monkeypatch.setattr(job, "deployments_of", lambda _: [job.NAME])
+    monkeypatch.setattr(job, "check_application", lambda _: None)
 
     def run(*results):
         passes, waited = Passes(*results), []
@@ -82,8 +84,10 @@ def test_job_is_given_up_when_nothing_comes(run, failure):
         run(lambda _: failure)
 
 
-def test_application_that_is_not_there_is_refused(monkeypatch):
+@pytest.mark.parametrize("deployments", [{}, {"other": ["OfflinePool"]}, {"wanted": ["LLMServer"]}])
+def test_application_that_is_not_there_is_refused(monkeypatch, deployments):
     """At once."""
-    monkeypatch.setattr(job, "deployments_of", lambda _: [])
-    with pytest.raises(RuntimeError, match="no application 'other'"):
-        list(job.run_rows([*ROWS.items()], "other", 8))
+    found = {name: SimpleNamespace(deployments=each) for name, each in deployments.items()}
+    monkeypatch.setattr(job.serve, "status", lambda: SimpleNamespace(applications=found))
+    with pytest.raises(RuntimeError, match="no application 'wanted'"):
+        list(job.run_rows([*ROWS.items()], "wanted", 8))

@@ -98,6 +98,8 @@ def test_batch_file_gets_one_result_a_row(app, tmp_path):
     errors = {row["custom_id"] for row in results if row["error"] is not None}
     assert {"long", "no-url", None} == errors
     assert "21 results" in done.out
+    assert "meanwhile: " in done.out
+    assert "tbt_mean=+20%" in done.out
     refused = app.batch(rows, "--out", out)
     assert (2, True) == (refused.returncode, "--resume" in refused.err)
     kept = out.read_text().splitlines(keepends=True)[:12]

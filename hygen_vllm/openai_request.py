@@ -22,6 +22,13 @@ CHARACTERS_PER_TOKEN = 4.0
 DEFAULT_OUTPUT_TOKENS = 256
 
 
+def problem_of(url: Any, body: Any) -> str:
+    """Return why there is no OpenAiRequest with such an endpoint and body, "" if there is."""
+    if url not in URLS:
+        return f"url must be one of {', '.join(URLS)}, got {url!r}"
+    return "" if isinstance(body, dict) else "body must be an object"
+
+
 @dataclass(frozen=True)
 class OpenAiRequest:
     """One request.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hygen_vllm.openai_request import INVALID, URLS, OpenAiRequest, error_of
+from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_of
 
 OK = 200
 BAD_REQUEST = 400
@@ -79,11 +79,7 @@ def parse_row(line: str, number: int) -> BatchRow:
 def _problem(values: dict[str, Any]) -> str:
     if values.get("method", "POST") != "POST":
         return f"method must be POST, got {values['method']!r}"
-    if values.get("url") not in URLS:
-        return f"url must be one of {', '.join(URLS)}, got {values.get('url')!r}"
-    if not isinstance(values.get("body"), dict):
-        return "body must be an object"
-    return ""
+    return problem_of(values.get("url"), values.get("body"))
 
 
 def result_row(custom_id: str | None, result: dict[str, Any]) -> dict[str, Any]:

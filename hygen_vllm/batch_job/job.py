@@ -9,6 +9,7 @@ under way: the job waits, longer each time that nothing was gained, and runs wha
 import json
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,9 +34,12 @@ SERVER_ERROR = 500
 MOST_TRIES = 3
 """Of a request that fails for no fault of its own."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-STATUS_LIMIT_S = 5.0
+CONNECT_LIMIT_S = STATUS_LIMIT_S = 5.0
 MOST_FUTILE = 8
 """Passes in a row without a result, after which the job is given up."""
+
+CALL = ("method", "request_kwargs")
+"""Columns by which Ray's processor calls a deployment."""
 
 Wanted = tuple[str, OpenAiRequest]
 """custom_id and request."""
@@ -84,9 +88,12 @@ def connect(address: str) -> None:
     """Connect this process to a Ray cluster. Raises RuntimeError, one line, if there is none."""
     if ray.is_initialized():
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself tries for a minute, then ends this process
+            socket.create_connection((host, int(port)), CONNECT_LIMIT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError as error:
+    except OSError as error:
         raise RuntimeError(f"no Ray cluster at {address!r}: {error}") from None
 
 
@@ -135,17 +142,13 @@ def _run_window(
 
 def _run_once(rows: Sequence[Wanted], app_name: str, concurrency: int) -> Iterator[Result]:
     items = [
-        {
-            "custom_id": custom_id,
-            "method": "run",
-            "request_kwargs": {"url": request.url, "body": json.dumps(request.body)},
-        }
+        {"custom_id": custom_id, "url": request.url, "body": json.dumps(request.body)}
         for custom_id, request in rows
     ]
     dataset = ray.data.from_items(
         items, override_num_blocks=max(1, math.ceil(len(items) / ROWS_PER_CALL))
     )
-    for row in through_pool(dataset, app_name, concurrency).iter_rows():
+    for row in add_results(dataset, app_name, concurrency).iter_rows():
         failure = row.get("__inference_error__")
         if failure:
             logger.warning("a request failed on its way: %s", failure)
@@ -153,10 +156,14 @@ def _run_once(rows: Sequence[Wanted], app_name: str, concurrency: int) -> Iterat
         yield row["custom_id"], json.loads(row["result"])
 
 
-def through_pool(dataset: Dataset, app_name: str, concurrency: int) -> Dataset:
-    """Return a dataset with the column `result`, JSON, for one with `method` and `request_kwargs`.
+def add_results(dataset: Dataset, app_name: str = "default", concurrency: int = 256) -> Dataset:
+    """Return a dataset of requests with one more column, `result`. Lazy, as all of Ray Data.
 
-    `method` is "run", `request_kwargs` has `url` and `body`, JSON. Lazy, as all of Ray Data.
+    Columns `url`, an endpoint, and `body`, an object or JSON, are as in OpenAI's batch files;
+    others stay. `result` is JSON: `response`, the body of the response, or `error`. A request that
+    was lost on its way has `__inference_error__` instead, a text.
+
+    Args: concurrency: requests that are under way at a time, in replicas or waiting for one.
     """
     config = ServeDeploymentProcessorConfig(
         deployment_name=NAME,
@@ -169,8 +176,8 @@ def through_pool(dataset: Dataset, app_name: str, concurrency: int) -> Dataset:
     processor = build_processor(
         config,
         builder_kwargs={},
-        preprocess=_same,
-        postprocess=_same,
+        preprocess=_as_call,
+        postprocess=_as_result,
         preprocess_map_kwargs=light,
         postprocess_map_kwargs=light,
     )
@@ -181,5 +188,20 @@ def through_pool(dataset: Dataset, app_name: str, concurrency: int) -> Dataset:
     return processor(dataset)
 
 
-def _same(row: dict[str, Any]) -> dict[str, Any]:
-    return row
+def _as_call(row: dict[str, Any]) -> dict[str, Any]:
+    body = row["body"]
+    text = body if isinstance(body, str) else json.dumps(_without_nulls(body))
+    return {**row, "method": "run", "request_kwargs": {"url": row["url"], "body": text}}
+
+
+def _as_result(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in CALL}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without what a table put where other rows have something."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value

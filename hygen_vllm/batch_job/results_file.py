@@ -26,9 +26,9 @@ class ResultsFile:
         """custom_ids with a result."""
         self.num_failed = 0
         """Results that are errors, those from before among them."""
-        if path.exists() and path.stat().st_size and not resume:
+        if path.is_file() and path.stat().st_size and not resume:
             raise FileExistsError(f"{path} has results: go on with --resume, or remove it")
-        end = self._read() if path.exists() else 0
+        end = self._read() if path.is_file() else 0
         self._file = path.open("ab")
         self._file.truncate(end)
 

@@ -16,7 +16,7 @@ from typing import Any
 from hygen_vllm.fleet.work_pool import Work, WorkPool
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import Labels, QueueRules
-from hygen_vllm.openai_request import OpenAiRequest, error_of
+from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -51,7 +51,12 @@ class OfflinePool:
         """
         if self._expiry is None:
             self._expiry = asyncio.create_task(self._expire())
-        offline = OpenAiRequest(request["url"], json.loads(request["body"]))
+        body = json.loads(request["body"])
+        problem = problem_of(request["url"], body)
+        if problem:
+            yield {"result": json.dumps(error_of(problem, 400, INVALID))}
+            return
+        offline = OpenAiRequest(request["url"], body)
         work_id = next(self._ids)
         labels = Labels(
             tenant=offline.tenant, hashes=offline.prefix_hashes(), tokens=offline.tokens

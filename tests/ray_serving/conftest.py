@@ -20,6 +20,7 @@ from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail
 
 UP_LIMIT_S = 300.0
 MODEL = "small"
+TARGET = "tbt_mean=+30%"
 ENVIRONMENT = {
     **ENGINE_ENVIRONMENT,
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray says how many
@@ -126,6 +127,6 @@ def two_replicas(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    """One replica, whose scheduler has settings."""
-    with serving(tmp_path_factory.mktemp("app"), 1, hygen={"mode": "off"}) as app:
+    """One replica; its scheduler steers by TARGET."""
+    with serving(tmp_path_factory.mktemp("app"), 1, hygen={"slos": [TARGET]}) as app:
         yield app

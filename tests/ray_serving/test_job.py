@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 
 from hygen_vllm.batch_job import job
 from hygen_vllm.openai_request import OpenAiRequest, error_of
+from tests.support.processes import free_port
 
 ROWS = {str(i): OpenAiRequest("/v1/completions", {"prompt": "x"}) for i in range(4)}
 GOOD = {"response": {}}
@@ -91,3 +92,11 @@ def test_application_that_is_not_there_is_refused(monkeypatch, deployments):
     monkeypatch.setattr(job.serve, "status", lambda: SimpleNamespace(applications=found))
     with pytest.raises(RuntimeError, match="no application 'wanted'"):
         list(job.run_rows([*ROWS.items()], "wanted", 8))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_cluster_that_is_not_there_is_refused(scheme):
+    """In one line, before Ray has tried for a minute."""
+    with pytest.raises(RuntimeError, match="no Ray cluster") as error:
+        job.connect(f"{scheme}127.0.0.1:{free_port()}")
+    assert "\n" not in str(error.value)

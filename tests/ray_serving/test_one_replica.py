@@ -2,9 +2,14 @@
 """An application with one replica: both classes, batch files, what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 
 import httpx
 import pytest
+
+from tests.ray_serving.conftest import RAY_ENVIRONMENT, TARGET
 
 pytestmark = pytest.mark.engine
 OFFLINE = {"vllm_xargs": {"slo_class": "offline"}}
@@ -99,7 +104,7 @@ def test_batch_file_gets_one_result_a_row(app, tmp_path):
     assert {"long", "no-url", None} == errors
     assert "21 results" in done.out
     assert "meanwhile: " in done.out
-    assert "tbt_mean=+20%" in done.out
+    assert TARGET in done.out
     refused = app.batch(rows, "--out", out)
     assert (2, True) == (refused.returncode, "--resume" in refused.err)
     kept = out.read_text().splitlines(keepends=True)[:12]
@@ -109,3 +114,19 @@ def test_batch_file_gets_one_result_a_row(app, tmp_path):
     again = lines_of(out)
     assert sorted(map(str, expected)) == sorted(str(row["custom_id"]) for row in again)
     assert [json.loads(line) for line in kept] == again[:12]
+
+
+def test_dataset_gets_a_result_a_row(app):
+    """Rows of one table have each other's fields, empty."""
+    command = [sys.executable, "-m", "tests.support.dataset_job", app.address]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **RAY_ENVIRONMENT}, check=False
+    )
+    assert 0 == done.returncode, done.stderr
+    results = json.loads(done.stdout)
+    assert (
+        text_of(app.chat("What is the capital of France?"))
+        == (results["chat"]["response"]["choices"][0]["message"]["content"])
+    )
+    assert 4 == results["text"]["response"]["usage"]["completion_tokens"]
+    assert (400, True) == (results["bad"]["error"]["code"], "url" in str(results["bad"]))

@@ -11,6 +11,7 @@ dead-engine.csv.
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ class Client:
 
 def measure(variant: str, port: int) -> dict[str, Any]:
     """Serve, kill an engine, return what became of the requests."""
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
     import ray
     from ray import serve
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -26,7 +27,11 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray says how many
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",  # Ray's daemons listen on all interfaces
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 ENGINE = {
     "dtype": "float32",
     "enforce_eager": True,

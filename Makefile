@@ -12,7 +12,7 @@ PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARG
 ONE_REPLICA       := -m "not two_replicas"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast test-releases test-ray test-vllm-own check bench bench-predictor bench-simulator bench-offline profile clean
+.PHONY: help setup model demo demo-ray test test-fast test-releases test-ray test-vllm-own check bench bench-predictor bench-simulator bench-offline bench-fleet profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ model: setup ## convert SmolLM2-135M-Instruct into $HYGEN_CACHE or ~/.cache/hyge
 
 demo: model ## serve mixed traffic on the real model and compare five policies; DEMO_ARGS="--seconds 20"
 	$(BIN)/hygen demo $(DEMO_ARGS)
+
+demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)
+	$(BIN)/python experiments/06-fleet/two_replicas.py
 
 test: model ## run all tests, then the scheduler tests against other vLLM releases and vLLM's own
 	$(PYTEST) $(ONE_REPLICA) tests
@@ -85,6 +88,10 @@ bench-offline: model ## measure the offline lane: order, bursts, tenants, long q
 	$(BIN)/python experiments/05-offline-lane/tenants.py
 	$(BIN)/python experiments/05-offline-lane/scale.py --out experiments/05-offline-lane/scale.csv
 	$(BIN)/python experiments/05-offline-lane/real_batch.py --out experiments/05-offline-lane/real-batch.csv
+
+bench-fleet: model ## measure several engines: routers (simulated, an hour), a dead engine on Ray (6 minutes, 8 GiB)
+	$(BIN)/python experiments/06-fleet/fleet.py
+	$(BIN)/python experiments/06-fleet/dead_engine.py
 
 PROFILE_FLAGS := --mixes 80 --minutes 20 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
   --max-num-batched-tokens 1024

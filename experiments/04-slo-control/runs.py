@@ -54,21 +54,8 @@ class Row:
 
 def options_of(case: Case) -> SimulateOptions:
     """Return the flags of the command that makes a run."""
-    values: dict[str, Any] = {each.name: None for each in fields(SimulateOptions)}
-    values.update(
-        profile="a100-llama2-7b",
-        offline="arxiv",
-        slo=[],
-        seed=0,
-        json="-",
-        noise=0.0,
-        slowdown=[],
-        setting=[],
-        stall=[],
-        predictor_error=0.0,
-        unprofiled=False,
-    )
-    return SimulateOptions(**{**values, **case.flags, "policy": case.policy})
+    usual = {"profile": "a100-llama2-7b", "offline": "arxiv"}
+    return SimulateOptions(**{**usual, **case.flags, "policy": case.policy})
 
 
 def run(case: Case) -> Row:

@@ -10,8 +10,6 @@ dead-engine.csv.
 
 import argparse
 import json
-import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -23,52 +21,16 @@ from typing import Any
 import httpx
 import pandas as pd
 import psutil
+from small_app import HOST, MODEL, our_application, ray_cluster, rays_application
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-VARIANTS = ("ray", "hygen")
-MODEL = "small"
+VARIANTS = {"ray": rays_application, "hygen": our_application}
 ENGINE_TITLE = "VLLM::EngineCore"
 EVERY_S = 0.25
 BEFORE_S, AFTER_S = 15.0, 60.0
 LIMIT_S = 60.0
 """What a client waits for an answer."""
-ENGINE = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "max_model_len": 512,
-    "max_num_seqs": 16,
-    "max_num_batched_tokens": 256,
-}
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-}
-
-
-def application(variant: str) -> Any:
-    """Return ours, or what Ray builds by itself."""
-    from ray.serve.llm import LLMConfig, build_openai_app
-
-    from hygen_vllm.ray_serving import AppConfig, build_app
-    from hygen_vllm.ray_serving.app import HEALTH_CHECK_PERIOD_S
-    from hygen_vllm.small_model import prepare_small_model
-
-    model = str(prepare_small_model())
-    if variant == "hygen":
-        config = AppConfig(model, MODEL, 2, engine=ENGINE, on_cpu=True, env=ENVIRONMENT)
-        return build_app(config)
-    llm = LLMConfig(
-        model_loading_config={"model_id": MODEL, "model_source": model},
-        engine_kwargs=ENGINE,
-        deployment_config={"num_replicas": 2, "health_check_period_s": HEALTH_CHECK_PERIOD_S},
-        runtime_env={"env_vars": ENVIRONMENT},
-        accelerator_config={"kind": "cpu"},
-    )
-    one = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
-    return build_openai_app({"llm_configs": [llm], "ingress_deployment_config": one})
 
 
 class Client:
@@ -102,15 +64,11 @@ class Client:
 
 def measure(variant: str, port: int) -> dict[str, Any]:
     """Serve, kill an engine, return what became of the requests."""
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
-    import ray
-    from ray import serve
+    with ray_cluster(port):
+        from ray import serve
 
-    with tempfile.TemporaryDirectory(prefix="hygen", ignore_cleanup_errors=True) as folder:
-        ray.init(num_cpus=6, num_gpus=0, include_dashboard=False, _temp_dir=folder)
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(application(variant), name="default")
-        client = Client(f"http://127.0.0.1:{port}/v1/chat/completions")
+        serve.run(VARIANTS[variant](), name="default")
+        client = Client(f"http://{HOST}:{port}/v1/chat/completions")
         client.ask_for(BEFORE_S)
         found = psutil.process_iter(["cmdline"])
         engines = [p for p in found if " ".join(p.info["cmdline"] or ()).startswith(ENGINE_TITLE)]
@@ -118,7 +76,6 @@ def measure(variant: str, port: int) -> dict[str, Any]:
         engines[0].kill()
         client.ask_for(AFTER_S)
         client.finish()
-        ray.shutdown()
     rows = pd.DataFrame(client.rows)
     before, after = rows[rows.at_s + rows.took_s < killed_s], rows[rows.at_s > killed_s]
     failed = rows[~rows.good.astype(bool)]

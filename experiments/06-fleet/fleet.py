@@ -67,19 +67,12 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--replicas", type=int, nargs="+", choices=SIZES, default=[*SIZES])
-    parser.add_argument("--out", type=Path, default=HERE / "fleet.csv")
-    options = parser.parse_args()
-    places = [
-        (replicas, load, router, FIRST_SEED + i)
-        for replicas, load, router in product(options.replicas, RATES, ROUTERS)
-        for i in range(SIZES[replicas][0])
-    ]
+def table_of(replicas: int) -> pd.DataFrame:
+    """Return the medians of a size."""
+    num_seeds, _ = SIZES[replicas]
+    places = [*product([replicas], RATES, ROUTERS, range(FIRST_SEED, FIRST_SEED + num_seeds))]
     with tempfile.TemporaryDirectory() as folder:
-        cases = [flags(*place, Path(folder)) for place in places]
-        found = simulate_all(cases)
+        found = simulate_all([flags(*place, Path(folder)) for place in places])
     keys = ["replicas", "load", "router", "seed"]
     rows = pd.DataFrame(
         [
@@ -90,8 +83,19 @@ def main() -> None:
     runs = rows.groupby(keys[:3], sort=False)
     table = runs.median().drop(columns="seed").round(3)
     table.insert(0, "seeds", runs.size())
-    table.to_csv(options.out)
-    print(table.to_string())
+    return table.reset_index()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicas", type=int, nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--out", type=Path, default=HERE / "fleet.csv")
+    options = parser.parse_args()
+    tables = []
+    for replicas in options.replicas:
+        tables.append(table_of(replicas))
+        pd.concat(tables).to_csv(options.out, index=False)
+    print(pd.concat(tables).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.data import Dataset
+from ray.data import DataContext, Dataset
 from ray.data.llm import ServeDeploymentProcessorConfig, build_processor
 
 from hygen_vllm.batch_job.batch_file import error_code
@@ -95,6 +95,9 @@ def connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except OSError as error:
         raise RuntimeError(f"no Ray cluster at {address!r}: {error}") from None
+    DataContext.get_current().enable_progress_bars = False  # the command has one
+    for name in ("ray.data", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def check_application(app_name: str) -> None:

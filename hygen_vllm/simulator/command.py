@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,32 @@ NOTHING = Workload([], "none")
 
 @dataclass(frozen=True)
 class SimulateOptions:
-    """The flags of the command, under their names; None where a flag was not given."""
+    """The flags of the command, under their names."""
 
     profile: str
     policy: str
-    online: str | None
-    online_rate: float | None
-    offline: str | None
-    offline_requests: int | None
-    slo: list[str]
-    seconds: float | None
-    seed: int
-    json: str
-    kv_blocks: int | None
-    max_tokens_per_step: int | None
-    max_seqs: int | None
-    max_model_len: int | None
-    stepping: str | None
-    tokenizer: Path | None
-    noise: float
-    slowdown: list[tuple[float, float]]
-    stall: list[tuple[float, float]]
-    latency_budget_ms: float | None
-    offline_rate: float | None
-    setting: list[tuple[str, Any]]
-    predictor_error: float
-    unprofiled: bool
+    online: str | None = None
+    online_rate: float | None = None
+    offline: str | None = None
+    offline_requests: int | None = None
+    slo: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    seed: int = 0
+    json: str = "-"
+    kv_blocks: int | None = None
+    max_tokens_per_step: int | None = None
+    max_seqs: int | None = None
+    max_model_len: int | None = None
+    stepping: str | None = None
+    tokenizer: Path | None = None
+    noise: float = 0.0
+    slowdown: list[tuple[float, float]] = field(default_factory=list)
+    stall: list[tuple[float, float]] = field(default_factory=list)
+    latency_budget_ms: float | None = None
+    offline_rate: float | None = None
+    setting: list[tuple[str, Any]] = field(default_factory=list)
+    predictor_error: float = 0.0
+    unprofiled: bool = False
     replicas: int | None = None
     router: str | None = None
 

@@ -89,7 +89,6 @@ def _server(arguments: argparse.Namespace) -> "Server":
 def _simulation(arguments: argparse.Namespace) -> "SimulateOptions":
     from hygen_vllm.simulator.command import SimulateOptions
 
-    names = [field.name for field in dataclasses.fields(SimulateOptions)]
-    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
-    given.update(policy="fixed-budget", json="-", predictor_error=0.0, unprofiled=False)
-    return SimulateOptions(**given)
+    names = {field.name for field in dataclasses.fields(SimulateOptions)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return SimulateOptions(**{**given, "policy": "fixed-budget"})

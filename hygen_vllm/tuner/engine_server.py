@@ -66,6 +66,8 @@ class EngineServer:
         self._max_model_len = config.model_config.max_model_len
         self._vocabulary = config.model_config.get_vocab_size()
         self._seconds = seconds
+        self._num_offline = 0
+        """Offline requests in the engine."""
 
     @property
     def description(self) -> str:
@@ -73,7 +75,7 @@ class EngineServer:
 
     @property
     def scheduler(self) -> Any:
-        """The HyGenScheduler of the engine."""
+        """The scheduler of the engine, a HyGenScheduler unless another one was chosen."""
         return self._core.scheduler
 
     def serve(self, latency_budget_s: float | None, repeat: int, progress: Progress) -> Served:
@@ -91,6 +93,27 @@ class EngineServer:
         self._core.reset_prefix_cache()
         return _served(self._run(requests, progress), self._seconds)
 
+    def use_scheduler(self, scheduler_cls: str | None, policy: str = "fcfs") -> None:
+        """Give the idle engine a new scheduler.
+
+        Args:
+            scheduler_cls: as of vLLM's EngineArgs; None for vLLM's own.
+            policy: vLLM's, `fcfs` or `priority`, in which offline requests have priority 1.
+        """
+        config = self._core.vllm_config
+        config.scheduler_config.scheduler_cls = scheduler_cls
+        config.scheduler_config.policy = policy
+        old = self.scheduler
+        self._core.scheduler = config.scheduler_config.get_scheduler_cls()(
+            vllm_config=config,
+            kv_cache_config=old.kv_cache_config,
+            structured_output_manager=self._core.structured_output_manager,
+            include_finished_set=False,
+            log_stats=False,
+            block_size=old.block_size,
+            hash_block_size=old.hash_block_size,
+        )
+
     def close(self) -> None:
         """End the engine and its workers."""
         self._core.shutdown()
@@ -104,12 +127,14 @@ class EngineServer:
             self._made(OFFLINE, requests.offline),
             BACKLOG_PER_SLOT * scheduler.max_num_running_reqs,
         )
+        self._num_offline = 0
         gc.collect()
         gc.freeze()  # as vLLM does before its own loop: a collection takes as long as many steps
         started_s = time.monotonic()
         while (now_s := time.monotonic() - started_s) < self._seconds:
-            for record, request in coming.until(now_s, len(scheduler.offline_ids)):
+            for record, request in coming.until(now_s, self._num_offline):
                 records[request.request_id] = record
+                self._num_offline += record.is_offline
                 request.arrival_time = time.time() - (now_s - record.arrival.time_s)
                 scheduler.add_request(request)
             if scheduler.has_requests() or core.batch_queue:
@@ -136,8 +161,9 @@ class EngineServer:
         now_s = time.monotonic() - started_s
         for of_client in (outputs or {}).values():
             for output in of_client.outputs:
-                times_s = records[output.request_id].token_times_s
-                times_s.extend([now_s] * len(output.new_token_ids))
+                record = records[output.request_id]
+                record.token_times_s.extend([now_s] * len(output.new_token_ids))
+                self._num_offline -= record.is_offline and output.finished
 
     def _request(self, request_id: str, slo_class: str, number: int, arrival: Arrival) -> Request:
         is_offline = slo_class == OFFLINE
@@ -151,6 +177,7 @@ class EngineServer:
                 extra_args={"slo_class": slo_class},
             ),
             pooling_params=None,
+            priority=int(is_offline),
             block_hasher=self._core.request_block_hasher,
         )
 

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's own schedulers and HyGen's, one after the other in one real engine, with traces as load.
+
+    python experiments/07-real-engine/compare.py --model M --online azure --online-rate 5 \
+        --slo tbt_p99=+20% --slo tbt_mean=+20% --runs 3 --out cpu.json [vLLM's engine flags]
+
+Each run begins with a new scheduler that has learned nothing, and an empty prefix cache. Targets
+are relative to the same requests served by stock vLLM without offline ones. Runs differ in their
+seeds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+import vllm
+from tqdm import tqdm
+from vllm.platforms import current_platform
+
+from hygen_vllm.profiler.engine_flags import parse_engine_flags
+from hygen_vllm.simulator.command import SimulateOptions
+from hygen_vllm.simulator.simulation import Requests
+from hygen_vllm.slo.slo import Slo
+from hygen_vllm.tuner.engine_server import EngineServer
+from hygen_vllm.tuner.simulated_server import find_requests
+
+HYGEN = "hygen_vllm.HyGenScheduler"
+STOCK = {
+    "online-only": "fcfs",
+    "offline-only": "fcfs",
+    "vllm-fcfs": "fcfs",
+    "vllm-priority": "priority",
+}
+"""Policies of stock vLLM."""
+ONLINE_FIRST = "online-first"
+
+
+class ScheduleTimer:
+    """Measures what a scheduler takes of a run: `schedule` and `update_from_output`."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.seconds = 0.0
+        self.num_steps = 0
+        for name in ("schedule", "update_from_output"):
+            setattr(scheduler, name, self._timed(getattr(scheduler, name), name == "schedule"))
+
+    def _timed(self, method: Any, is_step: bool) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start_s = time.perf_counter()
+            result = method(*args, **kwargs)
+            self.seconds += time.perf_counter() - start_s
+            self.num_steps += is_step
+            return result
+
+        return timed
+
+
+def prepare(server: EngineServer, policy: str) -> None:
+    """Give the engine the scheduler of a policy; one with "=" in it is a target."""
+    config = server.scheduler.vllm_config
+    if policy in STOCK:
+        server.use_scheduler(None, STOCK[policy])
+        return
+    settings = {"mode": "off"} if policy == ONLINE_FIRST else {"slos": [policy]}
+    config.additional_config = {**config.additional_config, "hygen": settings}
+    server.use_scheduler(HYGEN)
+
+
+def serve(server: EngineServer, policy: str, requests: Requests, seconds: float) -> dict[str, Any]:
+    """Serve once; return the figures."""
+    if policy == "online-only":
+        requests = Requests(requests.online, [])
+    elif policy == "offline-only":
+        requests = Requests([], requests.offline)
+    prepare(server, policy)
+    timer = ScheduleTimer(server.scheduler)
+    with tqdm(total=100, desc=f"{policy:16}", file=sys.stderr, mininterval=5) as bar:
+        served = server.serve_requests(requests, lambda share: bar.update(int(100 * share) - bar.n))
+    return {
+        "policy": policy,
+        **{metric: asdict(stats) for metric, stats in served.stats.items()},
+        "online_unserved": served.num_unserved,
+        "online_tokens_per_s": served.online_tokens_per_s,
+        "offline_tokens_per_s": served.offline_tokens_per_s,
+        "steps": timer.num_steps,
+        "scheduler_share": timer.seconds / seconds,
+        "scheduler_us_per_step": 1e6 * timer.seconds / max(1, timer.num_steps),
+        "served": served,
+    }
+
+
+def measure(server: EngineServer, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Serve all runs under all policies; write what is there after each."""
+    names = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
+    load = {name: getattr(options, name) for name in names}
+    rows: list[dict[str, Any]] = []
+    for run in range(options.runs):
+        requests = find_requests(SimulateOptions(profile="", policy="slo", **load), run)
+        alone: Any = None
+        for policy in [*STOCK, ONLINE_FIRST, *options.slo]:
+            row = {"run": run, **serve(server, policy, requests, options.seconds)}
+            served = row.pop("served")
+            alone = alone or served
+            slos = [] if policy == "offline-only" else options.slo
+            row["of_limit"] = {slo: served.ratio_of(Slo.parse(slo), alone.stats) for slo in slos}
+            rows.append(row)
+            result = {"meta": meta(server, options), "rows": rows}
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+    return rows
+
+
+def meta(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was measured on."""
+    config = server.scheduler.vllm_config
+    return {
+        "vllm": vllm.__version__,
+        "device": current_platform.get_device_name(),
+        "model": config.model_config.model,
+        "asynchronous": config.scheduler_config.async_scheduling,
+        "options": {name: str(value) for name, value in vars(options).items() if name != "out"},
+    }
+
+
+def table(rows: list[dict[str, Any]], slos: list[str]) -> str:
+    """Return medians over runs as a Markdown table."""
+    header = ["policy", "TTFT mean / P99, ms", "TBT mean / P99, ms", *(f"of {slo}" for slo in slos)]
+    header += ["offline tokens/s", "of offline alone", "scheduler, us a step"]
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+
+    def median(policy: str, *names: str) -> float:
+        values = []
+        for row in rows:
+            value: Any = row
+            for name in names:
+                value = None if value is None else value.get(name)
+            if row["policy"] == policy and value is not None:
+                values.append(value)
+        return statistics.median(values) if values else float("nan")
+
+    full = median("offline-only", "offline_tokens_per_s")
+    for policy in policies:
+        cells = [policy]
+        for metric in ("ttft", "tbt"):
+            mean, p99 = (1e3 * median(policy, metric, name) for name in ("mean", "p99"))
+            cells.append(f"{mean:.1f} / {p99:.1f}")
+        cells += [f"{median(policy, 'of_limit', slo):.3f}" for slo in slos]
+        offline = median(policy, "offline_tokens_per_s")
+        cells += [f"{offline:,.0f}", f"{offline / full:.1%}"]
+        cells.append(f"{median(policy, 'scheduler_us_per_step'):.0f}")
+        lines.append(f"| {' | '.join(cells).replace('nan', '')} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--online", default="azure")
+    parser.add_argument("--online-rate", type=float, default=5.0)
+    parser.add_argument("--offline", default="arxiv")
+    parser.add_argument("--offline-requests", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=61)
+    parser.add_argument("--slo", action="append", default=[])
+    parser.add_argument("--out", type=Path, default=Path("compare.json"))
+    options, flags = parser.parse_known_args()
+    engine_args = parse_engine_flags(["--model", options.model, *flags])
+    server = EngineServer(engine_args, lambda _: Requests([], []), options.seconds)
+    try:
+        rows = measure(server, options)
+    finally:
+        server.close()
+    print(table(rows, options.slo))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,13 @@ of medians over seeds, fleet.csv.
 """
 
 import argparse
+import csv
+import statistics
 import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from sessions import write_sessions
 
 from hygen_vllm.fleet.routing import ROUTERS
@@ -67,23 +68,21 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def table_of(replicas: int) -> pd.DataFrame:
+def table_of(replicas: int) -> list[dict[str, Any]]:
     """Return the medians of a size."""
     num_seeds, _ = SIZES[replicas]
     places = [*product([replicas], RATES, ROUTERS, range(FIRST_SEED, FIRST_SEED + num_seeds))]
     with tempfile.TemporaryDirectory() as folder:
-        found = simulate_all([flags(*place, Path(folder)) for place in places])
-    keys = ["replicas", "load", "router", "seed"]
-    rows = pd.DataFrame(
-        [
-            {**dict(zip(keys, place, strict=True)), **figures(result)}
-            for place, result in zip(places, found, strict=True)
-        ]
-    )
-    runs = rows.groupby(keys[:3], sort=False)
-    table = runs.median().drop(columns="seed").round(3)
-    table.insert(0, "seeds", runs.size())
-    return table.reset_index()
+        results = simulate_all([flags(*place, Path(folder)) for place in places])
+    found = [*map(figures, results)]
+    rows = []
+    for start in range(0, len(places), num_seeds):
+        _, load, router, _ = places[start]
+        of_seeds = found[start : start + num_seeds]
+        medians = {n: round(statistics.median(each[n] for each in of_seeds), 3) for n in found[0]}
+        first = {"replicas": replicas, "load": load, "router": router, "seeds": num_seeds}
+        rows.append({**first, **medians})
+    return rows
 
 
 def main() -> None:
@@ -91,11 +90,15 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--out", type=Path, default=HERE / "fleet.csv")
     options = parser.parse_args()
-    tables = []
+    rows: list[dict[str, Any]] = []
     for replicas in options.replicas:
-        tables.append(table_of(replicas))
-        pd.concat(tables).to_csv(options.out, index=False)
-    print(pd.concat(tables).to_string(index=False))
+        rows += table_of(replicas)
+        with options.out.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    for row in rows:
+        print(*row.values(), sep="  ")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ test-release-%: model
 	  PYTHONPATH=$$release_path $(PYTEST) -q tests/contract
 
 test-ray: model ## run the tests that need two replicas on Ray: faults (about 15 minutes, 8 GiB)
-	$(PYTEST) -m two_replicas tests/ray_serving
+	$(PYTEST) -s -m two_replicas tests/ray_serving
 
 test-vllm-own: setup ## run vLLM's own scheduler tests with our scheduler in place of vLLM's
 	$(BIN)/python tools/vllm_own_tests.py $(OWN_TESTS_RELEASE)

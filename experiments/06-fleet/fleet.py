@@ -22,8 +22,10 @@ from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.many_runs import simulate_all
 
 HERE = Path(__file__).parent
-RATES = {"poisson": 3.5, "gamma": 3.5, "sessions": 2.5}
-"""Online requests/s of one replica: steady, bursty, and with shared prefixes."""
+RATES = {"poisson": 3.5, "gamma": 3.5, "sessions": 2.5, "mooncake": 0.6}
+"""Online requests/s of one replica: steady, bursty, with shared prefixes, with long prompts."""
+TRACE_REPLICAS = 4
+"""Mooncake's trace is enough for so many."""
 FIRST_SEED = 400
 SIZES = {4: (3, 120.0), 16: (2, 120.0), 64: (1, 60.0)}
 """Seeds and seconds of online requests, by the number of replicas."""
@@ -71,7 +73,8 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
 def table_of(replicas: int) -> list[dict[str, Any]]:
     """Return the medians of a size."""
     num_seeds, _ = SIZES[replicas]
-    places = [*product([replicas], RATES, ROUTERS, range(FIRST_SEED, FIRST_SEED + num_seeds))]
+    loads = [load for load in RATES if load != "mooncake" or replicas <= TRACE_REPLICAS]
+    places = [*product([replicas], loads, ROUTERS, range(FIRST_SEED, FIRST_SEED + num_seeds))]
     with tempfile.TemporaryDirectory() as folder:
         results = simulate_all([flags(*place, Path(folder)) for place in places])
     found = [*map(figures, results)]

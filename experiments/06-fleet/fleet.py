@@ -27,7 +27,7 @@ RATES = {"poisson": 3.5, "gamma": 3.5, "sessions": 2.5, "mooncake": 0.6}
 TRACE_REPLICAS = 4
 """Mooncake's trace is enough for so many."""
 FIRST_SEED = 400
-SIZES = {4: (3, 120.0), 16: (2, 120.0), 64: (1, 60.0)}
+SIZES = {4: (3, 120.0), 16: (2, 60.0), 64: (1, 45.0)}
 """Seeds and seconds of online requests, by the number of replicas."""
 JOB_PER_S = 2.5
 """Offline requests for each replica and second of `sessions`, which run until all is done."""

@@ -6,6 +6,7 @@ python experiments/06-fleet/two_replicas.py       # about 3 minutes, 8 GiB; or: 
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def main() -> None:
 
         print("starting two replicas", flush=True)
         serve.run(our_application(), name="default")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         print(f"online: {chat(url, 'What is the capital of France?')}", flush=True)
         folder = Path(name)
         write_batch(folder / "in.jsonl")

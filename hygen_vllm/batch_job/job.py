@@ -96,8 +96,8 @@ def connect(address: str) -> None:
     except OSError as error:
         raise RuntimeError(f"no Ray cluster at {address!r}: {error}") from None
     DataContext.get_current().enable_progress_bars = False  # the command has one
-    for name in ("ray.data", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of workers that are small
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def check_application(app_name: str) -> None:

@@ -89,7 +89,7 @@ bench-offline: model ## measure the offline lane: order, bursts, tenants, long q
 	$(BIN)/python experiments/05-offline-lane/scale.py --out experiments/05-offline-lane/scale.csv
 	$(BIN)/python experiments/05-offline-lane/real_batch.py --out experiments/05-offline-lane/real-batch.csv
 
-bench-fleet: model ## measure several engines: routers (simulated, an hour), a dead engine on Ray (6 minutes, 8 GiB)
+bench-fleet: model ## measure several engines: routers (simulated, half an hour), a dead engine on Ray (6 minutes, 8 GiB)
 	$(BIN)/python experiments/06-fleet/fleet.py
 	$(BIN)/python experiments/06-fleet/dead_engine.py
 

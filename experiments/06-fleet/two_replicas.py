@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two replicas on Ray: chat with one, run a batch beside it, read the results. On two CPU cores.
+"""Two replicas on Ray: chat with one, run a batch beside it, read the results.
 
-python experiments/06-fleet/two_replicas.py       # about 3 minutes, 8 GiB; or: make demo-ray
+    python experiments/06-fleet/two_replicas.py       # or: make demo-ray
+
+On two CPU cores, in about 3 minutes, with 8 GiB.
 """
 
 import argparse

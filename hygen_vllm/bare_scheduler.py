@@ -61,6 +61,7 @@ class Limits:
     max_loras: int = 0
     num_speculative_tokens: int = 0
     v2_runner: bool = False
+    pipeline_parallel: int = 1
     log_stats: bool = True
     scheduler_options: dict[str, Any] = field(default_factory=dict)
     """More fields of vLLM's SchedulerConfig."""
@@ -147,7 +148,7 @@ def _vllm_config(limits: Limits, hygen: dict[str, Any] | None) -> VllmConfig:
         cache_config=CacheConfig(
             block_size=limits.block_size, enable_prefix_caching=limits.prefix_caching
         ),
-        parallel_config=ParallelConfig(),
+        parallel_config=ParallelConfig(pipeline_parallel_size=limits.pipeline_parallel),
         lora_config=LoRAConfig(max_loras=limits.max_loras) if limits.max_loras else None,
         speculative_config=speculative_config,
         kv_transfer_config=KVTransferConfig(**limits.kv_transfer) if limits.kv_transfer else None,

@@ -114,7 +114,7 @@ class HyGenScheduler(Scheduler):
         self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self._step: OpenStep | None = None
         self._offline_is_stuck = False
-        self._feedback = StepFeedback()
+        self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
         self._num_traced = 0
         self.most_blocks_per_decode = view.most_blocks_per_decode(self)
         """Upper bound of the KV blocks that one decode may take in one step."""

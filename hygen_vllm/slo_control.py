@@ -141,4 +141,5 @@ def _limits(scheduler: Any) -> EngineLimits:
         max_requests=scheduler.max_num_running_reqs,
         kv_tokens=num_blocks * scheduler.block_size,
         is_async=isinstance(scheduler, AsyncScheduler),
+        num_stages=scheduler.parallel_config.pipeline_parallel_size,
     )

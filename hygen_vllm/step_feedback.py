@@ -4,7 +4,8 @@
 Steps complete in the order in which they were scheduled. While the engine is busy a step lasts
 from the completion before it to its own, which is what a user sees between two tokens, with one
 step in flight or with several. After an idle time it lasts from its schedule(); the idle time
-itself is nobody's.
+itself is nobody's. Where the layers are spread over p stages, p steps run at once and a request is
+in every p-th: what is seen between two of its tokens is p times the time between two completions.
 
 With several in flight a step may be done on the device before the processor, busy launching the
 next, looks at it: a small step of an 8B model on an H200 takes as long as its neighbours' launch
@@ -66,9 +67,13 @@ class StepSize:
 
 
 class StepFeedback:
-    """Steps in flight and the moment of the last completion. Times are monotonic seconds."""
+    """Steps in flight and the moment of the last completion. Times are monotonic seconds.
 
-    def __init__(self) -> None:
+    Args: num_stages: of the pipeline, each with a part of the layers.
+    """
+
+    def __init__(self, num_stages: int = 1) -> None:
+        self._num_stages = num_stages
         self._in_flight: deque[tuple[Any, StepRecord | None, StepSize]] = deque()
         self._last_completion_s = 0.0
         self._last_size: StepSize | None = None
@@ -103,7 +108,8 @@ class StepFeedback:
         behind = self._in_flight[0][2] if self._in_flight else None
         is_alone = before is None and behind is None
         is_steady = is_alone or (size.is_like(before) and size.is_like(behind))
-        return StepSample(record, now_s - started_s, is_steady)
+        steps_at_once = 1 if before is None else self._num_stages
+        return StepSample(record, steps_at_once * (now_s - started_s), is_steady)
 
     def _pop(self, step: Any) -> tuple[StepRecord | None, StepSize | None]:
         while self._in_flight:

@@ -20,7 +20,7 @@ from hygen_vllm.latency.token_curve import TokenCurve
 
 FORMAT = "hygen-profile"
 VERSION = 1
-SOURCES = ("measured", "modelled")
+SOURCES = ("measured", "modelled", "derived")
 FILE_NAME = "profile.json"
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = (_PACKAGE / "profiles", _PACKAGE.parent / "profiles")
@@ -33,7 +33,8 @@ class Profile:
     """The price of a step on an engine.
 
     Args:
-        source: "measured" on it, or "modelled" from figures published about it.
+        source: "measured" on it, "modelled" from figures published about it, or "derived" from
+            those of another model or device.
         fit: figures about how it was made and how well it fits, by name.
     """
 

@@ -96,7 +96,7 @@ def fit_profile(path: Path) -> FittedProfile:
 
 
 def fit_steps(steps: MeasuredSteps, source: str) -> FittedProfile:
-    """Fit steps; `source` says whether they were "measured" or "modelled"."""
+    """Fit steps; `source` is one of profile_file.SOURCES."""
     predicted = steps.held_out(StepTimeRegressor())
     figures = accuracy_figures(steps, predicted)
     cost = StepTimeRegressor().fit(steps.X, steps.seconds).cost_

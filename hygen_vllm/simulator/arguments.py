@@ -5,11 +5,14 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hygen_vllm.argument_types import count, pair, positive, setting, share
 from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.policies import NAMES
+
+if TYPE_CHECKING:
+    from hygen_vllm.simulator.command import SimulateOptions
 
 
 def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -145,7 +148,14 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
 def _run_simulate(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    from hygen_vllm.simulator.command import SimulateOptions, run_simulate
+    from hygen_vllm.simulator.command import run_simulate
+
+    run_simulate(options_of(arguments))
+
+
+def options_of(arguments: argparse.Namespace) -> "SimulateOptions":
+    """Return what the command was asked for."""
+    from hygen_vllm.simulator.command import SimulateOptions
 
     names = [field.name for field in dataclasses.fields(SimulateOptions)]
-    run_simulate(SimulateOptions(**{name: getattr(arguments, name) for name in names}))
+    return SimulateOptions(**{name: getattr(arguments, name) for name in names})

@@ -1,37 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs of `hygen simulate`, each in its own process, as many at a time as there are cores.
+"""Many runs of `hygen simulate`, as many at a time as there are cores.
 
 simulate_all([{"profile": "a100-llama3-8b", "policy": policy, ...} for policy in policies])
 """
 
-import json
+import io
+import logging
 import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
+from multiprocessing import get_context
 from typing import Any
 
 from tqdm import tqdm
 
 Flags = Mapping[str, Any]
-"""Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated."""
+"""Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated, True
+for one without a value, None for one that is left out."""
+QUIET = {"TQDM_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
+"""What processes that simulate find in their environment."""
+
+
+def arguments_of(flags: Flags) -> list[str]:
+    """Return the arguments of the command."""
+    found = ["simulate", "--json", "-"]
+    for name, value in flags.items():
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None and each is not False:
+                found += [f"--{name.replace('_', '-')}", *([] if each is True else [str(each)])]
+    return found
 
 
 def simulate(flags: Flags) -> dict[str, Any]:
-    """Return the result of a run. Raises RuntimeError with what the command said if it failed."""
-    command = [sys.executable, "-m", "hygen_vllm.cli", "simulate", "--json", "-"]
-    for name, value in flags.items():
-        for each in value if isinstance(value, list) else [value]:
-            command += [f"--{name.replace('_', '-')}", str(each)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    """Return the result of a run, of which nothing is said on stderr.
+
+    Raises: RuntimeError with the command and what is wrong.
+    """
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    from hygen_vllm.cli import build_parser
+    from hygen_vllm.simulator.arguments import options_of
+    from hygen_vllm.simulator.command import simulated_result
+
+    arguments, said = arguments_of(flags), io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return simulated_result(options_of(build_parser().parse_args(arguments)))
+    except (SystemExit, ValueError, OSError, RuntimeError) as error:
+        reason = said.getvalue().strip() or error
+        raise RuntimeError(f"hygen {' '.join(arguments)}: {reason}") from error
 
 
-def simulate_all(cases: Sequence[Flags]) -> list[dict[str, Any]]:
-    """Return the results of runs, in the order of these."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(simulate, cases), total=len(cases), unit="run", file=sys.stderr))
+def simulate_each(cases: Sequence[Flags], jobs: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (number, result) of runs as they end.
+
+    Args: jobs: runs at a time; None for as many as there are cores.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    with ProcessPoolExecutor(jobs or os.cpu_count(), get_context("spawn")) as pool:
+        running = {pool.submit(simulate, flags): number for number, flags in enumerate(cases)}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def simulate_all(cases: Sequence[Flags], jobs: int | None = None) -> list[dict[str, Any]]:
+    """Return the results of runs, in the order of these, and show a bar meanwhile."""
+    ended = tqdm(simulate_each(cases, jobs), total=len(cases), unit="run", file=sys.stderr)
+    results = dict(ended)
+    return [results[number] for number in range(len(cases))]

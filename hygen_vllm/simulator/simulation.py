@@ -81,6 +81,8 @@ class SimulatedEngine:
             max_model_len=info.max_model_len,
             num_blocks=info.num_kv_blocks,
             block_size=info.block_size,
+            v2_runner=info.pipeline_parallel > 1,  # as V1 does not schedule pipelines ahead
+            pipeline_parallel=info.pipeline_parallel,
             log_stats=False,
         )
 
@@ -255,8 +257,9 @@ def virtual_engine(
 ) -> VirtualEngine:
     """Return the engine that a scheduler of it drives."""
     clock = StepClock(engine.device, engine.disturbance, seed)
-    depth = 1 + int(engine.info.is_async)
-    return VirtualEngine(scheduler, clock.step_seconds, depth, observer)
+    num_stages = engine.info.pipeline_parallel
+    depth = num_stages + int(engine.info.is_async)
+    return VirtualEngine(scheduler, clock.step_seconds, depth, num_stages, observer)
 
 
 def scheduler_of(

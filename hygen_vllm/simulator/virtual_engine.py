@@ -9,9 +9,9 @@ The order of events, which makes a run repeatable:
 3. The scheduler makes the next step. It begins at once, or when the step before it completes if
    that still runs.
 
-With one step in flight this is EngineCore.step(), with two (asynchronous scheduling)
-step_with_batch_queue(): the next step is made while one runs. vLLM's own time between steps is in
-the device's seconds or nowhere.
+With one step in flight this is EngineCore.step(), with several step_with_batch_queue(): the next
+step is made while others run, one more than the pipeline has stages under asynchronous scheduling.
+vLLM's own time between steps is in the device's seconds or nowhere.
 """
 
 import math
@@ -68,8 +68,11 @@ class VirtualEngine:
 
     Args:
         scheduler: its `clock` is set to the virtual one.
-        step_seconds: how long a step takes; called once a step, in order.
+        step_seconds: how long a step takes from end to end; called once a step, in order.
         depth: steps in flight at most.
+        num_stages: of the pipeline; each takes an equal part of a step's seconds, and begins a
+            step when the one before it is done with it and it is done with the step before. The
+            first one also waits for the tokens that go into a step.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class VirtualEngine:
         scheduler: Scheduler,
         step_seconds: StepSeconds,
         depth: int = 1,
+        num_stages: int = 1,
         observer: Observer | None = None,
     ) -> None:
         self.scheduler: Any = scheduler
         self.now_s = 0.0
         self._step_seconds = step_seconds
         self._depth = depth
+        self._stages_free_s = [0.0] * num_stages
         self._observer = observer
         self._in_flight: deque[VirtualStep] = deque()
         scheduler.clock = lambda: self.now_s
@@ -133,18 +138,35 @@ class VirtualEngine:
                 context_tokens += computed
             sampled.append(NO_TOKEN if request.is_prefill_chunk else ANY_TOKEN)
         work = StepWork(len(decodes), context_tokens, [chunk[1:] for chunk in chunks])
-        begins_s = max(self.now_s, self._in_flight[-1].ends_s) if self._in_flight else self.now_s
-        seconds = self._step_seconds(work, begins_s) if sampled else 0.0
+        begins_s = ends_s = max(self.now_s, self._stages_free_s[-1])
+        if sampled:
+            begins_s, ends_s = self._run(work, decodes)
         ids = list(output.num_scheduled_tokens)
         result = ModelRunnerOutput(
             req_ids=ids,
             req_id_to_index=dict(zip(ids, range(len(ids)), strict=True)),
             sampled_token_ids=sampled,
         )
-        step = VirtualStep(output, result, decodes, chunks, work, begins_s, begins_s + seconds)
+        step = VirtualStep(output, result, decodes, chunks, work, begins_s, ends_s)
         if self._observer is not None:
             self._observer.made(step)
         return step
+
+    def _run(self, work: StepWork, decodes: list[tuple[Request, int]]) -> tuple[float, float]:
+        """Return when a step begins and ends."""
+        free_s = self._stages_free_s
+        begins_s = max(self.now_s, free_s[0])
+        if len(free_s) > 1:
+            ids = {request.request_id for request, _ in decodes}
+            before = (
+                step.ends_s for step in self._in_flight if not ids.isdisjoint(step.result.req_ids)
+            )
+            begins_s = max([begins_s, *before])
+        ends_s = begins_s
+        stage_s = self._step_seconds(work, begins_s) / len(free_s)
+        for stage, stage_free_s in enumerate(free_s):
+            ends_s = free_s[stage] = max(ends_s, stage_free_s) + stage_s
+        return begins_s, ends_s
 
     def _complete(self) -> None:
         step = self._in_flight.popleft()

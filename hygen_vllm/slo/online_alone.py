@@ -9,12 +9,16 @@ longer and share their steps with more others, which is interference too.
 
 It lags behind the real engine as far as it must: it never makes a token that was not really made,
 since nobody knows how long an answer will be.
+
+Where the layers are spread over p stages, a request is in every p-th step, p steps run at once, and
+a step completes the p-th part of its seconds after the one before it.
 """
 
 import heapq
 from bisect import insort
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hygen_vllm.latency.step_features import StepComposition
 
@@ -54,12 +58,25 @@ class AloneRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Limits of an engine; `is_async`: a step is made while the one before it runs."""
+    """Limits of an engine; `is_async`: a step is made while the one before it runs.
+
+    Args: num_stages: of its pipeline.
+    """
 
     max_step_tokens: int
     max_requests: int
     kv_tokens: int
     is_async: bool
+    num_stages: int = 1
+
+
+@dataclass(slots=True)
+class Decodes:
+    """The requests that decode in the same steps."""
+
+    heap: list[tuple[int, int, AloneRequest]] = field(default_factory=list)
+    """(step at which no more tokens of it are known, number, request)."""
+    context_tokens: int = 0
 
 
 class OnlineAlone:
@@ -86,16 +103,13 @@ class OnlineAlone:
         self._start(0.0)
 
     def _start(self, now_s: float) -> None:
-        self._now_s = now_s
-        self._made_s = now_s
-        """When the next step is made; requests that come later are not in it."""
+        self._begin_anew(now_s)
         self._waiting: list[AloneRequest] = []
         self._prefills: list[AloneRequest] = []
-        self._decodes: list[tuple[int, int, AloneRequest]] = []
-        """A heap: (step at which no more tokens of it are known, number, request)."""
+        self._decodes = [Decodes() for _ in range(self._limits.num_stages)]
+        """In turn; the first are those of the next step."""
         self._num_steps = 0
         self._num_started = 0
-        self._decode_context_tokens = 0
         self._prefill_kv_tokens = 0
 
     def arrive(self, request: AloneRequest) -> None:
@@ -115,8 +129,7 @@ class OnlineAlone:
             if not self._is_busy:
                 if not self._waiting or self._waiting[0].arrival_s > until_s:
                     return
-                self._now_s = max(self._now_s, self._waiting[0].arrival_s)
-                self._made_s = self._now_s
+                self._begin_anew(max(self._now_s, self._waiting[0].arrival_s))
             if self._now_s > until_s or not self._knows_next_tokens():
                 return
             self._admit()
@@ -124,33 +137,48 @@ class OnlineAlone:
                 self._run_step(step_seconds)
 
     @property
+    def _now_s(self) -> float:
+        return self._completions_s[-1]
+
+    def _begin_anew(self, now_s: float) -> None:
+        """Let the next step be made now, with none in flight."""
+        self._completions_s = deque([now_s] * (self._limits.num_stages + 1))
+        """Of the last steps; the last of them is now."""
+
+    @property
     def _is_busy(self) -> bool:
-        return bool(self._decodes or self._prefills)
+        return bool(self._prefills) or any(decodes.heap for decodes in self._decodes)
+
+    def _last_step(self, request: AloneRequest) -> int:
+        """Return the step that makes the last token known of a request."""
+        return request.first_step + (request.num_tokens - 1) * self._limits.num_stages
 
     def _knows_next_tokens(self) -> bool:
         """Let requests go that have all their tokens; whether the next one of all others exists."""
-        decodes = self._decodes
-        while decodes and decodes[0][0] <= self._num_steps:
-            _, number, request = decodes[0]
-            end = request.first_step + request.num_tokens - 1
+        decodes = self._decodes[0]
+        heap = decodes.heap
+        while heap and heap[0][0] <= self._num_steps:
+            _, number, request = heap[0]
+            end = self._last_step(request)
             if end > self._num_steps:
-                heapq.heapreplace(decodes, (end, number, request))
+                heapq.heapreplace(heap, (end, number, request))
             elif request.is_over:
-                heapq.heappop(decodes)
-                num_decoded = self._num_steps - request.first_step
-                self._decode_context_tokens -= request.prompt_tokens + num_decoded
+                heapq.heappop(heap)
+                decodes.context_tokens -= request.prompt_tokens + request.num_tokens - 1
             else:
                 return False
         return True
 
     def _admit(self) -> None:
         limits = self._limits
-        tokens_left = limits.max_step_tokens - len(self._decodes)
+        tokens_left = limits.max_step_tokens - len(self._decodes[0].heap)
         tokens_left -= sum(r.new_tokens - r.computed_tokens for r in self._prefills)
-        while self._waiting and self._waiting[0].arrival_s <= self._made_s and tokens_left > 0:
+        made_s = self._completions_s[0 if limits.is_async else 1]  # who comes later is not in it
+        while self._waiting and self._waiting[0].arrival_s <= made_s and tokens_left > 0:
             prompt_tokens = self._waiting[0].prompt_tokens
-            num_running = len(self._decodes) + len(self._prefills)
-            kv_tokens = self._decode_context_tokens + self._prefill_kv_tokens + prompt_tokens
+            num_running = len(self._prefills) + sum(len(d.heap) for d in self._decodes)
+            kv_tokens = self._prefill_kv_tokens + sum(d.context_tokens for d in self._decodes)
+            kv_tokens += prompt_tokens
             is_full = num_running >= limits.max_requests or kv_tokens > limits.kv_tokens
             if num_running and is_full:
                 return
@@ -160,8 +188,9 @@ class OnlineAlone:
             tokens_left -= request.new_tokens
 
     def _run_step(self, step_seconds: Callable[[StepComposition], float]) -> None:
-        num_decodes = len(self._decodes)
-        step = StepComposition(num_decodes, self._decode_context_tokens)
+        decodes = self._decodes.pop(0)
+        num_decodes = len(decodes.heap)
+        step = StepComposition(num_decodes, decodes.context_tokens)
         tokens_left = self._limits.max_step_tokens - num_decodes
         for request in self._prefills:
             chunk = min(tokens_left, request.new_tokens - request.computed_tokens)
@@ -170,23 +199,32 @@ class OnlineAlone:
             step.add_prefill(chunk, request.cached_tokens + request.computed_tokens)
             request.computed_tokens += chunk
             tokens_left -= chunk
-        seconds = step_seconds(step)
-        begun_s, self._now_s = self._now_s, self._now_s + seconds
-        self._made_s = begun_s if self._limits.is_async else self._now_s
+        before_s = self._complete(step_seconds(step) if step.total_tokens else 0.0)
         self._num_steps += 1
-        self._decode_context_tokens += num_decodes
+        self._decodes.append(decodes)
+        decodes.context_tokens += num_decodes
         if num_decodes:
-            self._gaps(seconds, num_decodes)
+            self._gaps(self._now_s - before_s, num_decodes)
         while self._prefills and self._prefills[0].computed_tokens >= self._prefills[0].new_tokens:
-            self._start_decode(self._prefills.pop(0))
+            self._start_decode(self._prefills.pop(0), decodes)
 
-    def _start_decode(self, request: AloneRequest) -> None:
+    def _complete(self, seconds: float) -> float:
+        """Complete a step; return when the one with the same decodes before it did."""
+        num_stages = self._limits.num_stages
+        self._completions_s.popleft()
+        before_s = self._completions_s[0]
+        stage_s = seconds / num_stages
+        begins_last_stage_s = max(self._completions_s[-1], before_s + seconds - stage_s)
+        self._completions_s.append(begins_last_stage_s + stage_s)
+        return before_s
+
+    def _start_decode(self, request: AloneRequest, decodes: Decodes) -> None:
         self._prefill_kv_tokens -= request.prompt_tokens
-        self._decode_context_tokens += request.prompt_tokens
+        decodes.context_tokens += request.prompt_tokens
         request.first_step = self._num_steps
         self._num_started += 1
-        end = self._num_steps + request.num_tokens - 1
-        heapq.heappush(self._decodes, (end, self._num_started, request))
+        entry = self._last_step(request), self._num_started, request
+        heapq.heappush(decodes.heap, entry)
         self._first_token(request, self._now_s - request.arrival_s)
 
 

@@ -61,7 +61,7 @@ def engine_of(kind, is_async, observer=None, **limits):
     cls = (HYGEN if kind == "hygen" else STOCK)[is_async]
     policy = "priority" if kind == "stock priority" else "fcfs"
     scheduler = make_scheduler(cls, Limits(**LIMITS, policy=policy, **limits))
-    return VirtualEngine(scheduler, lambda work, begins_s: 1.0, 1 + is_async, observer)
+    return VirtualEngine(scheduler, lambda work, begins_s: 1.0, 1 + is_async, observer=observer)
 
 
 def serve(kind, is_async, make, workload):

@@ -90,6 +90,20 @@ def test_request_in_an_idle_engine_starts_at_once(is_async: bool) -> None:
     assert [_step((5, 0)), *(_step(decodes=(1, n)) for n in (5, 6))] == engine.steps
 
 
+def test_request_alone_in_a_pipeline_has_a_token_a_step() -> None:
+    """All stages work for it one after the other; nobody else is served meanwhile."""
+    engine = _served((0.0, 5, 3), num_stages=2)
+    assert [(0.0, 1.0)] == engine.ttft_s
+    assert [(1.0, 1), (1.0, 1)] == engine.gaps
+
+
+def test_two_prompts_in_a_pipeline_take_turns_and_lose_nothing() -> None:
+    """The second completes a stage after the first; each has its tokens as if it were alone."""
+    engine = _served((0.0, 8, 3), (0.0, 8, 3), num_stages=2)
+    assert [(0.0, 1.0), (0.0, 1.5)] == engine.ttft_s
+    assert [(1.0, 1)] * 4 == engine.gaps
+
+
 @pytest.mark.parametrize(("new_tokens", "ttft_s"), [(4, 2.5), (6, 3.5)])
 def test_request_behind_a_long_prompt_gets_what_its_last_chunk_leaves(
     new_tokens: int, ttft_s: float
@@ -284,6 +298,7 @@ class _Served:
     cached_tokens: int
     computed: int = 0
     made: int = 0
+    first_step: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -300,24 +315,35 @@ class _Reference:
         self.running: list[_Served] = []
         self.gaps: list[tuple[float, int]] = []
         self.ttft_s: list[tuple[float, float]] = []
-        self.now_s = self.made_s = 0.0
+        self.num_steps = 0
+        self.completions_s = [0.0] * (limits.num_stages + 1)
 
     def run(self) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]:
         """Serve all requests; return the gaps and TTFTs of an _Engine."""
         while True:
-            self.running = [r for r in self.running if r.made < r.num_tokens]
+            over = [r for r in self.running if r.made == r.num_tokens and self._is_in_turn(r)]
+            self.running = [r for r in self.running if r not in over]
             self._admit()
             if not self.running:
                 if not self.waiting:
                     return self.gaps, self.ttft_s
-                self.now_s = self.made_s = max(self.now_s, self.waiting[0].arrival_s)
+                now_s = max(self.completions_s[-1], self.waiting[0].arrival_s)
+                self.completions_s += [now_s] * (self.limits.num_stages + 1)
                 self._admit()
             self._run_step()
 
+    def _is_in_turn(self, request: _Served) -> bool:
+        """Whether a request that decodes is in the next step."""
+        since = self.num_steps + 1 - request.first_step
+        return request.made > 0 and since % self.limits.num_stages == 0
+
     def _admit(self) -> None:
         limits = self.limits
-        while self.waiting and self.waiting[0].arrival_s <= self.made_s:
-            wanted = sum(1 if r.made else r.new_tokens - r.computed for r in self.running)
+        made_s = self.completions_s[-limits.num_stages - limits.is_async]
+        while self.waiting and self.waiting[0].arrival_s <= made_s:
+            wanted = sum(
+                self._is_in_turn(r) if r.made else r.new_tokens - r.computed for r in self.running
+            )
             kv_tokens = sum(r.kv_tokens for r in [*self.running, self.waiting[0]])
             is_full = len(self.running) == limits.max_requests or kv_tokens > limits.kv_tokens
             if wanted >= limits.max_step_tokens or (self.running and is_full):
@@ -326,7 +352,7 @@ class _Reference:
 
     def _run_step(self) -> None:
         step, left, first = StepComposition(), self.limits.max_step_tokens, []
-        decodes = [request for request in self.running if request.made]
+        decodes = [request for request in self.running if self._is_in_turn(request)]
         for request in decodes:
             step.add_decode(1, request.kv_tokens)
             request.made += 1
@@ -338,13 +364,17 @@ class _Reference:
                 request.computed += chunk
                 left -= chunk
                 first += [request] if request.computed == request.new_tokens else []
-        begun_s, self.now_s = self.now_s, self.now_s + _exact_seconds(step)
-        self.made_s = begun_s if self.limits.is_async else self.now_s
+        self.num_steps += 1
+        stage_s = _exact_seconds(step) / self.limits.num_stages if step.total_tokens else 0.0
+        last_of_them_s = self.completions_s[-self.limits.num_stages]
+        reaches_last_stage_s = last_of_them_s + (self.limits.num_stages - 1) * stage_s
+        now_s = max(self.completions_s[-1], reaches_last_stage_s) + stage_s
+        self.completions_s.append(now_s)
         if decodes:
-            self.gaps.append((self.now_s - begun_s, len(decodes)))
+            self.gaps.append((now_s - last_of_them_s, len(decodes)))
         for request in first:
-            request.made = 1
-            self.ttft_s.append((request.arrival_s, self.now_s - request.arrival_s))
+            request.made, request.first_step = 1, self.num_steps
+            self.ttft_s.append((request.arrival_s, now_s - request.arrival_s))
 
 
 def _exact_seconds(step: StepComposition) -> float:
@@ -354,7 +384,10 @@ def _exact_seconds(step: StepComposition) -> float:
 
 
 NUMBER = st.integers(1, 9)
-LIMITS = st.builds(EngineLimits, NUMBER, st.integers(1, 4), st.integers(8, 40), st.booleans())
+STAGES = st.sampled_from((1, 2, 4))
+LIMITS = st.builds(
+    EngineLimits, NUMBER, st.integers(1, 4), st.integers(8, 40), st.booleans(), STAGES
+)
 ARRIVALS = st.integers(0, 800).map(lambda number: number / 2**10)
 REQUESTS = st.lists(st.tuples(ARRIVALS, NUMBER, NUMBER, NUMBER), min_size=1, max_size=8)
 

@@ -101,7 +101,7 @@ def test_profile_of_an_unknown_source_is_refused_with_it(source: Any) -> None:
     """Measured and modelled are told apart, always."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
         replace(PROFILE, source=source)
-    assert f"source must be one of measured, modelled, got {source!r}" == str(caught.value)
+    assert f"source must be one of measured, modelled, derived, got {source!r}" == str(caught.value)
 
 
 # --- the engine it is for ----------------------------------------------------------------------
@@ -298,8 +298,8 @@ def test_loading_a_profile_runs_nothing_in_it(path: Path, tmp_path: Path) -> Non
         ("format", "hygen-step-trace", ": format is hygen-step-trace 1"),
         ("version", 2, ": format is hygen-profile 2"),
         ("version", "1", ": format is hygen-profile 1"),
-        ("source", "guessed", "source must be one of measured, modelled, got 'guessed'"),
-        ("source", None, "source must be one of measured, modelled, got None"),
+        ("source", "guessed", "source must be one of measured, modelled, derived, got 'guessed'"),
+        ("source", None, "source must be one of measured, modelled, derived, got None"),
         ("engine", None, "engine is not an object"),
         ("engine", {}, "engine lacks or does not know: architecture"),
         ("coefficients", None, "NoneType"),

@@ -58,6 +58,21 @@ def test_step_in_flight_when_the_last_request_ends_lasts_from_that_completion() 
     assert feedback.completed("b", 3.0, is_busy=False) == StepSample(record, 1.0)
 
 
+def test_step_in_a_full_pipeline_lasts_as_long_as_its_requests_wait_for_a_token() -> None:
+    """Two completions in a second, two stages: between two tokens of a request lies a second."""
+    feedback = StepFeedback(num_stages=2)
+    first, second = _step(), _step()
+    feedback.scheduled("a", 10.0, first, DECODES)
+    feedback.scheduled("b", 10.25, second, DECODES)
+    sample = feedback.completed("a", 11.0, is_busy=True)
+    assert sample is not None
+    assert 1.0 == sample.seconds, "nothing ran before it"
+    feedback.scheduled("c", 11.0, None, DECODES)
+    sample = feedback.completed("b", 11.5, is_busy=True)
+    assert sample is not None
+    assert 1.0 == sample.seconds
+
+
 def test_step_unwanted_has_no_sample_but_ends_the_time_before_the_next() -> None:
     """What is not measured still takes its time, which the next step must not be charged."""
     feedback, wanted = StepFeedback(), _step()

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many simulations in processes of their own: what `hygen simulate` would have found, in order."""
+
+import pytest
+
+from hygen_vllm.simulator.many_runs import arguments_of, simulate, simulate_all
+
+FLAGS = {"profile": "a100-llama2-7b", "online": "poisson", "online_rate": 2.0, "seconds": 5.0}
+
+
+def _timeless(result):
+    return {name: value for name, value in result.items() if name != "wall_s"}
+
+
+def test_flags_become_arguments_repeated_bare_or_left_out():
+    flags = {"kv_blocks": 9, "slo": ["a", "b"], "unprofiled": True, "router": None, "x": False}
+    expected = ["--kv-blocks", "9", "--slo", "a", "--slo", "b", "--unprofiled"]
+    assert ["simulate", "--json", "-", *expected] == arguments_of(flags)
+
+
+def test_runs_in_processes_find_what_one_here_finds_in_their_order(capfd):
+    cases = [{**FLAGS, "policy": "online-only", "seed": seed} for seed in (1, 2)]
+    results = simulate_all(cases, jobs=2)
+    assert [_timeless(simulate(case)) for case in cases] == [*map(_timeless, results)]
+    assert "2/2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"profile": "nothing"}, "cannot read profile nothing"),
+        ({"online": "nobody"}, "cannot read nobody"),
+        ({"policy": "best"}, "invalid choice: 'best'"),
+    ],
+)
+def test_run_that_fails_says_what_was_asked_and_why(flags, reason):
+    with pytest.raises(RuntimeError, match=reason) as caught:
+        simulate({**FLAGS, "policy": "online-only", **flags})
+    assert "--online-rate 2.0" in str(caught.value)

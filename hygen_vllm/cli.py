@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from hygen_vllm.argument_types import count, positive
 from hygen_vllm.batch_job.arguments import add_batch
+from hygen_vllm.planner.arguments import add_plan
 from hygen_vllm.simulator.arguments import add_simulate
 from hygen_vllm.tuner.arguments import add_tune
 
@@ -277,6 +278,7 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[OneLineParser]"], None], .
     _add_evaluate,
     add_simulate,
     add_tune,
+    add_plan,
     _add_report,
     add_batch,
 )

@@ -53,7 +53,8 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offline",
         metavar="FILE|NAME",
-        help="CSV of lengths, JSONL of prompts, or a name: arxiv, sharegpt, mmlu, gsm8k",
+        help="CSV of lengths, JSONL of prompts, or a name: arxiv, sharegpt, "
+        "cnn-dailymail, mmlu, gsm8k",
     )
     parser.add_argument(
         "--offline-requests", type=count, metavar="N", help="only N of them, drawn at random"

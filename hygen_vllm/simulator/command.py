@@ -199,7 +199,7 @@ def load_workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, 
         raise ValueError(
             f"policy {policy.name} needs {' or '.join(f'--{name}' for name in needed)}"
         )
-    tokenizer = _tokenizer(options)
+    tokenizer = tokenizer_of(options)
     online = offline = NOTHING
     if wants_online:
         assert options.online is not None
@@ -212,7 +212,8 @@ def load_workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, 
     return online, offline
 
 
-def _tokenizer(options: SimulateOptions) -> Tokenizer:
+def tokenizer_of(options: SimulateOptions) -> Tokenizer:
+    """Return what makes tokens of text. Raises ValueError if there is no such folder."""
     if options.tokenizer is None:
         return HashTokenizer(options.seed)
     if not options.tokenizer.is_dir():

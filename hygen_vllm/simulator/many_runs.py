@@ -8,19 +8,21 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
+R = TypeVar("R")
 Flags = Mapping[str, Any]
 """Flags of the command by name, `kv_blocks` for --kv-blocks; a list for one that is repeated, True
 for one without a value, None for one that is left out."""
 QUIET = {"TQDM_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
-"""What processes that simulate find in their environment."""
+"""What processes that simulate find in their environment, so that they say nothing."""
 
 
 def arguments_of(flags: Flags) -> list[str]:
@@ -52,14 +54,18 @@ def simulate(flags: Flags) -> dict[str, Any]:
         raise RuntimeError(f"hygen {' '.join(arguments)}: {reason}") from error
 
 
-def simulate_each(cases: Sequence[Flags], jobs: int | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (number, result) of runs as they end.
+def in_processes(
+    function: Callable[[T], R], items: Sequence[T], jobs: int | None = None
+) -> Iterator[tuple[int, R]]:
+    """Yield (number, what a function returns) of items, as they end.
 
-    Args: jobs: runs at a time; None for as many as there are cores.
+    Args:
+        function: of a module, so that another process finds it.
+        jobs: at a time; None for as many as there are cores.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     with ProcessPoolExecutor(jobs or os.cpu_count(), get_context("spawn")) as pool:
-        running = {pool.submit(simulate, flags): number for number, flags in enumerate(cases)}
+        running = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
@@ -69,6 +75,6 @@ def simulate_each(cases: Sequence[Flags], jobs: int | None = None) -> Iterator[t
 
 def simulate_all(cases: Sequence[Flags], jobs: int | None = None) -> list[dict[str, Any]]:
     """Return the results of runs, in the order of these, and show a bar meanwhile."""
-    ended = tqdm(simulate_each(cases, jobs), total=len(cases), unit="run", file=sys.stderr)
-    results = dict(ended)
+    ended = in_processes(simulate, cases, jobs)
+    results = dict(tqdm(ended, total=len(cases), unit="run", file=sys.stderr))
     return [results[number] for number in range(len(cases))]

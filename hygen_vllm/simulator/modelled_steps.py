@@ -12,9 +12,11 @@ from hygen_vllm.simulator.step_time import Device
 from hygen_vllm.simulator.step_work import StepWork
 
 
-def modelled_steps(device: Device, engine: EngineInfo, num_mixes: int) -> MeasuredSteps:
+def modelled_steps(
+    device: Device, engine: EngineInfo, num_mixes: int, seed: int = 0
+) -> MeasuredSteps:
     """Return one step for each shape of a design, with the seconds the device takes."""
-    works = [StepWork.of(shape) for shape in design(engine, num_mixes, seed=0)]
+    works = [StepWork.of(shape) for shape in design(engine, num_mixes, seed)]
     table = pd.DataFrame([work.composition().features() for work in works], columns=FEATURES)
     table["seconds"] = [device.step_seconds(work) for work in works]
     table["batch"] = np.arange(len(works)) * NUM_STEPS

@@ -10,7 +10,8 @@ The processes, all with a mean of `rate_per_s`:
     spike     three times the rate in the middle fifth of the run
 
 Lengths are drawn from quantiles of the Azure 2023 conversation trace (CC-BY-4.0; Splitwise, ISCA
-2024) and of the arXiv summarization and ShareGPT sets (project-etalon/etalon, Apache-2.0).
+2024) and of the arXiv summarization and ShareGPT sets (project-etalon/etalon, Apache-2.0), or have
+the means that were published of CNN/DailyMail, 781 and 56 tokens (See et al., ACL 2017).
 """
 
 import itertools
@@ -71,6 +72,14 @@ SHAREGPT_LENGTHS = Lengths(
         *(5696, 6563, 7434, 7854, 8141),
     ),
     output=(2, 44, 84, 181, 271, 346, 415, 493, 581, 683, 834, 920, 998, 1021, 1024),
+)
+# Log-normal with the published means; coefficients of variation of 0.5 and 0.4 are assumed.
+CNN_LENGTHS = Lengths(
+    prompt=(
+        *(148, 321, 381, 469, 545, 620, 699, 787, 895, 1040),
+        *(1280, 1519, 2096, 3007, 4047),
+    ),
+    output=(15, 28, 32, 38, 42, 47, 52, 57, 64, 72, 85, 98, 127, 171, 218),
 )
 
 

@@ -3,7 +3,7 @@
 
 Names of online workloads: `azure` and `mooncake` (the traces in $HYGEN_DATA; without them requests
 with the Azure trace's statistics), and the processes of `arrival_processes.py`. Names of offline
-ones: `arxiv`, `sharegpt`, `mmlu`, `gsm8k`, likewise.
+ones: `arxiv`, `sharegpt`, `mmlu`, `gsm8k`, likewise, and `cnn-dailymail`, which is always drawn.
 """
 
 import math
@@ -15,6 +15,7 @@ from pathlib import Path
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.arrival_processes import (
     ARXIV_LENGTHS,
+    CNN_LENGTHS,
     PROCESSES,
     SHAREGPT_LENGTHS,
     generate_azure_like,
@@ -40,7 +41,8 @@ MOONCAKE = Path("mooncake", "conversation_trace.jsonl")
 ARXIV = Path("lengths", "arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv")
 SHAREGPT = Path("lengths", "sharegpt_8k_filtered_stats_llama2_tokenizer.csv")
 ONLINE_NAMES = ("azure", "mooncake", *PROCESSES)
-OFFLINE_NAMES = ("arxiv", "sharegpt", "mmlu", "gsm8k")
+LENGTHS = {"arxiv": ARXIV_LENGTHS, "sharegpt": SHAREGPT_LENGTHS, "cnn-dailymail": CNN_LENGTHS}
+OFFLINE_NAMES = (*LENGTHS, "mmlu", "gsm8k")
 AZURE_RATE_PER_S = 5.53
 GENERATED_REQUESTS = 10_000
 GENERATED_S = 3600.0
@@ -127,8 +129,8 @@ def find_offline(what: str, count: int | None, seed: int, tokenizer: Tokenizer) 
         return _first(Workload(requests, source), count)
     path = _path(what, {"arxiv": ARXIV, "sharegpt": SHAREGPT}, OFFLINE_NAMES)
     if path is None:
-        lengths = ARXIV_LENGTHS if what == "arxiv" else SHAREGPT_LENGTHS
-        made = generate_backlog(lengths, GENERATED_REQUESTS if count is None else count, seed)
+        num_requests = GENERATED_REQUESTS if count is None else count
+        made = generate_backlog(LENGTHS[what], num_requests, seed)
         return Workload(made, f"generated, lengths as in {what}")
     requests = _read(path, tokenizer, seed)
     if path.name == ARXIV.name:

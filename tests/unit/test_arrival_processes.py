@@ -9,6 +9,7 @@ from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.arrival_processes import (
     ARXIV_LENGTHS,
     AZURE_LENGTHS,
+    CNN_LENGTHS,
     PROCESSES,
     SHAREGPT_LENGTHS,
     gamma_times,
@@ -147,8 +148,13 @@ def test_poisson_times_one_by_one_are_those_of_the_process():
 
 @pytest.mark.parametrize(
     ("lengths", "mean_prompt", "mean_output"),
-    [(AZURE_LENGTHS, 1155, 211), (ARXIV_LENGTHS, 2686, 186), (SHAREGPT_LENGTHS, 2340, 439)],
-    ids=["azure", "arxiv", "sharegpt"],
+    [
+        (AZURE_LENGTHS, 1155, 211),
+        (ARXIV_LENGTHS, 2686, 186),
+        (SHAREGPT_LENGTHS, 2340, 439),
+        (CNN_LENGTHS, 781, 56),
+    ],
+    ids=["azure", "arxiv", "sharegpt", "cnn"],
 )
 def test_generated_backlog_has_the_mean_lengths_of_its_source(lengths, mean_prompt, mean_output):
     """All at time 0, lengths within the quantiles, means within 3 %."""

@@ -138,7 +138,9 @@ def test_workload_that_is_neither_file_nor_name_is_refused_with_the_names(what):
     message = refusal(lambda: online(what))
     expected = f"cannot read {what}: no such file, nor one of azure, mooncake, poisson, gamma, "
     assert f"{expected}diurnal, on-off, spike" == message
-    assert refusal(lambda: offline(what)).endswith("nor one of arxiv, sharegpt, mmlu, gsm8k")
+    assert refusal(lambda: offline(what)).endswith(
+        "nor one of arxiv, sharegpt, cnn-dailymail, mmlu, gsm8k"
+    )
 
 
 def test_names_of_one_class_are_none_of_the_other():
@@ -280,7 +282,8 @@ def test_lengths_of_other_files_are_all_kept(data, write):
 
 
 @pytest.mark.parametrize(
-    ("what", "mean_prompt", "mean_output"), [("arxiv", 2686, 186), ("sharegpt", 2340, 439)]
+    ("what", "mean_prompt", "mean_output"),
+    [("arxiv", 2686, 186), ("sharegpt", 2340, 439), ("cnn-dailymail", 781, 56)],
 )
 def test_offline_lengths_without_data_are_generated_and_say_so(what, mean_prompt, mean_output):
     """Ten thousand of them with the means of the set that is named."""

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mode `slo` against everything else under the same targets, in one or several set-ups.
+
+For each set-up and seed: online alone, offline alone, vLLM's priority policy, online first, fixed
+budgets and rate caps from low to high, and ours for each target. A target's baselines are picked
+with hindsight: the fixed budget and the rate cap with most offline work whose latency, in the very
+same run, is within the target, or no worse than ours where ours misses it. Ours knows neither these
+runs nor what online has alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.experiment import Case, Config, Done, Row, by_labels
+from harness.spread import Spread
+from harness.tables import markdown
+
+ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST = (
+    *("online-only", "offline-only", "vllm-priority", "online-first"),
+)
+FIXED, RATE, OURS = "fixed-budget", "rate-capped", "slo"
+OFFLINE_PER_S = 4
+"""Offline requests that wait, for each second of a run: more than any device here can serve."""
+
+
+def comparison_cases(config: Config) -> list[Case]:
+    """Return the runs of a comparison."""
+    return [
+        Case({"setup": name, "seed": seed, "policy": policy, **labels}, {**flags, **more})
+        for name, setup in config["setups"].items()
+        for seed in config["seeds"]
+        for flags in [{**common_flags(config), **setup["flags"], "seed": seed}]
+        for policy, labels, more in policies_of(config, setup)
+    ]
+
+
+def common_flags(config: Config) -> dict[str, Any]:
+    """Return the flags that all runs of a config have."""
+    seconds = config["seconds"]
+    return {"seconds": seconds, "offline_requests": int(OFFLINE_PER_S * seconds)}
+
+
+def policies_of(config: Config, setup: Config) -> Iterator[tuple[str, Row, Row]]:
+    """Yield (policy, labels, flags); baselines get no targets, which would cost a run each.
+
+    `hygen_flags` of a set-up are for HyGen's scheduler only.
+    """
+    own = setup.get("hygen_flags", {})
+    for policy in config.get("policies", (ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST)):
+        yield policy, {"setting": ""}, {"policy": policy}
+    for budget_ms in setup.get("budgets_ms", config.get("budgets_ms", ())):
+        label = {"setting": f"{budget_ms:g} ms"}
+        yield FIXED, label, {"policy": FIXED, "latency_budget_ms": budget_ms, **own}
+    for rate in setup.get("rates", config.get("rates", ())):
+        yield RATE, {"setting": f"{rate:g}/s"}, {"policy": RATE, "offline_rate": rate, **own}
+    for target in setup.get("targets", config["targets"]):
+        yield OURS, {"setting": target}, {"policy": OURS, "slo": target.split(), **own}
+
+
+@dataclass(frozen=True)
+class SeedCell:
+    """One target in one set-up with one seed. Tokens are those of a second.
+
+    Args:
+        of_limit: measured over limit, the largest over the parts of a target; ours.
+        priority_of_limit, online_first_of_limit: the same under these policies.
+        fixed, rate: offline work of the best fixed budget and rate cap; 0 if none is within the
+            target.
+        whole: tokens of offline alone.
+    """
+
+    of_limit: float
+    priority_of_limit: float
+    online_first_of_limit: float
+    ours: float
+    fixed: float
+    rate: float
+    priority: float
+    online_first: float
+    online: float
+    alone: float
+    whole: float
+
+    @property
+    def total_over_alone(self) -> float:
+        """All tokens over those of online alone."""
+        return (self.online + self.ours) / self.alone
+
+    @property
+    def share_of_whole(self) -> float:
+        """All tokens over those of offline alone."""
+        return (self.online + self.ours) / self.whole
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target in one set-up, all seeds."""
+
+    setup: str
+    target: str
+    seeds: Sequence[SeedCell]
+
+    def spread(self, name: str) -> Spread:
+        """Return a figure of SeedCell over the seeds."""
+        return Spread.of([getattr(cell, name) for cell in self.seeds])
+
+    def ratio(self, name: str) -> Spread | None:
+        """Return ours over another's offline work; None if that has none with some seed."""
+        others = [getattr(cell, name) for cell in self.seeds]
+        if not all(others):
+            return None
+        return Spread.of([c.ours / other for c, other in zip(self.seeds, others, strict=True)])
+
+    def row(self) -> Row:
+        """Return the numbers, medians first."""
+        found: Row = {"setup": self.setup, "target": self.target, "seeds": len(self.seeds)}
+        names = ("total_over_alone", "share_of_whole", *asdict(self.seeds[0]))
+        for name in names:
+            spread = self.spread(name)
+            found |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+        for name in ("fixed", "rate"):
+            ratio = self.ratio(name)
+            found[f"over_{name}"] = None if ratio is None else ratio.median
+        return found
+
+
+def cells_of(config: Config, runs: Sequence[Done]) -> list[Cell]:
+    """Return what came of the targets."""
+    return [
+        Cell(
+            name,
+            target,
+            [_seed_cell(by_labels(runs, setup=name, seed=s), target) for s in config["seeds"]],
+        )
+        for name, setup in config["setups"].items()
+        for target in setup.get("targets", config["targets"])
+    ]
+
+
+def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
+    def one(policy: str) -> Row:
+        found = by_labels(runs, policy=policy)
+        return found[0].figures if found else {}
+
+    alone, priority, online_first = one(ALONE), one(PRIORITY), one(ONLINE_FIRST)
+    (ours,) = by_labels(runs, policy=OURS, setting=target)
+    ours_of_limit = of_limit(target, ours.figures, alone)
+    slack = max(1.0, ours_of_limit)
+
+    def best(policy: str) -> float:
+        kept = [
+            run.figures["offline_tokens_per_s"]
+            for run in by_labels(runs, policy=policy)
+            if of_limit(target, run.figures, alone) <= slack
+        ]
+        return max(kept, default=0.0)
+
+    return SeedCell(
+        of_limit=ours_of_limit,
+        priority_of_limit=of_limit(target, priority, alone),
+        online_first_of_limit=of_limit(target, online_first, alone),
+        ours=ours.figures["offline_tokens_per_s"],
+        fixed=best(FIXED),
+        rate=best(RATE),
+        priority=priority.get("offline_tokens_per_s", 0.0),
+        online_first=online_first.get("offline_tokens_per_s", 0.0),
+        online=ours.figures["online_tokens_per_s"],
+        alone=alone["online_tokens_per_s"],
+        whole=one(OFFLINE_ALONE).get("offline_tokens_per_s", float("nan")),
+    )
+
+
+def of_limit(target: str, figures: Row, alone: Row) -> float:
+    """Return measured / limit of a target, like "ttft_p99=+8% tbt_mean=+10%": the largest.
+
+    Args: figures: {} if there was no such run.
+    """
+    if not figures:
+        return float("nan")
+    return max(_part_of_limit(part, figures, alone) for part in target.split())
+
+
+def _part_of_limit(part: str, figures: Row, alone: Row) -> float:
+    name, _, rise = part.partition("=+")
+    limit_ms = alone[f"{name}_ms"] * (1.0 + float(rise.rstrip("%")) / 100.0)
+    measured_ms = figures[f"{name}_ms"]
+    return float("inf") if measured_ms is None else float(measured_ms / limit_ms)
+
+
+HEADER = (
+    *("set-up", "target", "of its limit", "offline tokens/s", "best fixed budget", "ratio"),
+    *("best rate cap", "ratio", "priority: offline", "of the limit", "total / online alone"),
+    "total / offline alone",
+)
+
+
+def table_of(cells: Sequence[Cell]) -> str:
+    """Return the comparison for people."""
+    return markdown(HEADER, [_cells(cell) for cell in cells], num_texts=2)
+
+
+def _cells(cell: Cell) -> list[str]:
+    found = [
+        cell.setup,
+        cell.target,
+        cell.spread("of_limit").text(".3f"),
+        cell.spread("ours").text(),
+    ]
+    for name in ("fixed", "rate"):
+        ratio = cell.ratio(name)
+        found += [cell.spread(name).text(), "" if ratio is None else ratio.text(".2f")]
+    found += [cell.spread("priority").text(), cell.spread("priority_of_limit").text(".2f")]
+    found += [
+        cell.spread("total_over_alone").text(".2f"),
+        cell.spread("share_of_whole").text(".1%"),
+    ]
+    return found

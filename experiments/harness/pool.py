@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does runs, several at a time, each once: what the same code did before is read again."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.experiment import Case, Done
+from harness.tasks import TASKS
+from tqdm import tqdm
+
+from hygen_vllm.simulator.many_runs import in_processes
+from hygen_vllm.workloads import data_dir
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "experiments"
+DECIDES = ("tasks.py", "predictors.py")
+"""Files of this folder on which the result of a run depends."""
+
+
+class Pool:
+    """Runs cases of any number of experiments; equal ones once.
+
+    Args:
+        jobs: at a time; None for as many as there are cores.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self._jobs = jobs
+
+    def run(self, cases: Sequence[Case]) -> list[Done]:
+        """Return what came of cases, in their order.
+
+        Raises: RuntimeError with the case that failed; those that ended are kept.
+        """
+        CACHE.mkdir(parents=True, exist_ok=True)
+        wanted = {_path(case): case for case in reversed(cases)}
+        missing = {path: case for path, case in reversed(wanted.items()) if not path.exists()}
+        bar = tqdm(
+            total=len(wanted), initial=len(wanted) - len(missing), unit="run", file=sys.stderr
+        )
+        with bar:
+            for _ in in_processes(_do, [*missing.items()], self._jobs):
+                bar.update()
+        return [_read(case) for case in cases]
+
+
+def _do(item: tuple[Path, Case]) -> None:
+    path, case = item
+    figures, kept = TASKS[case.task](case.flags)
+    result = {"figures": figures, "kept": {name: kept[name] for name in case.keeps}}
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(result), encoding="utf-8")
+    part.rename(path)
+
+
+def _read(case: Case) -> Done:
+    result = json.loads(_path(case).read_text(encoding="utf-8"))
+    return Done(case, result["figures"], result["kept"])
+
+
+def _path(case: Case) -> Path:
+    what: list[Any] = [case.task, dict(case.flags), case.keeps, str(data_dir()), _code()]
+    text = json.dumps(what, sort_keys=True)
+    return CACHE / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+@cache
+def _code() -> str:
+    """Return what tells this code from any other: another one may come to other results."""
+    files = sorted((ROOT / "hygen_vllm").rglob("*.py"))
+    files += sorted((ROOT / "profiles").rglob("*.json"))
+    files += [Path(__file__).with_name(name) for name in DECIDES]
+    digest = hashlib.sha256(version("vllm").encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stays of an experiment in its folder: every run, what they were made with, what came of it.
+
+runs.csv has a line for each run, summary.csv the numbers behind figure.png, claims.json the rows of
+RESULTS.md, meta.json what the runs were made with. The result in README.md, between its marks, is
+written here too, so that no number in it is typed.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.experiment import Case, Config, Done, Experiment
+from harness.pool import ROOT
+from harness.tables import write_csv
+
+from hygen_vllm.workloads import data_dir
+from hygen_vllm.workloads.sources import ARXIV, AZURE, MOONCAKE, SHAREGPT
+
+PACKAGES = ("vllm", "torch", "numpy", "scipy", "hygen-vllm")
+DATA = {"azure": AZURE, "mooncake": MOONCAKE, "arxiv": ARXIV, "sharegpt": SHAREGPT}
+"""Files in HYGEN_DATA by the name of the workload."""
+FOLDERS = {"mmlu": Path("mmlu"), "gsm8k": Path("gsm8k")}
+MARKS = re.compile(r"(<!-- result -->\n).*?(<!-- end of result -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment is, and where its results go."""
+
+    folder: Path
+    out: Path
+
+
+def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[Done]) -> None:
+    """Write all that stays."""
+    findings = experiment.findings(config, runs)
+    out = place.out
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / "runs.csv", [run.row for run in runs])
+    write_csv(out / "summary.csv", findings.summary)
+    _write_json(out / "meta.json", meta([run.case for run in runs]))
+    _write_json(out / "claims.json", [asdict(claim) for claim in findings.claims])
+    figure = experiment.draw(config, findings.summary)
+    figure.savefig(out / "figure.png", dpi=110)
+    readme = place.folder / "README.md"
+    text = f"{findings.table}\n\n![figure](figure.png)\n"
+    filled = MARKS.sub(lambda marks: f"{marks[1]}{text}{marks[2]}", readme.read_text("utf-8"))
+    (out / "README.md").write_text(filled, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def meta(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return what runs are made with."""
+    return {
+        "kind": "simulated",
+        "runs": len(cases),
+        "seeds": sorted({case.labels["seed"] for case in cases if "seed" in case.labels}),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
+        "data": _checksums(case.flags for case in cases),
+    }
+
+
+def _commit() -> str:
+    """Return the commit of the code, with a mark if the code differs from it."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "hygen_vllm", "profiles", "experiments/harness")
+    return git("rev-parse", "--short", "HEAD") + (", changed" if changed else "")
+
+
+def _checksums(flags: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the SHA-256 of each file of data that runs read, by its name in HYGEN_DATA."""
+    root = data_dir()
+    names = {str(each.get(name)) for each in flags for name in ("online", "offline")}
+    if root is None:
+        return dict.fromkeys(sorted(names & {*DATA, *FOLDERS}), "generated")
+    files = [DATA[name] for name in sorted(names & {*DATA})]
+    for name in sorted(names & {*FOLDERS}):
+        files += sorted(
+            p.relative_to(root) for p in (root / FOLDERS[name]).rglob("*.*") if p.is_file()
+        )
+    return {str(file): _sha256(root / file) for file in files if "LICENSE" not in file.name}
+
+
+@cache
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run can be. Each task takes a case's flags and returns (figures, what it may keep)."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.experiment import Row
+
+Outcome = tuple[Row, Mapping[str, Any]]
+METRICS, STATISTICS = ("ttft", "tbt"), ("mean", "p50", "p99")
+
+
+def simulate_task(flags: Mapping[str, Any]) -> Outcome:
+    """Run `hygen simulate`."""
+    from hygen_vllm.simulator.many_runs import simulate
+
+    result = simulate(flags)
+    return figures_of(result), result["details"]
+
+
+def figures_of(result: Mapping[str, Any]) -> Row:
+    """Return the numbers of a simulated run; latencies in milliseconds, or None."""
+    online, offline, details = result["online"], result["offline"], result["details"]
+    latencies = {
+        f"{metric}_{statistic}_ms": _milliseconds(online[f"{metric}_s"][statistic])
+        for metric in METRICS
+        for statistic in STATISTICS
+    }
+    slos = [row for row in result["slo"] if row["limit_s"] and row["measured_s"] is not None]
+    return {
+        "steps": result["steps"],
+        "virtual_s": result["virtual_s"],
+        "online_finished": online["finished"],
+        "online_tokens_per_s": online["tokens_per_s"],
+        **latencies,
+        "offline_finished": offline["finished"],
+        "offline_tokens_per_s": offline["tokens_per_s"],
+        "offline_hit_rate": offline["prefix_hit_rate"],
+        "preemptions": offline["preemptions"],
+        "recomputed_tokens": details["recomputed_tokens"],
+        "predictor_mape": details["predictor_mape"],
+        "of_limit": max((row["measured_s"] / row["limit_s"] for row in slos), default=None),
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
+
+
+def accuracy_task(flags: Mapping[str, Any]) -> Outcome:
+    """Fit predictors to the batches of a profile and to steps served; see predictors.py."""
+    from harness.predictors import accuracy
+
+    return accuracy(**flags), {}
+
+
+def plan_task(flags: Mapping[str, Any]) -> Outcome:
+    """Make a plan as `hygen plan` does, one slot at a time."""
+    from hygen_vllm.planner.plan import PlanOptions, make_plan
+    from hygen_vllm.planner.report import as_json
+    from hygen_vllm.simulator.command import SimulateOptions
+
+    simulation = SimulateOptions(**{"policy": "slo", **flags["simulation"]})
+    options = PlanOptions(simulation, flags["replicas"], flags["levels"], Path(), jobs=1)
+    found = as_json(make_plan(options))
+    names = ("share", "hours", "gpu_hours", "won_gpu_hours", "capacity_tokens_per_s")
+    figures: Row = {name: found[name] for name in names}
+    figures["offline_tokens_per_s"] = found["offline_tokens"] / (3600.0 * found["hours"])
+    return figures, {"plan": found}
+
+
+TASKS: dict[str, Callable[[Mapping[str, Any]], Outcome]] = {
+    "simulate": simulate_task,
+    "accuracy": accuracy_task,
+    "plan": plan_task,
+}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets while something is wrong: a set-up is a trouble, the first one is none.
+
+The fixed budget is the one that was best without trouble, as an operator would have tuned it.
+`of_limit` is relative to online alone in the same trouble.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from harness.claims import MISSED
+from harness.comparison import ALONE, FIXED, OURS, PRIORITY, of_limit
+from harness.experiment import Claim, Config, Done, Findings, Row, by_labels
+from harness.figures import COLOURS, LABELS
+from harness.spread import Spread
+from harness.tables import markdown
+
+HEADER = (
+    *("target", "trouble", "ours: of its limit", "offline tokens/s", "change"),
+    *(
+        "fixed budget: of the limit",
+        "offline tokens/s",
+        "priority: of the limit",
+        "offline tokens/s",
+    ),
+)
+NAMES = {"ours": OURS, "fixed": FIXED, "priority": PRIORITY}
+
+
+def findings_of_troubles(config: Config, runs: Sequence[Done]) -> Findings:
+    """Return every target in every trouble."""
+    summary = [
+        _row(config, runs, target, trouble)
+        for target in config["targets"]
+        for trouble in config["setups"]
+    ]
+    return Findings(summary, _table(config, summary), _claims(config, summary))
+
+
+def _row(config: Config, runs: Sequence[Done], target: str, trouble: str) -> Row:
+    row: Row = {"target": target, "trouble": trouble}
+    settings = {"ours": target, "fixed": tuned(config, runs, target), "priority": ""}
+    for name, setting in settings.items():
+        of_limits, tokens = [], []
+        for seed in config["seeds"]:
+            of_seed = by_labels(runs, setup=trouble, seed=seed)
+            (alone,) = by_labels(of_seed, policy=ALONE)
+            (run,) = by_labels(of_seed, policy=NAMES[name], setting=setting)
+            of_limits.append(of_limit(target, run.figures, alone.figures))
+            tokens.append(run.figures["offline_tokens_per_s"])
+        for what, values in ((f"{name}_of_limit", of_limits), (name, tokens)):
+            spread = Spread.of(values)
+            row |= {what: spread.median, f"{what}_low": spread.low, f"{what}_high": spread.high}
+    return {**row, "fixed_setting": settings["fixed"]}
+
+
+def tuned(config: Config, runs: Sequence[Done], target: str) -> str:
+    """Return the fixed budget with most offline work that meets a target without trouble."""
+    calm = by_labels(runs, setup=next(iter(config["setups"])))
+    found = []
+    for budget_ms in config["budgets_ms"]:
+        setting = f"{budget_ms:g} ms"
+        ratios, tokens = [], []
+        for seed in config["seeds"]:
+            (alone,) = by_labels(calm, policy=ALONE, seed=seed)
+            (run,) = by_labels(calm, policy=FIXED, seed=seed, setting=setting)
+            ratios.append(of_limit(target, run.figures, alone.figures))
+            tokens.append(run.figures["offline_tokens_per_s"])
+        found.append((statistics.median(ratios) <= 1.0, statistics.median(tokens), setting))
+    return max(found)[2]
+
+
+def _table(config: Config, summary: Sequence[Row]) -> str:
+    lines = []
+    for row in summary:
+        calm = next(r for r in summary if r["target"] == row["target"])
+        change = "" if row is calm else f"{row['ours'] / calm['ours'] - 1:+.0%}"
+        title = config["setups"][row["trouble"]].get("title", row["trouble"])
+        cells = [
+            row["target"],
+            title,
+            _text(row, "ours_of_limit", ".3f"),
+            _text(row, "ours"),
+            change,
+        ]
+        for name in ("fixed", "priority"):
+            cells += [_text(row, f"{name}_of_limit", ".2f"), _text(row, name)]
+        lines.append(cells)
+    return markdown(HEADER, lines, num_texts=2)
+
+
+def _text(row: Row, name: str, form: str = ",.0f") -> str:
+    return Spread(row[name], row[f"{name}_low"], row[f"{name}_high"]).text(form)
+
+
+def _claims(config: Config, summary: Sequence[Row]) -> list[Claim]:
+    claims = []
+    for row in summary:
+        setup = config["setups"][row["trouble"]]
+        if row["trouble"] == next(iter(config["setups"])):
+            continue
+        missed = row["ours_of_limit"] - 1.0
+        claims.append(
+            Claim(
+                result=f"{setup.get('title', row['trouble'])}: {row['target']}, of its limit",
+                paper=setup.get("paper", ""),
+                baseline=f"priority {_text(row, 'priority_of_limit', '.2f')}",
+                fixed=f"{_text(row, 'fixed_of_limit', '.2f')} with {row['fixed']:,.0f} offline "
+                f"tokens/s ({row['fixed_setting']})",
+                ours=f"{_text(row, 'ours_of_limit', '.2f')} with {row['ours']:,.0f}",
+                ratio=f"{row['ours'] / row['fixed']:.2f}" if row["fixed"] else "",
+                note=f"the target is missed by {missed:.1%}" if missed > MISSED - 1 else "",
+            )
+        )
+    return claims
+
+
+def draw_troubles(config: Config, summary: Sequence[Row]) -> Any:
+    """Draw measured / limit over offline throughput, in every trouble."""
+    targets = config["targets"]
+    figure, grid = plt.subplots(
+        2,
+        len(targets),
+        figsize=(4.6 * len(targets), 6.0),
+        sharex="col",
+        layout="constrained",
+        squeeze=False,
+    )
+    for column, target in zip(grid.T, targets, strict=True):
+        rows = [row for row in summary if row["target"] == target]
+        places = np.arange(len(rows))
+        for number, name in enumerate(NAMES):
+            for ax, what in zip(column, (f"{name}_of_limit", name), strict=True):
+                values, lows, highs = (
+                    np.array([row[f"{what}{end}"] for row in rows]) for end in ("", "_low", "_high")
+                )
+                at = places + 0.27 * (number - 1)
+                errors = [values - lows, highs - values]
+                ax.bar(at, values, 0.27, yerr=errors, color=COLOURS[name], label=LABELS[name])
+        column[0].axhline(1.0, color="black", lw=0.8, ls="--")
+        column[0].set(title=target, ylim=(0, 3))
+        titles = [config["setups"][row["trouble"]].get("title", row["trouble"]) for row in rows]
+        column[1].set_xticks(places, titles, fontsize=7, rotation=30, ha="right")
+    grid[0][0].set_ylabel("measured / limit")
+    grid[1][0].set_ylabel("offline tokens/s")
+    handles = grid[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure

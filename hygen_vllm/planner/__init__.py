@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hygen plan`: what share of the GPUs that serve a trace becomes offline work.
+
+`slots.py` cuts the trace, `sampled_slots.py` serves some of it in the simulator, `plan.py` says
+from these what all of it leaves, `report.py` shows it.
+"""

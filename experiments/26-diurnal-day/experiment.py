@@ -59,7 +59,7 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
         )
         claims.append(
             Claim(
-                result=f"A day of diurnal load under {target}: share of a GPU's day for offline work",
+                result=f"A day of diurnal load, {target}: share of a GPU's day for offline work",
                 ours=f"{share.text('.1%')}: {share.text('.1f', 24.0)} of 24 GPU-hours",
                 note=f"`hygen plan` against a whole simulation of the day pressed into an hour: "
                 f"{apart.text('+.1%')}",

@@ -42,11 +42,13 @@ class Done:
     Args:
         figures: its numbers by name.
         kept: what the case asked for beside them.
+        wall_s: seconds that it took on one core.
     """
 
     case: Case
     figures: Row
     kept: Mapping[str, Any] = field(default_factory=dict)
+    wall_s: float = 0.0
 
     @property
     def row(self) -> Row:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from hygen_vllm.workloads import data_dir
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "experiments"
-DECIDES = ("tasks.py", "predictors.py")
+DECIDES = ("pool.py", "tasks.py", "predictors.py")
 """Files of this folder on which the result of a run depends."""
 
 
@@ -53,8 +54,13 @@ class Pool:
 
 def _do(item: tuple[Path, Case]) -> None:
     path, case = item
+    started_s = time.perf_counter()
     figures, kept = TASKS[case.task](case.flags)
-    result = {"figures": figures, "kept": {name: kept[name] for name in case.keeps}}
+    result = {
+        "figures": figures,
+        "kept": {name: kept[name] for name in case.keeps},
+        "wall_s": time.perf_counter() - started_s,
+    }
     part = path.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(result), encoding="utf-8")
     part.rename(path)
@@ -62,7 +68,7 @@ def _do(item: tuple[Path, Case]) -> None:
 
 def _read(case: Case) -> Done:
     result = json.loads(_path(case).read_text(encoding="utf-8"))
-    return Done(case, result["figures"], result["kept"])
+    return Done(case, result["figures"], result["kept"], result["wall_s"])
 
 
 def _path(case: Case) -> Path:

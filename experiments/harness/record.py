@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness.experiment import Case, Config, Done, Experiment
+from harness.experiment import Config, Done, Experiment
 from harness.pool import ROOT
 from harness.tables import write_csv
 
@@ -47,25 +47,37 @@ def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "runs.csv", [run.row for run in runs])
     write_csv(out / "summary.csv", findings.summary)
-    _write_json(out / "meta.json", meta([run.case for run in runs]))
+    _write_json(out / "meta.json", meta(runs))
     _write_json(out / "claims.json", [asdict(claim) for claim in findings.claims])
     figure = experiment.draw(config, findings.summary)
     figure.savefig(out / "figure.png", dpi=110)
     readme = place.folder / "README.md"
-    text = f"{findings.table}\n\n![figure](figure.png)\n"
+    text = f"{findings.table}\n\n![figure](figure.png)\n\n{_effort(runs)}\n"
     filled = MARKS.sub(lambda marks: f"{marks[1]}{text}{marks[2]}", readme.read_text("utf-8"))
     (out / "README.md").write_text(filled, encoding="utf-8")
+
+
+def _effort(runs: Sequence[Done]) -> str:
+    """Return what was run, in a line."""
+    seeds = {run.case.labels["seed"] for run in runs}
+    minutes = sum(run.wall_s for run in runs) / 60.0
+    return (
+        f"{len(runs)} runs with {len(seeds)} seeds, {minutes:.0f} minutes of one core; medians "
+        "over the seeds, in brackets the lowest and the highest."
+    )
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def meta(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return what runs are made with."""
+def meta(runs: Sequence[Done]) -> dict[str, Any]:
+    """Return what runs were made with."""
+    cases = [run.case for run in runs]
     return {
         "kind": "simulated",
-        "runs": len(cases),
+        "runs": len(runs),
+        "core_minutes": round(sum(run.wall_s for run in runs) / 60.0, 1),
         "seeds": sorted({case.labels["seed"] for case in cases if "seed" in case.labels}),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},

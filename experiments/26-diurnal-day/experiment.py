@@ -13,7 +13,7 @@ from harness.tables import markdown
 
 PLANNED, SERVED = "planned", "served"
 HEADER = (
-    *("target", "share of a GPU's day", "GPU-hours of 24", "the same in an hour, planned"),
+    *("target", "share of a GPU's day", "GPU-hours of 24", "the same in 40 minutes, planned"),
     *("served as a whole", "difference", "of its limit"),
 )
 
@@ -61,7 +61,7 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
             Claim(
                 result=f"A day of diurnal load, {target}: share of a GPU's day for offline work",
                 ours=f"{share.text('.1%')}: {share.text('.1f', 24.0)} of 24 GPU-hours",
-                note=f"`hygen plan` against a whole simulation of the day pressed into an hour: "
+                note=f"`hygen plan` against a whole simulation of the day pressed into 40 minutes: "
                 f"{apart.text('+.1%')}",
             )
         )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mode `slo` against everything else under the same targets, in one or several set-ups.
 
-For each set-up and seed: online alone, offline alone, vLLM's priority policy, online first, fixed
-budgets and rate caps from low to high, and ours for each target. A target's baselines are picked
-with hindsight: the fixed budget and the rate cap with most offline work whose latency, in the very
-same run, is within the target, or no worse than ours where ours misses it. Ours knows neither these
-runs nor what online has alone.
+For each set-up and seed: online alone, offline alone, vLLM's priority policy, fixed budgets and
+rate caps from low to high, and ours for each target. A target's baselines are picked with hindsight:
+the fixed budget and the rate cap with most offline work whose latency, in the very same run, is
+within the target, or no worse than ours where ours misses it. Ours knows neither these runs nor what
+online has alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,8 +47,9 @@ def policies_of(config: Config, setup: Config) -> Iterator[tuple[str, Row, Row]]
     `hygen_flags` of a set-up are for HyGen's scheduler only.
     """
     own = setup.get("hygen_flags", {})
-    for policy in config.get("policies", (ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST)):
-        yield policy, {"setting": ""}, {"policy": policy}
+    for policy in config.get("policies", (ALONE, OFFLINE_ALONE, PRIORITY)):
+        without = {"online": None, "online_rate": None} if policy == OFFLINE_ALONE else {}
+        yield policy, {"setting": ""}, {"policy": policy, **without}
     for budget_ms in setup.get("budgets_ms", config.get("budgets_ms", ())):
         label = {"setting": f"{budget_ms:g} ms"}
         yield FIXED, label, {"policy": FIXED, "latency_budget_ms": budget_ms, **own}

@@ -81,14 +81,15 @@ def draw_bars(config: Config, summary: Sequence[Row]) -> Any:
 
 def _draw_setup(ax: Any, rows: Sequence[Row]) -> None:
     places = np.arange(len(rows))
-    width = BAR / len(COLOURS)
-    for number, name in enumerate(COLOURS):
+    names = [name for name in COLOURS if any(row[name] for row in rows)]
+    width = BAR / len(names)
+    for number, name in enumerate(names):
         values, lows, highs = (
             np.array([float(row[f"{name}{end}"]) for row in rows]) for end in ("", "_low", "_high")
         )
         keeps = [_keeps(row, name) for row in rows]
         bars = ax.bar(
-            places + (number - 0.5 * len(COLOURS) + 0.5) * width,
+            places + (number - 0.5 * len(names) + 0.5) * width,
             values,
             width,
             yerr=[values - lows, highs - values],

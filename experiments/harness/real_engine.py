@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's own schedulers and HyGen's, one after the other in one real engine, with traces as load.
 
-    python experiments/07-real-engine/compare.py --model M --online azure --online-rate 5 \
-        --slo tbt_p99=+20% --slo tbt_mean=+20% --runs 3 --out cpu.json [vLLM's engine flags]
-
-Each run begins with a new scheduler that has learned nothing, and an empty prefix cache. Targets
-are relative to the same requests served by stock vLLM without offline ones. Runs differ in their
-seeds.
+Each run begins with a new scheduler that has learned nothing, unless it is given a profile, and with
+an empty prefix cache. Targets are relative to the same requests served by stock vLLM without
+offline ones. Runs differ in their seeds. Needs nothing but vLLM, this package and tqdm.
 """
 
 import argparse
@@ -15,6 +12,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,9 @@ STOCK = {
     "vllm-priority": "priority",
 }
 """Policies of stock vLLM."""
-ONLINE_FIRST = "online-first"
+ONLINE_FIRST, FIXED, RATE = "online-first", "fixed-budget", "rate-capped"
+LOAD = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
+"""Options that say what is served."""
 
 
 class ScheduleTimer:
@@ -64,14 +64,28 @@ class ScheduleTimer:
         return timed
 
 
-def prepare(server: EngineServer, policy: str) -> None:
-    """Give the engine the scheduler of a policy; one with "=" in it is a target."""
-    config = server.scheduler.vllm_config
+def policies_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the settings of HyGen's scheduler by policy; {} for stock vLLM's."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in STOCK}
+    found[ONLINE_FIRST] = {"mode": "off"}
+    if options.offline_rate is not None:
+        found[RATE] = {"mode": "off", "offline_rate_per_s": options.offline_rate}
+    if options.latency_budget_ms is not None:
+        found[FIXED] = {"mode": "fixed", "latency_budget_s": options.latency_budget_ms / 1e3}
+    found.update({slo: {"slos": [slo]} for slo in options.slo})
+    if options.hygen_profile is not None:
+        for name in found.keys() - STOCK.keys():
+            found[name]["profile"] = str(options.hygen_profile)
+    return found
+
+
+def prepare(server: EngineServer, policy: str, settings: Mapping[str, Any]) -> None:
+    """Give the engine the scheduler of a policy."""
     if policy in STOCK:
         server.use_scheduler(None, STOCK[policy])
         return
-    settings = {"mode": "off"} if policy == ONLINE_FIRST else {"slos": [policy]}
-    config.additional_config = {**config.additional_config, "hygen": settings}
+    config = server.scheduler.vllm_config
+    config.additional_config = {**config.additional_config, "hygen": dict(settings)}
     server.use_scheduler(HYGEN)
 
 
@@ -81,7 +95,6 @@ def serve(server: EngineServer, policy: str, requests: Requests, seconds: float)
         requests = Requests(requests.online, [])
     elif policy == "offline-only":
         requests = Requests([], requests.offline)
-    prepare(server, policy)
     timer = ScheduleTimer(server.scheduler)
     with tqdm(total=100, desc=f"{policy:16}", file=sys.stderr, mininterval=5) as bar:
         served = server.serve_requests(requests, lambda share: bar.update(int(100 * share) - bar.n))
@@ -98,30 +111,36 @@ def serve(server: EngineServer, policy: str, requests: Requests, seconds: float)
     }
 
 
-def measure(server: EngineServer, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Serve all runs under all policies; write what is there after each."""
-    names = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
-    load = {name: getattr(options, name) for name in names}
+def measure(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]:
+    """Serve all runs under all policies, and write what is there after each."""
     rows: list[dict[str, Any]] = []
+    result = {"meta": meta(server, options), "rows": rows}
     for run in range(options.runs):
-        requests = find_requests(SimulateOptions(profile="", policy="slo", **load), run)
+        requests = find_requests(load_of(options), run)
         alone: Any = None
-        for policy in [*STOCK, ONLINE_FIRST, *options.slo]:
+        for policy, settings in policies_of(options).items():
+            prepare(server, policy, settings)
             row = {"run": run, **serve(server, policy, requests, options.seconds)}
             served = row.pop("served")
             alone = alone or served
             slos = [] if policy == "offline-only" else options.slo
             row["of_limit"] = {slo: served.ratio_of(Slo.parse(slo), alone.stats) for slo in slos}
             rows.append(row)
-            result = {"meta": meta(server, options), "rows": rows}
             options.out.write_text(json.dumps(result, indent=1) + "\n")
-    return rows
+    return result
+
+
+def load_of(options: argparse.Namespace) -> SimulateOptions:
+    """Return what is served, as `hygen simulate` would be told."""
+    load = {name: getattr(options, name) for name in LOAD}
+    return SimulateOptions(profile="", policy="slo", **load)
 
 
 def meta(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]:
     """Return what was measured on."""
     config = server.scheduler.vllm_config
     return {
+        "kind": "measured",
         "vllm": vllm.__version__,
         "device": current_platform.get_device_name(),
         "model": config.model_config.model,
@@ -130,58 +149,60 @@ def meta(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]], slos: list[str]) -> str:
+def median_of(rows: Sequence[Mapping[str, Any]], policy: str, *names: str) -> float:
+    """Return the median over runs of a figure, by its way in a row; NaN if it was not measured."""
+    values = []
+    for row in rows:
+        value: Any = row
+        for name in names:
+            value = None if value is None else value.get(name)
+        if row["policy"] == policy and value is not None:
+            values.append(value)
+    return statistics.median(values) if values else float("nan")
+
+
+def table(rows: Sequence[Mapping[str, Any]], slos: Sequence[str]) -> str:
     """Return medians over runs as a Markdown table."""
     header = ["policy", "TTFT mean / P99, ms", "TBT mean / P99, ms", *(f"of {slo}" for slo in slos)]
-    header += ["offline tokens/s", "of offline alone", "scheduler, us a step"]
+    header += ["offline tokens/s", "of offline alone", "scheduler, us a step", "of the time"]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
-
-    def median(policy: str, *names: str) -> float:
-        values = []
-        for row in rows:
-            value: Any = row
-            for name in names:
-                value = None if value is None else value.get(name)
-            if row["policy"] == policy and value is not None:
-                values.append(value)
-        return statistics.median(values) if values else float("nan")
-
-    full = median("offline-only", "offline_tokens_per_s")
-    for policy in policies:
+    full = median_of(rows, "offline-only", "offline_tokens_per_s")
+    for policy in dict.fromkeys(row["policy"] for row in rows):
         cells = [policy]
         for metric in ("ttft", "tbt"):
-            mean, p99 = (1e3 * median(policy, metric, name) for name in ("mean", "p99"))
+            mean, p99 = (1e3 * median_of(rows, policy, metric, name) for name in ("mean", "p99"))
             cells.append(f"{mean:.1f} / {p99:.1f}")
-        cells += [f"{median(policy, 'of_limit', slo):.3f}" for slo in slos]
-        offline = median(policy, "offline_tokens_per_s")
+        cells += [f"{median_of(rows, policy, 'of_limit', slo):.3f}" for slo in slos]
+        offline = median_of(rows, policy, "offline_tokens_per_s")
         cells += [f"{offline:,.0f}", f"{offline / full:.1%}"]
-        cells.append(f"{median(policy, 'scheduler_us_per_step'):.0f}")
-        lines.append(f"| {' | '.join(cells).replace('nan', '')} |")
+        cells.append(f"{median_of(rows, policy, 'scheduler_us_per_step'):.0f}")
+        cells.append(f"{median_of(rows, policy, 'scheduler_share'):.1%}")
+        lines.append(f"| {' | '.join(cells).replace('nan / nan', '').replace('nan', '')} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--model", required=True)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is served, under which policies."""
+    parser.add_argument("--model", required=True, help="as in vllm serve; its flags may follow")
     parser.add_argument("--online", default="azure")
     parser.add_argument("--online-rate", type=float, default=5.0)
     parser.add_argument("--offline", default="arxiv")
     parser.add_argument("--offline-requests", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
-    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=61)
     parser.add_argument("--slo", action="append", default=[])
-    parser.add_argument("--out", type=Path, default=Path("compare.json"))
-    options, flags = parser.parse_known_args()
+    parser.add_argument("--latency-budget-ms", type=float, help="also a fixed budget of so much")
+    parser.add_argument("--offline-rate", type=float, help="also a cap of so many starts a second")
+    parser.add_argument("--hygen-profile", type=Path, help="that HyGen's scheduler starts with")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def run_engine(options: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
+    """Start the engine, measure, and end it."""
     engine_args = parse_engine_flags(["--model", options.model, *flags])
     server = EngineServer(engine_args, lambda _: Requests([], []), options.seconds)
     try:
-        rows = measure(server, options)
+        return measure(server, options)
     finally:
         server.close()
-    print(table(rows, options.slo))
-
-
-if __name__ == "__main__":
-    main()

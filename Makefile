@@ -12,7 +12,7 @@ PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARG
 ONE_REPLICA       := -m "not two_replicas"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-ray test test-fast test-releases test-ray test-vllm-own check bench bench-predictor bench-simulator bench-offline bench-fleet profile clean
+.PHONY: help setup model demo demo-ray test test-fast test-releases test-ray test-vllm-own check experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -42,10 +42,11 @@ demo: model ## serve mixed traffic on the real model and compare five policies; 
 demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)
 	$(BIN)/python experiments/06-fleet/two_replicas.py
 
-test: model ## run all tests, then the scheduler tests against other vLLM releases and vLLM's own
+test: model ## run all tests, the scheduler tests against other vLLM releases, vLLM's own, short experiments
 	$(PYTEST) $(ONE_REPLICA) tests
 	$(MAKE) test-releases
 	$(MAKE) test-vllm-own
+	$(MAKE) experiments-quick
 
 test-fast: setup ## run the tests that need no vLLM
 	$(PYTEST) -q tests/unit
@@ -67,6 +68,15 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+experiments: setup ## the paper's evaluation and more, simulated: experiments/RESULTS.md (an hour on two cores)
+	$(BIN)/python experiments/run.py $(EXPERIMENTS)
+
+experiments-quick: setup ## all of them with one seed and short runs, into .cache (about 3 minutes)
+	$(BIN)/python experiments/run.py --quick $(EXPERIMENTS)
+
+experiment-real-cpu: model ## the main comparison in a real engine (about 35 minutes, nothing beside it)
+	$(BIN)/python experiments/real-cpu/run.py
 
 bench: setup ## measure the cost of schedule() against vLLM's own
 	$(BIN)/python experiments/01-scheduler-cost/run.py $(BENCH_ARGS)

@@ -9,7 +9,7 @@ in every p-th: what is seen between two of its tokens is p times the time betwee
 
 With several in flight a step may be done on the device before the processor, busy launching the
 next, looks at it: a small step of an 8B model on an H200 takes as long as its neighbours' launch
-(experiments/04-slo-control). What a step takes of itself is seen where it is alone in flight, or
+(experiments/real-gpu). What a step takes of itself is seen where it is alone in flight, or
 where its neighbours are of its kind.
 """
 

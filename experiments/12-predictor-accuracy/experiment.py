@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from harness.experiment import Case, Claim, Config, Done, Experiment, Findings, Row, by_labels
-from harness.spread import Spread
+from harness.spread import Spread, bars_of
 from harness.tables import markdown
 
 SPEED = Path(__file__).parents[1] / "02-latency-predictor" / "speed.csv"
@@ -39,7 +39,7 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
         noise = Spread.of([each["noise"] for each in figures])
         row: Row = {"profile": profile, "title": about["title"], "source": figures[0]["source"]}
         for name, spread in found.items():
-            row |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+            row |= spread.columns(name)
         summary.append(row)
         texts = {name: spread.text(".2%") for name, spread in found.items()}
         lines.append(
@@ -82,12 +82,9 @@ def draw(_: Config, summary: Sequence[Row]) -> Any:
     figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
     places = np.arange(len(summary))
     for offset, name in ((-0.2, "ours"), (0.2, "paper")):
-        values, lows, highs = (
-            100 * np.array([row[f"{name}{end}"] for row in summary])
-            for end in ("", "_low", "_high")
-        )
+        values, errors = bars_of(summary, name, 100.0)
         style = {"color": COLOURS[name], "label": LABELS[name]}
-        ax.barh(places + offset, values, 0.38, xerr=[values - lows, highs - values], **style)
+        ax.barh(places + offset, values, 0.38, xerr=errors, **style)
     ax.set_yticks(places, [row["title"] for row in summary])
     ax.invert_yaxis()
     ax.set(xlabel="mean absolute error of held-out steps, %", xscale="log")

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from harness.experiment import Case, Claim, Config, Done, Experiment, Findings, Row, by_labels
-from harness.spread import Spread
+from harness.spread import Spread, bars_of
 from harness.tables import markdown
 
 BLOCK_SIZE = 16
@@ -52,12 +52,12 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
         for order, of_seeds in found.items():
             speeds = Spread.of([run.figures["offline_tokens_per_s"] for run in of_seeds])
             hits = Spread.of([run.figures["offline_hit_rate"] for run in of_seeds])
-            row |= {order: speeds.median, f"{order}_low": speeds.low, f"{order}_high": speeds.high}
+            row |= speeds.columns(order)
             row[f"{order}_hits"] = hits.median
             cells += [speeds.text(), hits.text(".1%")]
         pairs = zip(found["prefix"], found["fcfs"], strict=True)
         ratio = Spread.of([_speed(ours) / _speed(other) for ours, other in pairs])
-        row |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        row |= ratio.columns("ratio")
         summary.append(row)
         lines.append([TITLES[where], f"{kv_tokens:,}", *cells, ratio.text(".2f")])
     return Findings(summary, markdown(HEADER, lines), _claims(summary))
@@ -90,10 +90,7 @@ def draw(_: Config, summary: Sequence[Row]) -> Any:
         rows = [row for row in summary if row["where"] == where]
         places = np.arange(len(rows))
         for offset, (order, colour) in ((-0.2, ("fcfs", "#8a8f98")), (0.2, ("prefix", "#0b6e4f"))):
-            values, lows, highs = (
-                np.array([row[f"{order}{end}"] for row in rows]) for end in ("", "_low", "_high")
-            )
-            errors = [values - lows, highs - values]
+            values, errors = bars_of(rows, order)
             ax.bar(places + offset, values, 0.38, yerr=errors, color=colour, label=order)
         ax.set_xticks(places, [f"{row['kv_tokens']:,}" for row in rows])
         ax.set(title=title, xlabel="tokens the KV cache holds")

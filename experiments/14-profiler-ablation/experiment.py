@@ -38,7 +38,7 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
         row = cell.row()
         for name in ("budget_ms", "naive_of_limit", "naive"):
             spread = Spread.of([each[name] for each in naive])
-            row |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+            row |= spread.columns(name)
         summary.append(row)
         texts = [
             Spread.of([each[name] for each in naive]) for name in ("budget_ms", "naive_of_limit")

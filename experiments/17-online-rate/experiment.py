@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from harness.comparison import comparison_cases
 from harness.comparison_findings import findings_of_comparison
 from harness.experiment import Config, Experiment, Row
 from harness.figures import COLOURS, LABELS
+from harness.spread import bars_of
 
 
 def draw(config: Config, summary: Sequence[Row]) -> Any:
@@ -21,10 +21,7 @@ def draw(config: Config, summary: Sequence[Row]) -> Any:
         rows = [row for row in summary if row["target"] == target]
         rates = [float(row["setup"]) for row in rows]
         for name in ("ours", "fixed", "rate", "priority"):
-            values, lows, highs = (
-                np.array([row[f"{name}{end}"] for row in rows]) for end in ("", "_low", "_high")
-            )
-            errors = [values - lows, highs - values]
+            values, errors = bars_of(rows, name)
             style = {"color": COLOURS[name], "label": LABELS[name], "capsize": 3}
             ax.errorbar(rates, values, errors, marker="o", ms=4, **style)
         ax.set(title=target, xlabel="online requests/s", ylim=(0, None))

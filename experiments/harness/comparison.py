@@ -2,10 +2,10 @@
 """Mode `slo` against everything else under the same targets, in one or several set-ups.
 
 For each set-up and seed: online alone, offline alone, vLLM's priority policy, fixed budgets and
-rate caps from low to high, and ours for each target. A target's baselines are picked with hindsight:
-the fixed budget and the rate cap with most offline work whose latency, in the very same run, is
-within the target, or no worse than ours where ours misses it. Ours knows neither these runs nor what
-online has alone.
+rate caps from low to high, and ours for each target. A target's baselines are picked with
+hindsight: the fixed budget and the rate cap with most offline work whose latency, in the very same
+run, is within the target, or no worse than ours where ours misses it. Ours knows neither these runs
+nor what online has alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -119,7 +119,7 @@ class Cell:
         names = ("total_over_alone", "share_of_whole", *asdict(self.seeds[0]))
         for name in names:
             spread = self.spread(name)
-            found |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+            found |= spread.columns(name)
         for name in ("fixed", "rate"):
             ratio = self.ratio(name)
             found[f"over_{name}"] = None if ratio is None else ratio.median

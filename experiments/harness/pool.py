@@ -41,13 +41,13 @@ class Pool:
         Raises: RuntimeError with the case that failed; those that ended are kept.
         """
         CACHE.mkdir(parents=True, exist_ok=True)
-        wanted = {_path(case): case for case in reversed(cases)}
-        missing = {path: case for path, case in reversed(wanted.items()) if not path.exists()}
+        wanted = {_path(case): case for case in cases}
+        missing = [(path, case) for path, case in wanted.items() if not path.exists()]
         bar = tqdm(
             total=len(wanted), initial=len(wanted) - len(missing), unit="run", file=sys.stderr
         )
         with bar:
-            for _ in in_processes(_do, [*missing.items()], self._jobs):
+            for _ in in_processes(_do, missing, self._jobs):
                 bar.update()
         return [_read(case) for case in cases]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's own schedulers and HyGen's, one after the other in one real engine, with traces as load.
 
-Each run begins with a new scheduler that has learned nothing, unless it is given a profile, and with
+Each run begins with a new scheduler, which has learned nothing unless it is given a profile, and
 an empty prefix cache. Targets are relative to the same requests served by stock vLLM without
 offline ones. Runs differ in their seeds. Needs nothing but vLLM, this package and tqdm.
 """
@@ -24,6 +24,8 @@ import vllm
 from tqdm import tqdm
 from vllm.platforms import current_platform
 
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.profiler.engine_flags import parse_engine_flags
 from hygen_vllm.simulator.command import SimulateOptions
 from hygen_vllm.simulator.simulation import Requests
@@ -115,14 +117,18 @@ def measure(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]
     """Serve all runs under all policies, and write what is there after each."""
     rows: list[dict[str, Any]] = []
     result = {"meta": meta(server, options), "rows": rows}
+    cost: StepCost | None = None
     for run in range(options.runs):
         requests = find_requests(load_of(options), run)
         alone: Any = None
         for policy, settings in policies_of(options).items():
             prepare(server, policy, settings)
+            if options.carry_learned and settings and cost is not None:
+                server.scheduler.learner = CostLearner(cost)
             row = {"run": run, **serve(server, policy, requests, options.seconds)}
             served = row.pop("served")
             alone = alone or served
+            cost = server.scheduler.learner.cost if settings else cost
             slos = [] if policy == "offline-only" else options.slo
             row["of_limit"] = {slo: served.ratio_of(Slo.parse(slo), alone.stats) for slo in slos}
             rows.append(row)
@@ -195,6 +201,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency-budget-ms", type=float, help="also a fixed budget of so much")
     parser.add_argument("--offline-rate", type=float, help="also a cap of so many starts a second")
     parser.add_argument("--hygen-profile", type=Path, help="that HyGen's scheduler starts with")
+    parser.add_argument(
+        "--carry-learned",
+        action="store_true",
+        help="let each run of HyGen's scheduler begin with the step times learned before",
+    )
     parser.add_argument("--out", type=Path, required=True)
 
 

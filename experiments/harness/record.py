@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import Config, Done, Experiment
-from harness.pool import ROOT
+from harness.pool import DECIDES, ROOT
 from harness.tables import write_csv
 
 from hygen_vllm.workloads import data_dir
@@ -94,7 +94,8 @@ def _commit() -> str:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "hygen_vllm", "profiles", "experiments/harness")
+    harness = [f"experiments/harness/{name}" for name in DECIDES]
+    changed = git("status", "--porcelain", "--", "hygen_vllm", "profiles", *harness)
     return git("rev-parse", "--short", "HEAD") + (", changed" if changed else "")
 
 

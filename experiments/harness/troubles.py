@@ -14,8 +14,8 @@ import numpy as np
 from harness.claims import MISSED
 from harness.comparison import ALONE, FIXED, OURS, PRIORITY, of_limit
 from harness.experiment import Claim, Config, Done, Findings, Row, by_labels
-from harness.figures import COLOURS, LABELS
-from harness.spread import Spread
+from harness.figures import COLOURS, LABELS, LEGEND
+from harness.spread import Spread, bars_of
 from harness.tables import markdown
 
 HEADER = (
@@ -28,6 +28,9 @@ HEADER = (
     ),
 )
 NAMES = {"ours": OURS, "fixed": FIXED, "priority": PRIORITY}
+TITLES = {**LABELS, "fixed": "fixed budget that was best without trouble"}
+MOST_SHOWN = 2.0
+"""Of the limit; bars end there."""
 
 
 def findings_of_troubles(config: Config, runs: Sequence[Done]) -> Findings:
@@ -53,7 +56,7 @@ def _row(config: Config, runs: Sequence[Done], target: str, trouble: str) -> Row
             tokens.append(run.figures["offline_tokens_per_s"])
         for what, values in ((f"{name}_of_limit", of_limits), (name, tokens)):
             spread = Spread.of(values)
-            row |= {what: spread.median, f"{what}_low": spread.low, f"{what}_high": spread.high}
+            row |= spread.columns(what)
     return {**row, "fixed_setting": settings["fixed"]}
 
 
@@ -93,7 +96,7 @@ def _table(config: Config, summary: Sequence[Row]) -> str:
 
 
 def _text(row: Row, name: str, form: str = ",.0f") -> str:
-    return Spread(row[name], row[f"{name}_low"], row[f"{name}_high"]).text(form)
+    return Spread.from_row(row, name).text(form)
 
 
 def _claims(config: Config, summary: Sequence[Row]) -> list[Claim]:
@@ -135,18 +138,15 @@ def draw_troubles(config: Config, summary: Sequence[Row]) -> Any:
         places = np.arange(len(rows))
         for number, name in enumerate(NAMES):
             for ax, what in zip(column, (f"{name}_of_limit", name), strict=True):
-                values, lows, highs = (
-                    np.array([row[f"{what}{end}"] for row in rows]) for end in ("", "_low", "_high")
-                )
+                values, errors = bars_of(rows, what)
                 at = places + 0.27 * (number - 1)
-                errors = [values - lows, highs - values]
-                ax.bar(at, values, 0.27, yerr=errors, color=COLOURS[name], label=LABELS[name])
+                ax.bar(at, values, 0.27, yerr=errors, color=COLOURS[name], label=TITLES[name])
         column[0].axhline(1.0, color="black", lw=0.8, ls="--")
-        column[0].set(title=target, ylim=(0, 3))
+        column[0].set(title=target, ylim=(0, MOST_SHOWN))
         titles = [config["setups"][row["trouble"]].get("title", row["trouble"]) for row in rows]
         column[1].set_xticks(places, titles, fontsize=7, rotation=30, ha="right")
     grid[0][0].set_ylabel("measured / limit")
     grid[1][0].set_ylabel("offline tokens/s")
     handles = grid[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*handles, ncols=3 if len(targets) > 1 else 1, **LEGEND)
     return figure

@@ -8,6 +8,8 @@ import io
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
@@ -64,13 +66,25 @@ def in_processes(
         jobs: at a time; None for as many as there are cores.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    with ProcessPoolExecutor(jobs or os.cpu_count(), get_context("spawn")) as pool:
+    num_processes, spawn = jobs or os.cpu_count(), get_context("spawn")
+    with ProcessPoolExecutor(num_processes, spawn, _end_with, (os.getpid(),)) as pool:
         running = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed before it can say so."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def simulate_all(cases: Sequence[Flags], jobs: int | None = None) -> list[dict[str, Any]]:

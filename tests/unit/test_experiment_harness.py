@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What experiments make of runs: best baselines with hindsight, ratios, claims, and no run twice."""
+"""What experiments make of runs: baselines with hindsight, ratios, claims, and no run twice."""
 
 import json
 import math

@@ -146,19 +146,13 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
 
     alone, priority, online_first = one(ALONE), one(PRIORITY), one(ONLINE_FIRST)
     (ours,) = by_labels(runs, policy=OURS, setting=target)
-    ours_of_limit = of_limit(target, ours.figures, alone)
-    slack = max(1.0, ours_of_limit)
 
     def best(policy: str) -> float:
-        kept = [
-            run.figures["offline_tokens_per_s"]
-            for run in by_labels(runs, policy=policy)
-            if of_limit(target, run.figures, alone) <= slack
-        ]
-        return max(kept, default=0.0)
+        run = best_run(runs, policy, target)
+        return 0.0 if run is None else float(run.figures["offline_tokens_per_s"])
 
     return SeedCell(
-        of_limit=ours_of_limit,
+        of_limit=of_limit(target, ours.figures, alone),
         priority_of_limit=of_limit(target, priority, alone),
         online_first_of_limit=of_limit(target, online_first, alone),
         ours=ours.figures["offline_tokens_per_s"],
@@ -170,6 +164,22 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
         alone=alone["online_tokens_per_s"],
         whole=one(OFFLINE_ALONE).get("offline_tokens_per_s", float("nan")),
     )
+
+
+def best_run(runs: Sequence[Done], policy: str, target: str) -> Done | None:
+    """Return the run of a baseline with most offline work that is within a target, as ours is.
+
+    Args: runs: of one set-up and seed.
+    """
+    (alone,) = by_labels(runs, policy=ALONE)
+    (ours,) = by_labels(runs, policy=OURS, setting=target)
+    slack = max(1.0, of_limit(target, ours.figures, alone.figures))
+    kept = [
+        run
+        for run in by_labels(runs, policy=policy)
+        if of_limit(target, run.figures, alone.figures) <= slack
+    ]
+    return max(kept, key=lambda run: float(run.figures["offline_tokens_per_s"]), default=None)
 
 
 def of_limit(target: str, figures: Row, alone: Row) -> float:

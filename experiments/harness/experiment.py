@@ -86,11 +86,13 @@ class Findings:
     Args:
         summary: the numbers behind the picture.
         table: the same for people, Markdown.
+        headline: the table for the project's README, if this is the one that convinces.
     """
 
     summary: Sequence[Row]
     table: str
     claims: Sequence[Claim] = ()
+    headline: str = ""
 
 
 @dataclass(frozen=True)

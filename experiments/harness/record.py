@@ -51,10 +51,16 @@ def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[
     _write_json(out / "claims.json", [asdict(claim) for claim in findings.claims])
     figure = experiment.draw(config, findings.summary)
     figure.savefig(out / "figure.png", dpi=110)
-    readme = place.folder / "README.md"
     text = f"{findings.table}\n\n![figure](figure.png)\n\n{_effort(runs)}\n"
-    filled = MARKS.sub(lambda marks: f"{marks[1]}{text}{marks[2]}", readme.read_text("utf-8"))
-    (out / "README.md").write_text(filled, encoding="utf-8")
+    fill_result(place.folder / "README.md", text, out / "README.md")
+    if findings.headline and out == place.folder:
+        fill_result(ROOT / "README.md", f"{findings.headline}\n", ROOT / "README.md")
+
+
+def fill_result(document: Path, result: str, out: Path) -> None:
+    """Write a document with a result between its marks."""
+    text = MARKS.sub(lambda marks: f"{marks[1]}{result}{marks[2]}", document.read_text("utf-8"))
+    out.write_text(text, encoding="utf-8")
 
 
 def _effort(runs: Sequence[Done]) -> str:

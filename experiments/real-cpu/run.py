@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 from harness.experiment import Row
 from harness.real_engine import FIXED, RATE, add_options, policies_of, run_engine
-from harness.record import MARKS
+from harness.record import fill_result
 from harness.spread import Spread, bars_of
 from harness.tables import markdown, write_csv
 
@@ -226,9 +226,7 @@ def main() -> None:
     write_csv(HERE / "summary.csv", summary)
     draw(summary).savefig(HERE / "figure.png", dpi=110)
     text = f"{table_of(result, summary)}\n\n![figure](figure.png)\n"
-    readme = HERE / "README.md"
-    filled = MARKS.sub(lambda marks: f"{marks[1]}{text}{marks[2]}", readme.read_text("utf-8"))
-    readme.write_text(filled, encoding="utf-8")
+    fill_result(HERE / "README.md", text, HERE / "README.md")
 
 
 if __name__ == "__main__":

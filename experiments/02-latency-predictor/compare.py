@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
+from harness.predictors import paper_sums
 from scipy import sparse
 from scipy.optimize import linprog
 from serving import PROFILES, Disturbance, DisturbedDevice, serve
@@ -41,12 +44,6 @@ NUM_MIXES = 3000
 NUM_SERVED = 3000
 BUDGETS_S = {"a100/llama2-7b": (0.03, 0.1), "h100/llama2-7b": (0.012, 0.04)}
 """A tight one, with 100 to 200 tokens in most steps, and one that lets steps fill up to 512."""
-
-
-def paper_sums(X: np.ndarray) -> np.ndarray:
-    """Return S_p, S_d, S_p^2, N_p, N_d of each step (HyGen, arXiv 2501.14808, section 4.1)."""
-    decodes, context, prefills, tokens = X[:, :4].T
-    return np.column_stack([tokens, context, tokens**2, prefills, decodes])
 
 
 def token_count(X: np.ndarray) -> np.ndarray:

@@ -19,7 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from runs import RESULT, run_apart, write_rows
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.apart import RESULT, run_apart
+from runs import write_rows
 from tqdm import tqdm
 
 GIB = 1 << 30

@@ -22,7 +22,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
 
-from runs import RESULT, infinite_hits, run_apart, write_rows
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.apart import RESULT, run_apart
+from runs import infinite_hits, write_rows
 from tqdm import tqdm
 
 from hygen_vllm.small_model import prepare_small_model

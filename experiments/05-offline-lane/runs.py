@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What experiments of this folder share: runs in other processes, tables of what came of them."""
+"""What experiments of this folder share: prefix hits without end, tables of what was measured."""
 
 import csv
-import json
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,18 +9,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RESULT = "result.json"
-
-
-def run_apart(command: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run a script that writes JSON to RESULT in a folder, in a process of its own."""
-    log = folder / "log"
-    with log.open("w") as file:
-        done = subprocess.run([sys.executable, *command], stdout=file, stderr=file, check=False)
-    if done.returncode:
-        sys.exit(log.read_text()[-6000:])
-    found: dict[str, Any] = json.loads((folder / RESULT).read_text())
-    return found
 
 
 def infinite_hits(prompts: Iterable[Sequence[int]], block_size: int) -> float:

@@ -10,7 +10,6 @@ dead-engine.csv.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,9 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import httpx
 import pandas as pd
 import psutil
+from harness.apart import RESULT, run_apart
 from small_app import HOST, MODEL, our_application, ray_cluster, rays_application
 from tqdm import tqdm
 
@@ -93,14 +95,8 @@ def measure(variant: str, port: int) -> dict[str, Any]:
 def measure_apart(variant: str) -> dict[str, Any]:
     """Measure in a process of its own, whose Ray ends with it."""
     with tempfile.TemporaryDirectory() as folder:
-        result, log = Path(folder, "result.json"), Path(folder, "log")
-        command = [sys.executable, __file__, "--measure", variant, "--result", str(result)]
-        with log.open("w") as file:
-            done = subprocess.run(command, stdout=file, stderr=file, check=False)
-        if done.returncode:
-            sys.exit(log.read_text()[-6000:])
-        found: dict[str, Any] = json.loads(result.read_text())
-    return found
+        command = [__file__, "--measure", variant, "--result", f"{folder}/{RESULT}"]
+        return run_apart(command, Path(folder))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 """Offline and total throughput against every baseline, under each target of 10-slo-compliance."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from harness.comparison import (
     OURS,
     PRIORITY,
     RATE,
+    STARTS,
     Cell,
     best_run,
     cells_of,
@@ -27,7 +29,7 @@ from harness.tables import markdown
 HEADLINE = "tbt_p99=+5%"
 HEADER = (
     *("target", "of its limit", "ours", "best fixed budget", "ratio", "best rate cap", "ratio"),
-    *("online first", "of the limit", "priority", "of the limit"),
+    *("cold start", "of the limit", "online first", "of the limit", "priority", "of the limit"),
 )
 HEADLINE_HEADER = (
     *("one A100, the same requests", "TBT mean / P99", "P99 over alone", "offline tokens/s"),
@@ -47,8 +49,10 @@ def _line(cell: Cell) -> list[str]:
     fixed_ratio, rate_ratio = ("" if r is None else r.text(".2f") for r in ratios)
     line = [cell.target, cell.spread("of_limit").text(".3f"), cell.spread("ours").text()]
     line += [cell.spread("fixed").text(), fixed_ratio, cell.spread("rate").text(), rate_ratio]
-    for name in ("online_first", "priority"):
-        line += [cell.spread(name).text(), cell.spread(f"{name}_of_limit").text(".2f")]
+    for name in ("cold", "online_first", "priority"):
+        is_there = isfinite(cell.spread(name).median)
+        texts = [cell.spread(name).text(), cell.spread(f"{name}_of_limit").text(".2f")]
+        line += texts if is_there else ["", ""]
     return line
 
 
@@ -95,7 +99,8 @@ def headline(config: Config, runs: Sequence[Done]) -> str:
         some = by_labels(runs, setup=setup, seed=seed)
         (offline_alone,) = by_labels(some, policy=OFFLINE_ALONE)
         whole.append(offline_alone.figures["offline_tokens_per_s"])
-        (ours,) = by_labels(some, policy=OURS, setting=HEADLINE)
+        of_target = by_labels(some, policy=OURS, setting=HEADLINE)
+        (ours,), (cold,) = (by_labels(of_target, start=start) for start in STARTS)
         (alone,) = by_labels(some, policy=ALONE)
         (priority,) = by_labels(some, policy=PRIORITY)
         rows = {
@@ -103,6 +108,7 @@ def headline(config: Config, runs: Sequence[Done]) -> str:
             "vLLM, priority policy": priority,
             "best rate cap (the paper's HyGen*)": best_run(some, RATE, HEADLINE),
             "best fixed budget (the paper's HyGen)": best_run(some, FIXED, HEADLINE),
+            f"HyGen on vLLM, `slos: [{HEADLINE}]`, cold start": cold,
             f"**HyGen on vLLM**, `slos: [{HEADLINE}]`": ours,
         }
         for name, run in rows.items():
@@ -135,15 +141,15 @@ def draw(_: Config, summary: Sequence[Row]) -> Any:
     for ax, (metric, title) in zip(axes, METRICS.items(), strict=True):
         rows = [row for row in summary if row["target"].startswith(f"{metric}=+")]
         allowed = [float(row["target"].split("=+")[1].rstrip("%")) for row in rows]
-        for name in ("ours", "fixed", "rate"):
+        for name in ("cold", "ours", "fixed", "rate"):
             values, errors = bars_of(rows, name)
             style = {"color": COLOURS[name], "label": LABELS[name], "capsize": 3, "ms": 4}
-            ax.errorbar(allowed, values, errors, marker="o", **style)
+            ax.errorbar(allowed, values, errors, fmt="o" if name == "cold" else "o-", **style)
         bound = np.median([row["whole"] - row["online"] for row in rows])
         ax.axhline(bound, color="black", lw=0.8, ls=":", label="offline alone less online's tokens")
         ax.set(title=title, xlabel="rise allowed over online alone, %", ylim=(0, 1.08 * bound))
     axes[0].set_ylabel("offline tokens/s")
-    figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, **LEGEND)
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=5, **LEGEND)
     return figure
 
 

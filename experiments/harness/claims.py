@@ -2,6 +2,7 @@
 """Claims from cells of a comparison; what is not ahead says so by itself."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from harness.comparison import Cell
 from harness.experiment import Claim
@@ -23,10 +24,18 @@ def claim_of(cell: Cell, result: str, paper: str = "", note: str = "") -> Claim:
         paper=paper,
         baseline=f"priority {priority} at {misses} of the limit; HyGen* {rate}",
         fixed=cell.spread("fixed").text() if ratio else "none meets it",
-        ours=f"{cell.spread('ours').text()} at {kept} of the limit",
+        ours=f"{cell.spread('ours').text()} at {kept} of the limit{_cold(cell)}",
         ratio=ratio.text(".2f") if ratio else "",
         note="; ".join(filter(None, [note, *plain_words(cell)])),
     )
+
+
+def _cold(cell: Cell) -> str:
+    """Return what a cold start comes to."""
+    if not isfinite(cell.spread("cold").median):
+        return ""
+    kept = cell.spread("cold_of_limit").text(".2f")
+    return f"; cold start {cell.spread('cold').text()} at {kept}"
 
 
 def plain_words(cell: Cell) -> list[str]:
@@ -35,6 +44,9 @@ def plain_words(cell: Cell) -> list[str]:
     missed = cell.spread("of_limit").median
     if missed > MISSED:
         words.append(f"the target is missed by {missed - 1:.1%}")
+    missed = cell.spread("cold_of_limit").median
+    if missed > MISSED:
+        words.append(f"from a cold start by {missed - 1:.1%}")
     ratio = cell.ratio("fixed")
     if ratio is not None and ratio.median < BEHIND:
         words.append(f"{1 - ratio.median:.1%} behind the best fixed budget")

@@ -4,12 +4,14 @@
 For each set-up and seed: online alone, offline alone, vLLM's priority policy, fixed budgets and
 rate caps from low to high, and ours for each target. A target's baselines are picked with
 hindsight: the fixed budget and the rate cap with most offline work whose latency, in the very same
-run, is within the target, or no worse than ours where ours misses it. Ours knows neither these runs
-nor what online has alone.
+run, is within the target, or no worse than ours where ours misses it. Ours is told what online has
+alone, without which nothing could be tuned to a relative target either; and, from a cold start, not
+even that.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from harness.experiment import Case, Config, Done, Row, by_labels
@@ -20,6 +22,9 @@ ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST = (
     *("online-only", "offline-only", "vllm-priority", "online-first"),
 )
 FIXED, RATE, OURS = "fixed-budget", "rate-capped", "slo"
+KNOWN, COLD = "known", "cold"
+STARTS = (KNOWN, COLD)
+"""What online has alone was measured before, as the baselines were tuned; or nothing was."""
 OFFLINE_PER_S = 4
 """Offline requests that wait, for each second of a run: more than any device here can serve."""
 
@@ -56,7 +61,12 @@ def policies_of(config: Config, setup: Config) -> Iterator[tuple[str, Row, Row]]
     for rate in setup.get("rates", config.get("rates", ())):
         yield RATE, {"setting": f"{rate:g}/s"}, {"policy": RATE, "offline_rate": rate, **own}
     for target in setup.get("targets", config["targets"]):
-        yield OURS, {"setting": target}, {"policy": OURS, "slo": target.split(), **own}
+        if KNOWN in config.get("starts", STARTS):
+            flags = {"policy": OURS, "known_targets": target.split()}
+            yield OURS, {"setting": target, "start": KNOWN}, {**flags, **own}
+        if COLD in config.get("starts", STARTS) and target in config.get("cold_targets", [target]):
+            flags = {"policy": OURS, "slo": target.split()}
+            yield OURS, {"setting": target, "start": COLD}, {**flags, **own}
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class SeedCell:
 
     Args:
         of_limit: measured over limit, the largest over the parts of a target; ours.
+        cold_of_limit, cold: ours from a cold start; NaN where there was no such run.
         priority_of_limit, online_first_of_limit: the same under these policies.
         fixed, rate: offline work of the best fixed budget and rate cap; 0 if none is within the
             target.
@@ -72,9 +83,11 @@ class SeedCell:
     """
 
     of_limit: float
+    cold_of_limit: float
     priority_of_limit: float
     online_first_of_limit: float
     ours: float
+    cold: float
     fixed: float
     rate: float
     priority: float
@@ -145,7 +158,9 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
         return found[0].figures if found else {}
 
     alone, priority, online_first = one(ALONE), one(PRIORITY), one(ONLINE_FIRST)
-    (ours,) = by_labels(runs, policy=OURS, setting=target)
+    (ours,) = by_labels(runs, policy=OURS, setting=target, start=KNOWN)
+    cold_runs = by_labels(runs, policy=OURS, setting=target, start=COLD)
+    cold = cold_runs[0].figures if cold_runs else {}
 
     def best(policy: str) -> float:
         run = best_run(runs, policy, target)
@@ -153,9 +168,11 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
 
     return SeedCell(
         of_limit=of_limit(target, ours.figures, alone),
+        cold_of_limit=of_limit(target, cold, alone),
         priority_of_limit=of_limit(target, priority, alone),
         online_first_of_limit=of_limit(target, online_first, alone),
         ours=ours.figures["offline_tokens_per_s"],
+        cold=cold.get("offline_tokens_per_s", float("nan")),
         fixed=best(FIXED),
         rate=best(RATE),
         priority=priority.get("offline_tokens_per_s", 0.0),
@@ -172,7 +189,7 @@ def best_run(runs: Sequence[Done], policy: str, target: str) -> Done | None:
     Args: runs: of one set-up and seed.
     """
     (alone,) = by_labels(runs, policy=ALONE)
-    (ours,) = by_labels(runs, policy=OURS, setting=target)
+    (ours,) = by_labels(runs, policy=OURS, setting=target, start=KNOWN)
     slack = max(1.0, of_limit(target, ours.figures, alone.figures))
     kept = [
         run
@@ -201,8 +218,13 @@ def _part_of_limit(part: str, figures: Row, alone: Row) -> float:
 
 HEADER = (
     *("set-up", "target", "of its limit", "offline tokens/s", "best fixed budget", "ratio"),
-    *("best rate cap", "ratio", "priority: offline", "of the limit", "total / online alone"),
-    "total / offline alone",
+    *("best rate cap", "ratio", "cold start: of its limit", "offline tokens/s"),
+    *(
+        "priority: of the limit",
+        "offline tokens/s",
+        "total / online alone",
+        "total / offline alone",
+    ),
 )
 
 
@@ -221,7 +243,10 @@ def _cells(cell: Cell) -> list[str]:
     for name in ("fixed", "rate"):
         ratio = cell.ratio(name)
         found += [cell.spread(name).text(), "" if ratio is None else ratio.text(".2f")]
-    found += [cell.spread("priority").text(), cell.spread("priority_of_limit").text(".2f")]
+    for name in ("cold", "priority"):
+        is_there = isfinite(cell.spread(name).median)
+        texts = [cell.spread(f"{name}_of_limit").text(".3f"), cell.spread(name).text()]
+        found += texts if is_there else ["", ""]
     found += [
         cell.spread("total_over_alone").text(".2f"),
         cell.spread("share_of_whole").text(".1%"),

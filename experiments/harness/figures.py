@@ -12,6 +12,7 @@ from harness.spread import bars_of
 
 COLOURS = {
     "ours": "#0b6e4f",
+    "cold": "#7fb8a4",
     "fixed": "#2b6cb0",
     "rate": "#c9a227",
     "priority": "#b3261e",
@@ -19,6 +20,7 @@ COLOURS = {
 }
 LABELS = {
     "ours": "ours",
+    "cold": "ours, cold start",
     "fixed": "best fixed budget (the paper's HyGen)",
     "rate": "best rate cap (HyGen*)",
     "priority": "vLLM, priority policy",
@@ -44,17 +46,12 @@ def draw_compliance(_: Config, summary: Sequence[Row]) -> Any:
     for ax, (metric, title) in zip(axes, METRICS.items(), strict=True):
         rows = [row for row in summary if row["target"].startswith(f"{metric}=+")]
         allowed = np.array([_rise(row) for row in rows])
-        middle, low, high = (
-            _measured(rows, allowed, f"of_limit{e}") for e in ("", "_low", "_high")
-        )
-        style = {
-            "color": COLOURS["ours"],
-            "label": LABELS["ours"],
-            "capsize": 3,
-            "ms": 4,
-            "lw": 1.2,
-        }
-        ax.errorbar(allowed, middle, [middle - low, high - middle], marker="o", **style)
+        for name, of_limit in (("cold", "cold_of_limit"), ("ours", "of_limit")):
+            middle, low, high = (
+                _measured(rows, allowed, f"{of_limit}{end}") for end in ("", "_low", "_high")
+            )
+            style = {"color": COLOURS[name], "label": LABELS[name], "capsize": 3, "ms": 4}
+            ax.errorbar(allowed, middle, [middle - low, high - middle], fmt="o", **style)
         ax.plot([0, MOST_RISE], [0, MOST_RISE], color="black", lw=0.8, ls="--", label="the target")
         priority = _measured(rows, allowed, "priority_of_limit").max()
         text = f"vLLM, priority policy: +{priority:.0f} %"
@@ -92,7 +89,7 @@ def draw_bars(config: Config, summary: Sequence[Row]) -> Any:
 
 def _draw_setup(ax: Any, rows: Sequence[Row]) -> None:
     places = np.arange(len(rows))
-    names = [name for name in COLOURS if any(row[name] for row in rows)]
+    names = [name for name in COLOURS if any(row[name] > 0 for row in rows)]
     width = BAR / len(names)
     for number, name in enumerate(names):
         values, errors = bars_of(rows, name)
@@ -119,6 +116,4 @@ def _keeps(row: Row, name: str) -> bool:
     """Whether a policy keeps the target; those that do not are hatched."""
     if name in {"fixed", "rate"}:
         return True
-    if name == "online_first":
-        return float(row["online_first_of_limit"]) <= MISSED
-    return float(row["of_limit" if name == "ours" else "priority_of_limit"]) <= MISSED
+    return float(row["of_limit" if name == "ours" else f"{name}_of_limit"]) <= MISSED

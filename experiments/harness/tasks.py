@@ -1,22 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run can be. Each task takes a case's flags and returns (figures, what it may keep)."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.experiment import Row
 
 Outcome = tuple[Row, Mapping[str, Any]]
+ONLINE_FLAGS = (
+    *("profile", "online", "online_rate", "seconds", "seed", "noise", "slowdown", "max_model_len"),
+    "kv_blocks",
+)
+"""On which online alone depends."""
 METRICS, STATISTICS = ("ttft", "tbt"), ("mean", "p50", "p99")
 
 
 def simulate_task(flags: Mapping[str, Any]) -> Outcome:
-    """Run `hygen simulate`."""
+    """Run `hygen simulate`.
+
+    `known_targets`, like "tbt_mean=+10%", become limits in milliseconds: what online has alone was
+    measured before, in a run of its own.
+    """
     from hygen_vllm.simulator.many_runs import simulate
 
+    flags = dict(flags)
+    known = flags.pop("known_targets", None)
+    if known is not None:
+        alone = _alone(json.dumps({name: flags.get(name) for name in ONLINE_FLAGS}))
+        flags["slo"] = [_limit(target, alone) for target in known]
     result = simulate(flags)
     return figures_of(result), result["details"]
+
+
+@lru_cache
+def _alone(flags: str) -> Row:
+    """Return the figures of online alone."""
+    from hygen_vllm.simulator.many_runs import simulate
+
+    return figures_of(simulate({**json.loads(flags), "policy": "online-only"}))
+
+
+def _limit(target: str, alone: Row) -> str:
+    name, _, rise = target.partition("=+")
+    limit_ms = alone[f"{name}_ms"] * (1.0 + float(rise.rstrip("%")) / 100.0)
+    return f"{name}={limit_ms:.6f}ms"
 
 
 def figures_of(result: Mapping[str, Any]) -> Row:

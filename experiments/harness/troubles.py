@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets while something is wrong: a set-up is a trouble, the first one is none.
 
-The fixed budget is the one that was best without trouble, as an operator would have tuned it.
-`of_limit` is relative to online alone in the same trouble.
+The fixed budget is the one that was best without trouble, as an operator would have tuned it. The
+first of `starts` says what ours knows of online alone. `of_limit` is relative to online alone in
+the same trouble.
 """
 
 import statistics
@@ -51,7 +52,8 @@ def _row(config: Config, runs: Sequence[Done], target: str, trouble: str) -> Row
         for seed in config["seeds"]:
             of_seed = by_labels(runs, setup=trouble, seed=seed)
             (alone,) = by_labels(of_seed, policy=ALONE)
-            (run,) = by_labels(of_seed, policy=NAMES[name], setting=setting)
+            some = by_labels(of_seed, policy=NAMES[name], setting=setting)
+            (run,) = by_labels(some, start=config["starts"][0]) if name == "ours" else some
             of_limits.append(of_limit(target, run.figures, alone.figures))
             tokens.append(run.figures["offline_tokens_per_s"])
         for what, values in ((f"{name}_of_limit", of_limits), (name, tokens)):

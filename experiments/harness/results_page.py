@@ -25,8 +25,13 @@ Made by `make experiments` from the `claims.json` of each experiment; nothing he
 are medians over seeds, in brackets the lowest and the highest. "Paper" is *HyGen* (NeurIPS 2025,
 arXiv 2501.14808), whose testbed had other kernels, other engines and its own scheduler: its ratios
 can be compared, its seconds cannot. The fixed budget (the paper's HyGen) and the rate cap (HyGen*)
-are the best ones for the very runs in which they are compared, picked with hindsight; vLLM's
-priority policy is what users have without HyGen.
+are the best ones for the very runs in which they are compared, picked with hindsight. Ours is told
+what online has alone, without which they could not be picked either; from a cold start it knows
+nothing. vLLM's priority policy is what users have without HyGen.
+
+All of these runs are simulated, 200 to 400 s long, on devices modelled from published figures:
+`experiments/03-simulator` says how far to trust that. Real engines are in `experiments/real-cpu`
+and `experiments/real-gpu`.
 """
 NOTES = "\n## What has to be known beside them\n\n"
 

@@ -26,8 +26,9 @@ are medians over seeds, in brackets the lowest and the highest. "Paper" is *HyGe
 arXiv 2501.14808), whose testbed had other kernels, other engines and its own scheduler: its ratios
 can be compared, its seconds cannot. The fixed budget (the paper's HyGen) and the rate cap (HyGen*)
 are the best ones for the very runs in which they are compared, picked with hindsight. Ours is told
-what online has alone, without which they could not be picked either; from a cold start it knows
-nothing. vLLM's priority policy is what users have without HyGen.
+the percentiles of online alone, without which they could not be picked either; means it estimates
+while serving, and from a cold start the percentiles too. vLLM's priority policy is what users have
+without HyGen.
 
 All of these runs are simulated, 200 to 400 s long, on devices modelled from published figures:
 `experiments/03-simulator` says how far to trust that. Real engines are in `experiments/real-cpu`

@@ -32,7 +32,7 @@ def _claim(title: str, cells: Sequence[Cell]) -> Claim:
         paper="kept at every tolerance",
         baseline=f"priority {priority}",
         fixed="1 by choice",
-        ours=f"{ours}; cold start {cold}",
+        ours=f"{ours}; cold start {cold}" if cold else ours,
         note="; ".join(filter(None, notes)),
     )
 

@@ -25,6 +25,8 @@ FIXED, RATE, OURS = "fixed-budget", "rate-capped", "slo"
 KNOWN, COLD = "known", "cold"
 STARTS = (KNOWN, COLD)
 """Percentiles of online alone were measured before, as the baselines were tuned; or nothing was."""
+UNTOLD = {"setup": "", "seed": 0, "policy": "", "setting": "", "start": ""}
+"""Labels of a run, in their order."""
 OFFLINE_PER_S = 4
 """Offline requests that wait, for each second of a run: more than any device here can serve."""
 
@@ -32,7 +34,7 @@ OFFLINE_PER_S = 4
 def comparison_cases(config: Config) -> list[Case]:
     """Return the runs of a comparison."""
     return [
-        Case({"setup": name, "seed": seed, "policy": policy, **labels}, {**flags, **more})
+        Case({**UNTOLD, "setup": name, "seed": seed, "policy": policy, **labels}, {**flags, **more})
         for name, setup in config["setups"].items()
         for seed in config["seeds"]
         for flags in [{**common_flags(config), **setup["flags"], "seed": seed}]

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "setups": {"one": {"title": "One", "flags": {"profile": "p", "online": "azure"}}},
     "seconds": 60,
     "seeds": [1, 2],
-    "targets": ["tbt_mean=+10%"],
+    "targets": ["tbt_p99=+10%"],
     "budgets_ms": [10, 20, 40],
     "rates": [0.5, 1.0],
 }
@@ -33,6 +33,7 @@ ALONE_MS = 10.0
 def _figures(tbt_ms: float | None, offline: float) -> dict[str, Any]:
     return {
         "tbt_mean_ms": tbt_ms,
+        "tbt_p99_ms": tbt_ms,
         "ttft_p99_ms": 100.0,
         "offline_tokens_per_s": offline,
         "online_tokens_per_s": 50.0,
@@ -66,17 +67,25 @@ BUDGETS = {10: (10.2, 50.0), 20: (10.9, 80.0), 40: (14.0, 300.0)}
 
 def test_runs_of_a_comparison_are_all_policies_with_each_seed() -> None:
     cases = comparison_cases(CONFIG)
-    assert 2 * (3 + 3 + 2 + 1) == len(cases)
-    (ours,) = [c for c in cases if c.labels["policy"] == "slo" and c.labels["seed"] == 1]
-    assert {
-        "profile": "p",
-        "policy": "slo",
-        "slo": ["tbt_mean=+10%"],
-        "seed": 1,
-        "seconds": 60,
-    } == {name: ours.flags[name] for name in ("profile", "policy", "slo", "seed", "seconds")}
+    assert 2 * (3 + 3 + 2 + 2) == len(cases)
+    ours = [c for c in cases if c.labels["policy"] == "slo" and c.labels["seed"] == 1]
+    known, cold = (case.flags for case in ours)
+    assert ["known", "cold"] == [case.labels["start"] for case in ours]
+    assert (["tbt_p99=+10%"], ["tbt_p99=+10%"]) == (known["known_targets"], cold["slo"])
+    assert ("p", 60, 1) == tuple(known[name] for name in ("profile", "seconds", "seed"))
     alone = [case.flags for case in cases if case.labels["policy"] == "offline-only"]
     assert [None, None] == [flags["online"] for flags in alone], "the same for every online load"
+
+
+def test_means_need_not_be_told_and_cold_starts_can_be_left_out() -> None:
+    config = {**CONFIG, "targets": ["tbt_mean=+5%", "tbt_p99=+5%", "tbt_p99=+9%"]}
+    cases = comparison_cases({**config, "cold_targets": ["tbt_p99=+9%"]})
+    labels = [case.labels for case in cases if case.labels["policy"] == "slo"]
+    expected = [("tbt_mean=+5%", "known"), ("tbt_p99=+5%", "known"), ("tbt_p99=+9%", "known")]
+    expected.append(("tbt_p99=+9%", "cold"))
+    assert 2 * expected == [(each["setting"], each["start"]) for each in labels]
+    (mean, *_) = [case.flags for case in cases if case.labels["setting"] == "tbt_mean=+5%"]
+    assert ["tbt_mean=+5%"] == mean["slo"]
 
 
 def test_best_budget_has_most_offline_work_of_those_within_the_target() -> None:
@@ -129,7 +138,8 @@ def test_latency_of_nobody_misses_every_target() -> None:
 
 def test_budget_under_trouble_is_the_one_that_was_best_without() -> None:
     setups = {"none": CONFIG["setups"]["one"], "drift": CONFIG["setups"]["one"]}
-    config = {**CONFIG, "setups": setups, "policies": ["online-only", "vllm-priority"], "rates": []}
+    config = {**CONFIG, "setups": setups, "rates": [], "starts": ["cold"]}
+    config["policies"] = ["online-only", "vllm-priority"]
     done = []
     for case in comparison_cases(config):
         policy, is_calm = case.labels["policy"], case.labels["setup"] == "none"

@@ -9,6 +9,7 @@ that online has alone, without which nothing could be tuned to a relative target
 start it is not even told that. Means it estimates while serving in any case.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -69,7 +70,10 @@ def policies_of(config: Config, setup: Config) -> Iterator[tuple[str, Row, Row]]
 
 def _starts(config: Config, target: str) -> dict[str, Row]:
     """Return the flags of our policy by start. Means are estimated while serving in any case."""
-    starts, cold = config.get("starts", STARTS), {"slo": target.split()}
+    starts = config.get("starts", STARTS)
+    cold = {
+        "setting": [f"slos={json.dumps(target.split())}"]
+    }  # --slo would serve online alone, too
     if all("_mean=" in part for part in target.split()):
         return {starts[0]: cold}
     found: dict[str, Row] = {KNOWN: {"known_targets": target.split()}, COLD: cold}

@@ -104,8 +104,9 @@ def _draw_setup(ax: Any, rows: Sequence[Row]) -> None:
             error_kw={"lw": 0.8},
         )
         for bar, kept in zip(bars, keeps, strict=True):
-            bar.set_alpha(1.0 if kept else TRANSPARENT)
-            bar.set_hatch("" if kept else "//")
+            if not kept and np.isfinite(bar.get_height()):
+                bar.set_alpha(TRANSPARENT)
+                bar.set_hatch("//")
     ax.set_xticks(places, [row["target"].replace(" ", "\n") for row in rows], fontsize=8)
     whole = float(rows[0]["whole"])
     if np.isfinite(whole):

@@ -43,6 +43,7 @@ class Pool:
         CACHE.mkdir(parents=True, exist_ok=True)
         wanted = {_path(case): case for case in cases}
         missing = [(path, case) for path, case in wanted.items() if not path.exists()]
+        missing.sort(key=lambda item: -_seconds(item[1]))  # no long one is the last
         bar = tqdm(
             total=len(wanted), initial=len(wanted) - len(missing), unit="run", file=sys.stderr
         )
@@ -50,6 +51,12 @@ class Pool:
             for _ in in_processes(_do, missing, self._jobs):
                 bar.update()
         return [_read(case) for case in cases]
+
+
+def _seconds(case: Case) -> float:
+    """Return how long a run is, as far as its flags say."""
+    flags = case.flags.get("simulation", case.flags)
+    return float(flags.get("seconds") or 0.0)
 
 
 def _do(item: tuple[Path, Case]) -> None:

@@ -30,7 +30,8 @@ def simulate_task(flags: Mapping[str, Any]) -> Outcome:
     known = flags.pop("known_targets", None)
     if known is not None:
         alone = _alone(json.dumps({name: flags.get(name) for name in ONLINE_FLAGS}))
-        flags["slo"] = [_limit(target, alone) for target in known]
+        slos = [_limit(target, alone) for target in known]
+        flags["setting"] = [*flags.get("setting", []), f"slos={json.dumps(slos)}"]
     result = simulate(flags)
     return figures_of(result), result["details"]
 

@@ -109,7 +109,8 @@ def draw(_: Config, summary: Sequence[Row]) -> Any:
     axes[1].set_ylabel("offline tokens/s")
     axes[1].legend(frameon=False, fontsize=8)
     for ax in axes:
-        ax.set_xticks(places, [row["target"].replace("=", "\n") for row in summary], fontsize=7)
+        targets = [row["target"] for row in summary]
+        ax.set_xticks(places, targets, fontsize=7, rotation=45, ha="right")
     return figure
 
 

@@ -12,7 +12,7 @@ from harness.figures import COLOURS, LABELS
 from harness.spread import Spread
 from harness.tables import markdown
 
-ONLINE = "#2b6cb0"
+ONLINE = "#8a8f98"
 HEADER = (
     "policy",
     "offline tokens/s",

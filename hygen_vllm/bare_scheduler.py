@@ -78,6 +78,8 @@ def make_scheduler(
         block_size=limits.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
     )
     vllm_config.cache_config.num_gpu_blocks = limits.num_blocks
+    # later than in life: where there is no GPU vLLM takes no asynchronous pipeline
+    vllm_config.parallel_config.pipeline_parallel_size = limits.pipeline_parallel
     register_all_kvcache_specs(vllm_config)
     scheduler = cls(
         vllm_config=vllm_config,
@@ -148,7 +150,7 @@ def _vllm_config(limits: Limits, hygen: dict[str, Any] | None) -> VllmConfig:
         cache_config=CacheConfig(
             block_size=limits.block_size, enable_prefix_caching=limits.prefix_caching
         ),
-        parallel_config=ParallelConfig(pipeline_parallel_size=limits.pipeline_parallel),
+        parallel_config=ParallelConfig(),
         lora_config=LoRAConfig(max_loras=limits.max_loras) if limits.max_loras else None,
         speculative_config=speculative_config,
         kv_transfer_config=KVTransferConfig(**limits.kv_transfer) if limits.kv_transfer else None,

@@ -14,6 +14,7 @@ from harness.comparison import ALONE, FIXED, cells_of, comparison_cases, of_limi
 from harness.experiment import Claim, Config, Done, Experiment, Findings, Row, by_labels
 from harness.spread import Spread
 from harness.tables import markdown
+from harness.tasks import limit_ms
 
 HEADER = (
     *(
@@ -60,19 +61,14 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
 def _naive(config: Config, runs: Sequence[Done], target: str) -> Row:
     """Return what the largest budget of the grid below a target comes to."""
     (alone,) = (run.figures for run in by_labels(runs, policy=ALONE))
-    limit_ms = _limit_ms(target, alone)
-    budgets = [ms for ms in config["budgets_ms"] if ms <= limit_ms] or config["budgets_ms"][:1]
+    most_ms = limit_ms(target, alone)
+    budgets = [ms for ms in config["budgets_ms"] if ms <= most_ms] or config["budgets_ms"][:1]
     (run,) = by_labels(runs, policy=FIXED, setting=f"{budgets[-1]:g} ms")
     return {
         "budget_ms": float(budgets[-1]),
         "naive_of_limit": of_limit(target, run.figures, alone),
         "naive": run.figures["offline_tokens_per_s"],
     }
-
-
-def _limit_ms(target: str, alone: Row) -> float:
-    name, _, rise = target.partition("=+")
-    return float(alone[f"{name}_ms"]) * (1.0 + float(rise.rstrip("%")) / 100.0)
 
 
 def _claims(summary: Sequence[Row]) -> list[Claim]:

@@ -12,7 +12,7 @@ MISSED = 1.005
 BEHIND = 0.995
 
 
-def claim_of(cell: Cell, result: str, paper: str = "", note: str = "") -> Claim:
+def claim_of(cell: Cell, result: str, paper: str = "") -> Claim:
     """Return what is claimed of a cell: offline tokens/s under its target."""
     ratio, over_rate = cell.ratio("fixed"), cell.ratio("rate")
     rate = cell.spread("rate").text() if over_rate else "none meets it"
@@ -26,7 +26,7 @@ def claim_of(cell: Cell, result: str, paper: str = "", note: str = "") -> Claim:
         fixed=cell.spread("fixed").text() if ratio else "none meets it",
         ours=f"{cell.spread('ours').text()} at {kept} of the limit{_cold(cell)}",
         ratio=ratio.text(".2f") if ratio else "",
-        note="; ".join(filter(None, [note, *plain_words(cell)])),
+        note="; ".join(plain_words(cell)),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from harness.experiment import Case, Config, Done, Row, by_labels
 from harness.spread import Spread
 from harness.tables import markdown
+from harness.tasks import limit_ms
 
 ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST = (
     *("online-only", "offline-only", "vllm-priority", "online-first"),
@@ -71,9 +72,8 @@ def policies_of(config: Config, setup: Config) -> Iterator[tuple[str, Row, Row]]
 def _starts(config: Config, target: str) -> dict[str, Row]:
     """Return the flags of our policy by start. Means are estimated while serving in any case."""
     starts = config.get("starts", STARTS)
-    cold = {
-        "setting": [f"slos={json.dumps(target.split())}"]
-    }  # --slo would serve online alone, too
+    # not --slo, which would serve online alone, too
+    cold = {"setting": [f"slos={json.dumps(target.split())}"]}
     if all("_mean=" in part for part in target.split()):
         return {starts[0]: cold}
     found: dict[str, Row] = {KNOWN: {"known_targets": target.split()}, COLD: cold}
@@ -144,8 +144,7 @@ class Cell:
         found: Row = {"setup": self.setup, "target": self.target, "seeds": len(self.seeds)}
         names = ("total_over_alone", "share_of_whole", *asdict(self.seeds[0]))
         for name in names:
-            spread = self.spread(name)
-            found |= spread.columns(name)
+            found |= self.spread(name).columns(name)
         for name in ("fixed", "rate"):
             ratio = self.ratio(name)
             found[f"over_{name}"] = None if ratio is None else ratio.median
@@ -223,10 +222,8 @@ def of_limit(target: str, figures: Row, alone: Row) -> float:
 
 
 def _part_of_limit(part: str, figures: Row, alone: Row) -> float:
-    name, _, rise = part.partition("=+")
-    limit_ms = alone[f"{name}_ms"] * (1.0 + float(rise.rstrip("%")) / 100.0)
-    measured_ms = figures[f"{name}_ms"]
-    return float("inf") if measured_ms is None else float(measured_ms / limit_ms)
+    measured_ms = figures[f"{part.partition('=')[0]}_ms"]
+    return float("inf") if measured_ms is None else float(measured_ms / limit_ms(part, alone))
 
 
 HEADER = (

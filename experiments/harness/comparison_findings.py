@@ -11,11 +11,10 @@ from harness.experiment import Config, Done, Findings
 def findings_of_comparison(config: Config, runs: Sequence[Done]) -> Findings:
     """Return all cells, and a claim for each, named by the titles in the config."""
     cells = cells_of(config, runs)
-    papers, notes = config.get("paper", {}), config.get("notes", {})
     claims = []
     for cell in cells:
         setup = config["setups"][cell.setup]
         title = setup.get("title", cell.setup)
         result = f"{title}: offline tokens/s under {cell.target}"
-        claims.append(claim_of(cell, result, papers.get(cell.setup, ""), notes.get(cell.setup, "")))
+        claims.append(claim_of(cell, result))
     return Findings([cell.row() for cell in cells], table_of(cells), claims)

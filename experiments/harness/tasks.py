@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.experiment import Row
 
+from hygen_vllm.slo.slo import Slo
+
 Outcome = tuple[Row, Mapping[str, Any]]
 ONLINE_FLAGS = (
     *("profile", "online", "online_rate", "seconds", "seed", "noise", "slowdown", "max_model_len"),
@@ -45,11 +47,15 @@ def _alone(flags: str) -> Row:
 
 
 def _limit(target: str, alone: Row) -> str:
-    name, _, rise = target.partition("=+")
-    if name.endswith("_mean"):
-        return target
-    limit_ms = alone[f"{name}_ms"] * (1.0 + float(rise.rstrip("%")) / 100.0)
-    return f"{name}={limit_ms:.6f}ms"
+    name = target.partition("=")[0]
+    return target if name.endswith("_mean") else f"{name}={limit_ms(target, alone):.6f}ms"
+
+
+def limit_ms(target: str, alone: Row) -> float:
+    """Return the limit of a relative target, given the figures of online alone."""
+    slo = Slo.parse(target)
+    assert slo.rise is not None
+    return float(alone[f"{slo.metric}_{slo.statistic}_ms"] * (1.0 + slo.rise))
 
 
 def figures_of(result: Mapping[str, Any]) -> Row:

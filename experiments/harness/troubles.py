@@ -6,7 +6,6 @@ first of `starts` says what ours knows of online alone. `of_limit` is relative t
 the same trouble.
 """
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,20 +45,31 @@ def findings_of_troubles(config: Config, runs: Sequence[Done]) -> Findings:
 
 def _row(config: Config, runs: Sequence[Done], target: str, trouble: str) -> Row:
     row: Row = {"target": target, "trouble": trouble}
-    settings = {"ours": target, "fixed": tuned(config, runs, target), "priority": ""}
-    for name, setting in settings.items():
-        of_limits, tokens = [], []
-        for seed in config["seeds"]:
-            of_seed = by_labels(runs, setup=trouble, seed=seed)
-            (alone,) = by_labels(of_seed, policy=ALONE)
-            some = by_labels(of_seed, policy=NAMES[name], setting=setting)
-            (run,) = by_labels(some, start=config["starts"][0]) if name == "ours" else some
-            of_limits.append(of_limit(target, run.figures, alone.figures))
-            tokens.append(run.figures["offline_tokens_per_s"])
-        for what, values in ((f"{name}_of_limit", of_limits), (name, tokens)):
-            spread = Spread.of(values)
-            row |= spread.columns(what)
-    return {**row, "fixed_setting": settings["fixed"]}
+    of_trouble = by_labels(runs, setup=trouble)
+    budget = tuned(config, runs, target)
+    labels = {
+        "ours": {"setting": target, "start": config["starts"][0]},
+        "fixed": {"setting": budget},
+        "priority": {"setting": ""},
+    }
+    for name, which in labels.items():
+        some = by_labels(of_trouble, policy=NAMES[name], **which)
+        of_limits, tokens = _served(config, of_trouble, some, target)
+        row |= {**of_limits.columns(f"{name}_of_limit"), **tokens.columns(name)}
+    return {**row, "fixed_setting": budget}
+
+
+def _served(
+    config: Config, of_trouble: Sequence[Done], some: Sequence[Done], target: str
+) -> tuple[Spread, Spread]:
+    """Return measured / limit and offline tokens/s of the runs of one policy, over the seeds."""
+    of_limits, tokens = [], []
+    for seed in config["seeds"]:
+        (alone,) = by_labels(of_trouble, policy=ALONE, seed=seed)
+        (run,) = by_labels(some, seed=seed)
+        of_limits.append(of_limit(target, run.figures, alone.figures))
+        tokens.append(run.figures["offline_tokens_per_s"])
+    return Spread.of(of_limits), Spread.of(tokens)
 
 
 def tuned(config: Config, runs: Sequence[Done], target: str) -> str:
@@ -68,13 +78,9 @@ def tuned(config: Config, runs: Sequence[Done], target: str) -> str:
     found = []
     for budget_ms in config["budgets_ms"]:
         setting = f"{budget_ms:g} ms"
-        ratios, tokens = [], []
-        for seed in config["seeds"]:
-            (alone,) = by_labels(calm, policy=ALONE, seed=seed)
-            (run,) = by_labels(calm, policy=FIXED, seed=seed, setting=setting)
-            ratios.append(of_limit(target, run.figures, alone.figures))
-            tokens.append(run.figures["offline_tokens_per_s"])
-        found.append((statistics.median(ratios) <= 1.0, statistics.median(tokens), setting))
+        some = by_labels(calm, policy=FIXED, setting=setting)
+        of_limits, tokens = _served(config, calm, some, target)
+        found.append((of_limits.median <= 1.0, tokens.median, setting))
     return max(found)[2]
 
 

@@ -2,14 +2,13 @@
 """The arguments of `hygen plan`. Imports nothing heavy: every command reads this."""
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 from hygen_vllm.argument_types import count, positive, setting
 from hygen_vllm.config import DEFAULT_SLOS
-from hygen_vllm.simulator.arguments import add_engine_options
+from hygen_vllm.simulator.arguments import add_engine_options, options_of
 from hygen_vllm.slo.slo import Slo
 
 
@@ -71,15 +70,12 @@ def _run_plan(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from hygen_vllm.planner.plan import PlanOptions, run_plan
-    from hygen_vllm.simulator.command import SimulateOptions
 
     arguments.slo = arguments.slo or DEFAULT_SLOS
     for text in arguments.slo:
         Slo.parse(text)
-    names = {field.name for field in dataclasses.fields(SimulateOptions)} - {"json", "replicas"}
-    given = {name: value for name, value in vars(arguments).items() if name in names}
     options = PlanOptions(
-        simulation=SimulateOptions(**{**given, "policy": "slo"}),
+        simulation=options_of(arguments, policy="slo", replicas=None),
         replicas=arguments.replicas,
         levels=arguments.levels,
         out_dir=arguments.out,

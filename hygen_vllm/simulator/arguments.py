@@ -154,9 +154,10 @@ def _run_simulate(arguments: argparse.Namespace) -> None:
     run_simulate(options_of(arguments))
 
 
-def options_of(arguments: argparse.Namespace) -> "SimulateOptions":
-    """Return what the command was asked for."""
+def options_of(arguments: argparse.Namespace, **fixed: Any) -> "SimulateOptions":
+    """Return what a command was asked for that simulates; `fixed` is not the user's to say."""
     from hygen_vllm.simulator.command import SimulateOptions
 
-    names = [field.name for field in dataclasses.fields(SimulateOptions)]
-    return SimulateOptions(**{name: getattr(arguments, name) for name in names})
+    names = {field.name for field in dataclasses.fields(SimulateOptions)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return SimulateOptions(**{**given, **fixed})

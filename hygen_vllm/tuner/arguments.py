@@ -2,17 +2,15 @@
 """The arguments of `hygen tune`. Imports nothing heavy: every command reads this."""
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hygen_vllm.argument_types import count, positive
-from hygen_vllm.simulator.arguments import add_engine_options, add_workload
+from hygen_vllm.simulator.arguments import add_engine_options, add_workload, options_of
 from hygen_vllm.slo.slo import Slo
 
 if TYPE_CHECKING:
-    from hygen_vllm.simulator.command import SimulateOptions
     from hygen_vllm.tuner.served import Server
 
 
@@ -74,7 +72,7 @@ def _seconds(milliseconds: float | None) -> float | None:
 def _server(arguments: argparse.Namespace) -> "Server":
     from hygen_vllm.tuner.simulated_server import SimulatedServer, find_requests
 
-    options = _simulation(arguments)
+    options = options_of(arguments, policy="fixed-budget")
     if arguments.profile is not None:
         return SimulatedServer(options)
     from hygen_vllm.profiler.engine_flags import parse_engine_flags
@@ -84,11 +82,3 @@ def _server(arguments: argparse.Namespace) -> "Server":
     return EngineServer(
         engine_args, lambda repeat: find_requests(options, repeat), arguments.seconds
     )
-
-
-def _simulation(arguments: argparse.Namespace) -> "SimulateOptions":
-    from hygen_vllm.simulator.command import SimulateOptions
-
-    names = {field.name for field in dataclasses.fields(SimulateOptions)}
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    return SimulateOptions(**{**given, "policy": "fixed-budget"})

@@ -67,8 +67,7 @@ def main() -> None:
         done = [next(runs) for _ in cases[folder]]
         record(Place(folder, out / folder.name), experiment, configs[folder], done)
         print(f"{out / folder.name}: {len(done)} runs", file=sys.stderr)
-    page = results_page([out / folder.name for folder in find_folders([])])
-    (out / "RESULTS.md").write_text(page, encoding="utf-8")
+    (out / "RESULTS.md").write_text(results_page(out), encoding="utf-8")
 
 
 if __name__ == "__main__":

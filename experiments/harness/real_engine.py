@@ -149,10 +149,16 @@ def meta(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]:
         "kind": "measured",
         "vllm": vllm.__version__,
         "device": current_platform.get_device_name(),
-        "model": config.model_config.model,
+        "model": _name(config.model_config.model),
         "asynchronous": config.scheduler_config.async_scheduling,
-        "options": {name: str(value) for name, value in vars(options).items() if name != "out"},
+        "options": {name: _name(value) for name, value in vars(options).items() if name != "out"},
     }
+
+
+def _name(value: Any) -> str:
+    """Return a value as text; of a file or folder here, its name."""
+    text = str(value)
+    return Path(text).name if Path(text).exists() else text
 
 
 def median_of(rows: Sequence[Mapping[str, Any]], policy: str, *names: str) -> float:

@@ -2,7 +2,6 @@
 """RESULTS.md: all claims of all experiments, from their claims.json."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from harness.experiment import Claim
@@ -30,30 +29,26 @@ the percentiles of online alone, without which they could not be picked either; 
 while serving, and from a cold start the percentiles too. vLLM's priority policy is what users have
 without HyGen.
 
-All of these runs are simulated, 200 to 400 s long, on devices modelled from published figures:
-`experiments/03-simulator` says how far to trust that. Real engines are in `experiments/real-cpu`
-and `experiments/real-gpu`.
+All of these runs but the last ones are simulated, 200 to 400 s long, on devices modelled from
+published figures: `experiments/03-simulator` says how far to trust that. Real engines are in
+`experiments/real-cpu`, which the last rows are from, and `experiments/real-gpu`.
 """
 NOTES = "\n## What has to be known beside them\n\n"
 
 
-def results_page(folders: Sequence[Path]) -> str:
-    """Return the page."""
+def results_page(folder: Path) -> str:
+    """Return the page of all experiments whose results are in a folder."""
     rows, notes = [], []
-    for folder in folders:
-        for claim in _claims(folder):
+    for path in sorted(folder.glob("*/claims.json")):
+        name = path.parent.name
+        for claim in _claims(path):
             cells = [claim.paper, claim.baseline, claim.fixed, claim.ours, claim.ratio]
-            rows.append(
-                [claim.result, *(cell or "" for cell in cells), f"[{folder.name}]({folder.name})"]
-            )
+            rows.append([claim.result, *(cell or "" for cell in cells), f"[{name}]({name})"])
             if claim.note:
                 notes.append(f"- {claim.result}: {claim.note}")
     page = f"{OPENING}\n{markdown(HEADER, rows)}\n"
     return page + (NOTES + "\n".join(notes) + "\n" if notes else "")
 
 
-def _claims(folder: Path) -> list[Claim]:
-    path = folder / "claims.json"
-    if not path.exists():
-        return []
+def _claims(path: Path) -> list[Claim]:
     return [Claim(**claim) for claim in json.loads(path.read_text(encoding="utf-8"))]

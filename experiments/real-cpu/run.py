@@ -4,8 +4,8 @@
     python experiments/real-cpu/run.py
 
 Profiles the engine, serves every policy three times, simulates the same runs with that profile, and
-writes results.json, summary.csv, figure.png and the table in README.md. With --simulate only the
-last part is done again.
+writes results.json, summary.csv, figure.png, claims.json, the table in README.md and RESULTS.md. With
+--simulate only the last part is done again.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +27,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
-from harness.experiment import Row
+from harness.claims import MISSED
+from harness.experiment import Claim, Row
 from harness.real_engine import FIXED, RATE, add_options, policies_of, run_engine
 from harness.record import fill_result
+from harness.results_page import results_page
 from harness.spread import Spread, bars_of
 from harness.tables import markdown, write_csv
 
@@ -185,6 +188,32 @@ def _cell(row: Row | None) -> str:
     return f"{measured}; simulated {row['simulated']:,.0f}"
 
 
+def claims_of(result: Row, summary: Sequence[Row], options: argparse.Namespace) -> list[Claim]:
+    """Return a claim for each target: how much of its limit is used, with how much offline work."""
+    offline = {row["policy"]: row for row in summary if row["figure"] == "offline tokens/s"}
+    return [_claim(slo, result["rows"], offline, options) for slo in options.slo]
+
+
+def _claim(
+    slo: str, rows: Sequence[Row], offline: Mapping[str, Row], options: argparse.Namespace
+) -> Claim:
+    def kept(policy: str) -> Spread:
+        return Spread.of([row["of_limit"][slo] for row in rows if row["policy"] == policy])
+
+    def text(policy: str) -> str:
+        done = Spread.from_row(offline[policy], "measured").text()
+        return f"{kept(policy).text('.2f')} with {done} offline tokens/s"
+
+    missed = kept(slo).median
+    return Claim(
+        result=f"Measured, small model on two CPU cores: {slo}, of its limit",
+        baseline=f"priority {text('vllm-priority')}; HyGen* {text(RATE)}",
+        fixed=f"{text(FIXED)} ({options.latency_budget_ms:g} ms, not tuned)",
+        ours=f"{text(slo)}; simulated {offline[slo]['simulated']:,.0f}",
+        note=f"the target is missed by {missed - 1:.1%}" if missed > MISSED else "",
+    )
+
+
 def draw(summary: Sequence[Row]) -> Any:
     """Draw measured beside simulated, a panel a figure."""
     policies = list(dict.fromkeys(row["policy"] for row in summary if row["policy"] != "vllm-fcfs"))
@@ -225,6 +254,9 @@ def main() -> None:
     summary = summary_of(result["rows"], modelled)
     write_csv(HERE / "summary.csv", summary)
     draw(summary).savefig(HERE / "figure.png", dpi=110)
+    claims = [asdict(claim) for claim in claims_of(result, summary, options)]
+    (HERE / "claims.json").write_text(json.dumps(claims, indent=1) + "\n")
+    (HERE.parent / "RESULTS.md").write_text(results_page(HERE.parent), encoding="utf-8")
     text = f"{table_of(result, summary)}\n\n![figure](figure.png)\n"
     fill_result(HERE / "README.md", text, HERE / "README.md")
 

@@ -73,7 +73,7 @@ def grant_decode(
 
 def _costs_too_much(plan: StepPlan, new_tokens: int, computed_tokens: int, seconds: float) -> bool:
     """Whether a decode that adds `seconds` is worth less than online pays for them."""
-    if plan.is_alone or plan.cost is None:
+    if plan.is_alone or plan.cost is None or plan.seconds + seconds <= plan.free_s:
         return False
     worth_s = plan.cost.decode_worth_s(new_tokens, computed_tokens, plan.token_worth_s)
     return plan.price * seconds > worth_s
@@ -94,14 +94,12 @@ def grant_chunk(
     tokens = min(chunk.wanted_tokens, plan.tokens_left - plan.slots_per_request)
     if tokens < least:
         return Refusal.TOKENS
-    fits = min(plan.prefill_tokens_left, _fitting_the_limit(plan, chunk, tokens))
+    fits = min(plan.prefill_tokens_left, _fitting(plan, chunk, tokens, plan.limit_s))
     if fits < least and not plan.is_alone:
         return Refusal.LATENCY
     tokens = max(fits, least)
-    price = max(plan.price, plan.prefill_price)
-    if price > LEAST_PRICE and plan.cost is not None and not plan.is_alone:
-        worth = Worth(price, plan.token_worth_s, not plan.has_prefill)
-        tokens = plan.cost.best_chunk(plan.total_tokens, chunk.computed_tokens, tokens, worth)
+    if max(plan.price, plan.prefill_price) > LEAST_PRICE and not plan.is_alone:
+        tokens = _worth_its_price(plan, chunk, tokens)
         if tokens < least:
             return Refusal.PRICE
     if blocks_needed(tokens) > plan.blocks_left:
@@ -120,10 +118,25 @@ def grant_chunk(
     return tokens
 
 
-def _fitting_the_limit(plan: StepPlan, chunk: ChunkView, tokens: int) -> int:
+def _worth_its_price(plan: StepPlan, chunk: ChunkView, tokens: int) -> int:
+    """Return the chunk that is worth most more than online pays for it, or a larger one for free.
+
+    What the KV cache asks for prefill has to be paid in any case.
+    """
     if plan.cost is None:
         return tokens
-    spare_s = plan.limit_s - plan.seconds
+    worth = Worth(max(plan.price, plan.prefill_price), plan.token_worth_s, not plan.has_prefill)
+    best = plan.cost.best_chunk(plan.total_tokens, chunk.computed_tokens, tokens, worth)
+    if plan.prefill_price > plan.price or plan.free_s <= plan.seconds:
+        return best
+    return max(best, _fitting(plan, chunk, tokens, plan.free_s))
+
+
+def _fitting(plan: StepPlan, chunk: ChunkView, tokens: int, limit_s: float) -> int:
+    """Return the largest chunk with which the step takes at most so many seconds."""
+    if plan.cost is None:
+        return tokens
+    spare_s = limit_s - plan.seconds
     return plan.cost.largest_chunk(
         plan.total_tokens, chunk.computed_tokens, tokens, spare_s, not plan.has_prefill
     )

@@ -102,6 +102,7 @@ class StepPlan:
     seconds: float = 0.0
     limit_s: float = math.inf
     price: float = 0.0
+    free_s: float = 0.0
     token_worth_s: float = 0.0
     """What a token more in a step is worth; see StepCost.token_worth_s."""
     is_closed: bool = False
@@ -161,7 +162,7 @@ class StepPlan:
             return
         self.seconds = self.alone_s = self.cost.seconds(self.online)
         terms = self.gate.terms(self)
-        self.limit_s, self.price = terms.limit_s, terms.price
+        self.limit_s, self.price, self.free_s = terms.limit_s, terms.price, terms.free_s
         if self.price > 0 or self.prefill_price > 0:
             self.token_worth_s = self.cost.token_worth_s(self.max_tokens)
 

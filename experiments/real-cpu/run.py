@@ -4,8 +4,8 @@
     python experiments/real-cpu/run.py
 
 Profiles the engine, serves every policy three times, simulates the same runs with that profile, and
-writes results.json, summary.csv, figure.png, claims.json, the table in README.md and RESULTS.md. With
---simulate only the last part is done again.
+writes results.json, summary.csv, figure.png, claims.json, the table in README.md and RESULTS.md.
+With --simulate only the last part is done again.
 """
 
 import argparse

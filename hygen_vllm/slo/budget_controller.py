@@ -15,6 +15,7 @@ from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.slo.latency_window import LatencyWindow
 from hygen_vllm.slo.online_alone import AloneRequest, EngineLimits, OnlineAlone
 from hygen_vllm.slo.online_latency import OnlineLatency, Tokens
+from hygen_vllm.slo.pipeline import Pipeline
 from hygen_vllm.slo.prediction_error import PredictionError
 from hygen_vllm.slo.slo import Slo
 from hygen_vllm.slo.steered_slo import Measures, SteeredSlo, TailTbt, steered
@@ -74,6 +75,7 @@ class BudgetController:
             real=self.online.windows,
             steps_ahead=int(limits.is_async),
         )
+        self._pipeline = Pipeline(limits.num_stages)
         self.targets = [steered(slo, self.measures) for slo in slos]
         self._expected = LatencyWindow(window_s)
         """TBT as each step's forecast has it for the online work that is in it."""
@@ -108,7 +110,9 @@ class BudgetController:
 
     def terms(self, load: OnlineLoad) -> StepTerms:
         """Return what offline work may do in a step."""
-        terms = StepTerms()
+        self._pipeline.enter(load)
+        self.measures.decodes_at_once = self._pipeline.num_decodes
+        terms = StepTerms(free_s=self._pipeline.others_s)
         if load.num_decodes == 0:
             terms.limit_s = max(load.alone_s, self._idle_step_s)
         for target in self.targets:

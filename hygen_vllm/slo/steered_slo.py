@@ -46,6 +46,7 @@ class Measures:
         arrivals_per_s: online requests that come in a second.
         error_margin: a step takes at most so many times what was predicted, nearly always.
         decodes: mean number of online decodes in a step.
+        decodes_at_once: of the step that is made, the mean over those that run with it.
         steps_ahead: steps that are made before one that is scheduled now begins.
     """
 
@@ -55,6 +56,7 @@ class Measures:
     span_s: float = 0.0
     alone_step_s: float = 0.0
     decodes: float = 0.0
+    decodes_at_once: float = 0.0
     arrivals_per_s: float = 0.0
     error_margin: float = 1.0
     steps_ahead: int = 0
@@ -154,8 +156,8 @@ class MeanTbt(SteeredSlo):
         alone_total_s = num_gaps * alone_s
         self.allowance.settle(num_gaps * limit_s - alone_total_s, total_s - alone_total_s, now_s)
 
-    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
-        terms.price += load.num_decodes / self.allowance.factor
+    def _bound(self, terms: StepTerms, _: OnlineLoad) -> None:
+        terms.price += self._measures.decodes_at_once / self.allowance.factor
 
 
 class TailTbt(SteeredSlo):

@@ -38,10 +38,12 @@ class StepTerms:
         limit_s: seconds that the step may take.
         price: what a second added to the step costs, in seconds of offline work: what an offline
             request gets is worth the seconds that it would take in a full step without online.
+        free_s: seconds up to which the step delays nobody, since others run at once.
     """
 
     limit_s: float = math.inf
     price: float = 0.0
+    free_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,17 @@ class _Engine:
     """Steps that a controller is told of, from 100 s on."""
 
     def __init__(
-        self, *slos: str, window_s: float = 900.0, idle_step_s: float = 0.1, is_async: bool = False
+        self,
+        *slos: str,
+        window_s: float = 900.0,
+        idle_step_s: float = 0.1,
+        is_async: bool = False,
+        num_stages: int = 1,
     ) -> None:
         self.lines: list[str] = []
         self.controller = BudgetController(
             [Slo.parse(text) for text in slos],
-            EngineLimits(512, 64, 100_000, is_async),
+            EngineLimits(512, 64, 100_000, is_async, num_stages),
             window_s,
             idle_step_s,
             self.lines.append,
@@ -318,6 +323,18 @@ def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -
     assert pytest.approx(sum(one.price for one in each)) == terms.price
     assert min(one.limit_s for one in each) == terms.limit_s
     assert len({one.limit_s for one in each}) == len(each)
+
+
+def test_step_in_a_pipeline_is_paid_by_the_requests_of_all_and_free_up_to_the_others() -> None:
+    """Of two with six and no decodes either pays for three; without a pipeline each for its own."""
+    long, short = _Load(num_decodes=6, alone_s=0.05), _Load(alone_s=0.02)
+    pipeline = _known("tbt_mean=+20%", num_stages=2).controller
+    assert StepTerms(math.inf, 6.0, free_s=0.0) == pipeline.terms(long)
+    assert StepTerms(0.1, 3.0, free_s=0.05) == pipeline.terms(short)
+    assert StepTerms(math.inf, 3.0, free_s=0.02) == pipeline.terms(long)
+    one = _known("tbt_mean=+20%").controller
+    assert [6.0, 0.0] == [one.terms(load).price for load in (long, short)]
+    assert 0.0 == one.terms(short).free_s
 
 
 def test_online_cap_is_the_lowest_of_the_tails() -> None:

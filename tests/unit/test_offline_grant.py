@@ -354,9 +354,11 @@ STAIR = StepCost(1, 1, 0.5, 0, 1, 0, 0, TokenCurve((10,), (4,)))
 """Ten tokens of a step are free on the curve; of a hundred, one is worth 3.6 seconds of it."""
 
 
-def _priced(price: float, limit_s: float = math.inf, **kwargs: Any) -> StepPlan:
-    """Return a plan of a hundred tokens in which a second has a price."""
-    gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(limit_s, price))
+def _priced(
+    price: float, limit_s: float = math.inf, free_s: float = 0.0, **kwargs: Any
+) -> StepPlan:
+    """Return a plan of a hundred tokens in which a second has a price beyond the free ones."""
+    gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(limit_s, price, free_s))
     return _plan(**({"gate": gate, "cost": STAIR} | kwargs))
 
 
@@ -371,6 +373,12 @@ def test_decode_that_costs_more_than_it_is_worth_is_refused_for_its_price(
         plan = _priced(price, prefill_price=9.0)
         plan.charge_online(num_before, 0, is_decode=True)
         assert expected == grant_decode(plan, 1, computed_tokens, 0)
+
+
+def test_decode_within_the_free_seconds_is_granted_at_any_price() -> None:
+    """The step takes one second and each decode one more."""
+    plan = _priced(9.0, free_s=3.0)
+    assert [1, 1, Refusal.PRICE] == [grant_decode(plan, 1, 0, 0) for _ in range(3)]
 
 
 def test_decode_worth_just_what_it_costs_is_granted() -> None:
@@ -393,12 +401,20 @@ def test_decode_worth_just_what_it_costs_is_granted() -> None:
         (4.7, {"limit_s": 1}, Refusal.LATENCY),
         (1.5, {"blocks_left": 2}, 8),
         (0.0, {"prefill_price": 4.7, "cost": None}, 24),
+        (4.7, {"free_s": 9}, 8),
+        (1.5, {"free_s": 9}, 10),
+        (4.7, {"free_s": 9, "limit_s": 8}, 7),
+        (4.7, {"free_s": 4}, Refusal.PRICE),
+        (1.5, {"free_s": 9, "prefill_price": 4.7}, Refusal.PRICE),
     ],
 )
 def test_chunk_is_the_one_that_is_worth_most_at_the_higher_of_its_prices(
     price: float, limits: dict[str, Any], expected: int | Refusal
 ) -> None:
-    """Ten tokens are free on the curve; at a low price others are worth it, at a high one none."""
+    """Ten tokens are free on the curve; at a low price others are worth it, at a high one none.
+
+    What is free in a pipeline is taken at any price, unless the KV cache asks for more.
+    """
     assert expected == _grant(_priced(price, **limits))
 
 

@@ -175,11 +175,11 @@ def test_target_only_tightens_terms_and_never_below_what_online_takes(
 
 @pytest.mark.parametrize("factor", [1.0, 4.0, 0.25])
 def test_price_under_a_mean_is_in_proportion_to_the_decodes(factor: float) -> None:
-    """Each decode waits; the factor is the number of them that may. There is no cap."""
-    target = _target("tbt_mean=+20%", factor=factor)
-    assert StepTerms(math.inf, 0.5) == _bound(target, _Load(num_first=4), price=0.5)
-    terms = _bound(target, _Load(num_decodes=3), price=0.5)
-    assert StepTerms(math.inf, 0.5 + 3 / factor) == terms
+    """Each decode waits, by mean of the steps at once; the factor is the number that may."""
+    for decodes in (0.0, 3.0, 1.5):
+        target = _target("tbt_mean=+20%", factor=factor, decodes_at_once=decodes)
+        terms = _bound(target, _Load(num_decodes=9, num_first=4), price=0.5)
+        assert StepTerms(math.inf, 0.5 + decodes / factor) == terms, "there is no cap"
 
 
 @pytest.mark.parametrize(

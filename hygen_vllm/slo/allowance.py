@@ -46,11 +46,6 @@ class Allowance:
         """The time that `_flow`, an average per second, has seen, at most FLOW_S."""
         self._settled_at_s: float | None = None
 
-    def start(self, factor: float) -> None:
-        """Set the factor to go on from."""
-        self._settled = math.log(factor)
-        self.factor = factor
-
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         """Count what a target allowed and what was taken of it; both in any one unit.
 

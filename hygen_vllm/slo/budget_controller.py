@@ -14,7 +14,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.slo.latency_window import LatencyWindow
 from hygen_vllm.slo.online_alone import AloneRequest, EngineLimits, OnlineAlone
-from hygen_vllm.slo.online_latency import OnlineLatency, Tokens
+from hygen_vllm.slo.online_latency import OnlineLatency
 from hygen_vllm.slo.pipeline import Pipeline
 from hygen_vllm.slo.prediction_error import PredictionError
 from hygen_vllm.slo.slo import Slo
@@ -77,15 +77,13 @@ class BudgetController:
         )
         self._pipeline = Pipeline(limits.num_stages)
         self.targets = [steered(slo, self.measures) for slo in slos]
-        self._expected = LatencyWindow(window_s)
-        """TBT as each step's forecast has it for the online work that is in it."""
         self._errors = PredictionError()
         self._report = report
         self._reported: set[SteeredSlo] = set()
         self._idle_step_s = idle_step_s
-        self._now_s = 0.0
+        self._now_s = math.inf
+        """When the last step completed; before the first, later than any."""
         self._refresh_at_s = -math.inf
-        self._started_s: float | None = None
         self._arrivals_per_s = 0.0
         self._last_arrival_s = -math.inf
         self._num_steps = 0
@@ -124,10 +122,8 @@ class BudgetController:
 
         Args: cost: what the predictor believes now.
         """
-        if self._started_s is None:
-            self._started_s = now_s
-        self._now_s = now_s
         tokens = self.online.tokens_came(step.tokens, now_s)
+        self._pass_time(now_s, is_decoding=tokens.num_gaps > 0)
         for request in tokens.first:
             self.alone.arrive(request)
         forecast = step.forecast
@@ -137,26 +133,30 @@ class BudgetController:
             if step.is_steady:
                 self._errors.observe(forecast, step.seconds, step.has_prefill)
         if tokens.num_gaps:
-            self._count_gaps(tokens, alone_s)
+            self._count_gaps(tokens.num_gaps, alone_s)
         if cost is not None:
             self._advance_alone(cost)
         if now_s >= self._refresh_at_s:
             self._refresh_at_s = now_s + REFRESH_S
             self._refresh()
 
-    def _count_gaps(self, tokens: Tokens, alone_s: float) -> None:
-        """Compare the gaps of a step with what they would have been."""
+    def _pass_time(self, now_s: float, is_decoding: bool) -> None:
+        """Let the past fade, and add the time since the last step if online decoded in it."""
+        passed_s = max(0.0, now_s - self._now_s)
+        self._now_s = now_s
+        measures = self.measures
+        kept = 0.5 ** min(1000.0, passed_s / measures.window_s)
+        measures.span_s *= kept
+        if is_decoding:
+            measures.span_s += measures.window_s / math.log(2.0) * (1.0 - kept)
+
+    def _count_gaps(self, num_gaps: int, alone_s: float) -> None:
+        """Take a step with online decodes into the mean ones."""
         self._num_steps += 1
         measures = self.measures
         share = max(1.0 / self._num_steps, STEP_GAIN)
         measures.alone_step_s += (alone_s - measures.alone_step_s) * share
-        measures.decodes += (tokens.num_gaps - measures.decodes) * share
-        self._expected.add(alone_s, tokens.num_gaps, self._now_s)
-        alone, expected = measures.alone["tbt"].mean_s, self._expected.mean_s
-        if alone and expected:
-            alone_s *= alone / expected
-        for target in self.targets:
-            target.gaps(alone_s, tokens.num_gaps, tokens.total_s, self._now_s)
+        measures.decodes += (num_gaps - measures.decodes) * share
 
     def _advance_alone(self, cost: StepCost) -> None:
         factors = self._errors.factors
@@ -176,9 +176,6 @@ class BudgetController:
 
     def _refresh(self) -> None:
         measures = self.measures
-        assert self._started_s is not None
-        half_lives = min(1000.0, (self._now_s - self._started_s) / measures.window_s)
-        measures.span_s = measures.window_s / math.log(2.0) * (1.0 - 0.5**half_lives)
         since_s = max(0.0, self._now_s - self._last_arrival_s)
         measures.arrivals_per_s = self._arrivals_per_s * math.exp(-since_s / RATE_S)
         measures.error_margin = self._errors.margin

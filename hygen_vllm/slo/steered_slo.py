@@ -41,7 +41,7 @@ class Measures:
     Args:
         window_s: time over which targets are kept.
         alone, real: latencies by metric: of the online load if it were served alone, and measured.
-        span_s: how far the past reaches back.
+        span_s: time in which online requests decoded, as far as it counts.
         alone_step_s: mean seconds of the online work of a step.
         arrivals_per_s: online requests that come in a second.
         error_margin: a step takes at most so many times what was predicted, nearly always.
@@ -115,9 +115,6 @@ class SteeredSlo:
     def _refresh(self, now_s: float) -> None:
         """Do what is particular to a kind of target."""
 
-    def gaps(self, alone_s: float, num_gaps: int, total_s: float, now_s: float) -> None:
-        """Count the gaps of a step: `total_s` in sum, `alone_s` each if online had been alone."""
-
     def first_token(self, request: AloneRequest, ttft_s: float, now_s: float) -> None:
         """Count a request, whose TTFT would have been `ttft_s` if online had been alone."""
 
@@ -136,28 +133,25 @@ class SteeredSlo:
 class MeanTbt(SteeredSlo):
     """A mean of TBT: a price for each decode that waits.
 
-    It starts at what lets a second be added where half as many wait as on average.
+    At factor 1 a second of offline work is worth a second where as many wait as on average.
     """
 
-    def __init__(self, slo: Slo, measures: Measures) -> None:
-        super().__init__(slo, measures)
-        self._has_started = False
+    def _refresh(self, now_s: float) -> None:
+        """What is saved is what lies between the mean and its limit, for as long as it has been so.
 
-    def _refresh(self, _: float) -> None:
-        if not self._has_started:
-            self._has_started = True
-            self.allowance.start(max(1.0, 0.5 * self._measures.decodes))
-
-    def gaps(self, alone_s: float, num_gaps: int, total_s: float, now_s: float) -> None:
-        if self.alone_s is None:
+        Out of reach, nothing is.
+        """
+        real_s = self._measures.real["tbt"].mean_s
+        if real_s is None or self.limit_s is None:
             return
-        slo = self.slo
-        limit_s = alone_s * (1.0 + slo.rise) if slo.rise is not None else slo.limit_s or 0.0
-        alone_total_s = num_gaps * alone_s
-        self.allowance.settle(num_gaps * limit_s - alone_total_s, total_s - alone_total_s, now_s)
+        saved_s = -self._measures.window_s
+        if self.spare_s > 0:
+            saved_s = (self.limit_s - real_s) / self.spare_s * self._measures.span_s
+        self.allowance.set_saved(saved_s, now_s)
 
     def _bound(self, terms: StepTerms, _: OnlineLoad) -> None:
-        terms.price += self._measures.decodes_at_once / self.allowance.factor
+        usual = max(1.0, self._measures.decodes)
+        terms.price += self._measures.decodes_at_once / (usual * self.allowance.factor)
 
 
 class TailTbt(SteeredSlo):

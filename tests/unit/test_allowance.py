@@ -282,12 +282,3 @@ def test_first_amount_counts_and_leaves_the_factor_as_it_was() -> None:
     assert (0.5, 0.0) == (allowance.factor, allowance.saved_s)
     allowance.settle(1.0, 1.0, 101.0)
     assert pytest.approx(3.0, rel=0.01) == allowance.saved_s
-
-
-def test_start_sets_the_factor_to_go_on_from() -> None:
-    """What is saved moves it from there."""
-    allowance = Allowance(1e3)
-    allowance.start(3.0)
-    assert 3.0 == allowance.factor
-    allowance.set_saved(RESERVE_S, 100.0)
-    assert pytest.approx(3.0) == allowance.factor

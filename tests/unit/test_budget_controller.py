@@ -38,11 +38,13 @@ class _Account:
 
     factor: float = 1.0
     settled: list[tuple[float, float, float]] = field(default_factory=list)
+    saved_s: float = 0.0
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))
 
-    def set_saved(self, saved_s: float, now_s: float) -> None: ...
+    def set_saved(self, saved_s: float, now_s: float) -> None:
+        self.saved_s = saved_s
 
 
 class _Engine:
@@ -238,25 +240,30 @@ def test_steps_of_no_known_cost_leave_online_alone_behind() -> None:
 
 
 @pytest.mark.parametrize(("forecast", "alone_s"), [(SHARED, 0.025), (None, 0.05)])
-def test_gaps_are_compared_with_the_part_of_the_step_that_is_online(
+def test_mean_step_of_online_is_the_part_of_steps_that_is_online(
     forecast: StepForecast | None, alone_s: float
 ) -> None:
     """As the forecast divides it; a step without one had no offline work."""
-    engine = _known("tbt_mean=+50%")
+    engine = _Engine("tbt_mean=+50%")
     engine.arrive("a", "b")
     engine.step([("a", 1), ("b", 1)])
     engine.step([("a", 1), ("b", 1)], 0.05, forecast)
-    expected = (alone_s, 0.1 - 2 * alone_s, engine.now_s)
-    assert pytest.approx(expected, rel=0.02, abs=1e-3) == _settled(engine)[-1]
+    assert pytest.approx(alone_s) == engine.measures.alone_step_s
 
 
-def test_gaps_are_compared_with_online_alone_on_average() -> None:
-    """Where it takes half as long as the online work of the real steps, so does each of them."""
-    engine = _known("tbt_mean=+50%", window_s=1.0)
+def test_savings_of_a_mean_are_by_what_was_measured_and_online_alone() -> None:
+    """Of 10 ms that a token may have, 5 were taken for as long as online decoded.
+
+    Time in which none did counts for nothing, and what is told comes from the totals: no drift.
+    """
+    engine = _known("tbt_mean=+50%", window_s=1e6)
+    (target,) = engine.controller.targets
     engine.arrive("a")
-    cost = COST.scaled(0.5)
-    engine.decode(3000, "a", cost=cost)
-    assert pytest.approx((0.005, 0.01), rel=1e-3) == _settled(engine)[-1][:2]
+    engine.decode(5000, "a", seconds=0.025, forecast=StepForecast(0.02, 0.025))
+    engine.step(passed_s=3600.0)
+    assert pytest.approx(0.025, rel=0.02) == engine.measures.real["tbt"].mean_s
+    assert pytest.approx(0.5, abs=0.05) == target.allowance.saved_s / engine.measures.span_s
+    assert pytest.approx(125.0 + 8.0, rel=0.02) == engine.measures.span_s
 
 
 @pytest.mark.parametrize("forecast", [None, StepForecast(0.0, 0.0)])
@@ -371,14 +378,17 @@ def test_arrivals_per_second_are_those_of_the_last_moments() -> None:
     assert pytest.approx(expected * math.exp(-2) + 1 / 30) == engine.measures.arrivals_per_s
 
 
-def test_span_is_the_time_since_the_start_as_far_as_it_counts() -> None:
+def test_span_is_the_time_with_online_decodes_as_far_as_it_counts() -> None:
     """What was one window ago counts half: in the end a window over the logarithm of 2."""
     engine = _Engine("tbt_mean=+50%", window_s=60.0)
-    engine.step()
+    engine.arrive("a")
+    engine.step([("a", 1)])
     assert 0.0 == engine.measures.span_s
     for passed_s, windows in ((60.0, 0.5), (60.0, 0.75), (1e6, 1.0)):
-        engine.step(passed_s=passed_s)
+        engine.step([("a", 1)], passed_s=passed_s)
         assert pytest.approx(60.0 / math.log(2) * windows) == engine.measures.span_s
+    engine.step(passed_s=60.0)
+    assert pytest.approx(60.0 / math.log(2) * 0.5) == engine.measures.span_s
 
 
 def test_targets_take_in_what_was_measured_once_a_second() -> None:

@@ -38,7 +38,6 @@ class _Account:
     factor: float = 1.0
     settled: list[tuple[float, float, float]] = field(default_factory=list)
     saved: list[tuple[float, float]] = field(default_factory=list)
-    start = staticmethod(lambda _: None)
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))
@@ -173,34 +172,51 @@ def test_target_only_tightens_terms_and_never_below_what_online_takes(
 # --- mean of TBT -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("decodes", "usual"), [(0.0, 1.0), (0.4, 1.0), (6.0, 6.0)])
 @pytest.mark.parametrize("factor", [1.0, 4.0, 0.25])
-def test_price_under_a_mean_is_in_proportion_to_the_decodes(factor: float) -> None:
-    """Each decode waits, by mean of the steps at once; the factor is the number that may."""
-    for decodes in (0.0, 3.0, 1.5):
-        target = _target("tbt_mean=+20%", factor=factor, decodes_at_once=decodes)
+def test_price_under_a_mean_is_in_proportion_to_the_decodes(
+    factor: float, decodes: float, usual: float
+) -> None:
+    """Each decode waits, by mean of the steps at once: how many more than usual of them may."""
+    for at_once in (0.0, 3.0, 1.5):
+        target = _target("tbt_mean=+20%", factor=factor, decodes=decodes, decodes_at_once=at_once)
         terms = _bound(target, _Load(num_decodes=9, num_first=4), price=0.5)
-        assert StepTerms(math.inf, 0.5 + decodes / factor) == terms, "there is no cap"
+        assert StepTerms(math.inf, 0.5 + at_once / usual / factor) == terms, "there is no cap"
 
 
 @pytest.mark.parametrize(
-    ("limit", "allowed_s"), [("+50%", 4 * 0.015), ("50ms", 4 * 0.02), ("25ms", 4 * -0.005)]
+    ("limit", "real_s", "saved_s"),
+    [
+        ("+50%", 0.02, 8.0),
+        ("+50%", 0.025, 4.0),
+        ("+50%", 0.03, 0.0),
+        ("+50%", 0.05, -16.0),
+        ("40ms", 0.03, 4.0),
+        ("15ms", 0.02, -1e3),
+    ],
 )
-def test_gaps_under_a_mean_may_have_what_the_limit_adds_to_online_alone(
-    limit: str, allowed_s: float
+def test_saved_of_a_mean_is_what_is_left_of_what_the_limit_adds(
+    limit: str, real_s: float, saved_s: float
 ) -> None:
-    """A share is one of the gaps of this step; beyond a limit in seconds less than nothing is."""
-    target = _target(f"tbt_mean={limit}")
-    target.gaps(0.03, 4, 0.15, 60.0)
-    assert [pytest.approx((allowed_s, 0.15 - 4 * 0.03, 60.0))] == target.allowance.settled
+    """All of it, for as long as the past reaches back, where online is not slowed down at all.
+
+    Where online alone takes all of it nothing may be spent.
+    """
+    target = _target(f"tbt_mean={limit}", real_s=[real_s], span_s=8.0)
+    assert [pytest.approx((saved_s, 50.0), abs=1e-9)] == target.allowance.saved
+
+
+def test_mean_of_which_nothing_was_measured_yet_has_nothing_saved() -> None:
+    """Online alone may be ahead of what was served."""
+    assert [] == _target("tbt_mean=+50%", span_s=8.0).allowance.saved
 
 
 @pytest.mark.parametrize("text", ["tbt_mean=+50%", "tbt_mean=45ms", "ttft_p99=60ms"])
 def test_what_comes_before_online_alone_is_known_is_not_counted(text: str) -> None:
     """There is nothing to compare it with."""
-    target = _target(text, alone_s=())
-    target.gaps(0.03, 4, 0.15, 60.0)
+    target = _target(text, alone_s=(), real_s=[0.03])
     target.first_token(AloneRequest(0.0, 5, 0, 0.5), 0.1, 60.0)
-    assert [] == target.allowance.settled
+    assert ([], []) == (target.allowance.settled, target.allowance.saved)
 
 
 # --- percentile of TBT -------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_online_class_that_comes_back_after_an_hour_is_measured_anew(serving):
     serving.device.now_s += HOUR_S
     for _ in range(200):
         serving.add("offline", max_tokens=50)
-    assert serving.steps(200) > 0
+    assert serving.steps(1000) > 0, "within ten seconds"
     assert serving.longest_s("ttft") < 2.0
     for target in serving.controller.targets:
         assert math.isfinite(target.allowance.factor)

@@ -141,8 +141,9 @@ class MeanTbt(SteeredSlo):
 
         Out of reach, nothing is.
         """
+        assert self.limit_s is not None
         real_s = self._measures.real["tbt"].mean_s
-        if real_s is None or self.limit_s is None:
+        if real_s is None:
             return
         saved_s = -self._measures.window_s
         if self.spare_s > 0:

@@ -17,9 +17,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from harness.experiment import Experiment, load_config
-from harness.pool import ROOT, Pool
+from harness.pool import Pool
 from harness.record import Place, record
 from harness.results_page import results_page
+from harness.store import ROOT
 
 HERE = Path(__file__).parent
 QUICK_OUT = ROOT / ".cache" / "experiments-quick"

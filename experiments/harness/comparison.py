@@ -18,11 +18,9 @@ from typing import Any
 from harness.experiment import Case, Config, Done, Row, by_labels
 from harness.spread import Spread
 from harness.tables import markdown
-from harness.tasks import limit_ms
+from harness.tasks import ALONE, limit_ms
 
-ALONE, OFFLINE_ALONE, PRIORITY, ONLINE_FIRST = (
-    *("online-only", "offline-only", "vllm-priority", "online-first"),
-)
+OFFLINE_ALONE, PRIORITY, ONLINE_FIRST = "offline-only", "vllm-priority", "online-first"
 FIXED, RATE, OURS = "fixed-budget", "rate-capped", "slo"
 KNOWN, COLD = "known", "cold"
 STARTS = (KNOWN, COLD)

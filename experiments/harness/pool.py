@@ -1,28 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does runs, several at a time, each once: what the same code did before is read again."""
 
-import hashlib
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from harness.experiment import Case, Done
+from harness.store import path_of, read, write
 from harness.tasks import TASKS
 from tqdm import tqdm
 
 from hygen_vllm.simulator.many_runs import in_processes
-from hygen_vllm.workloads import data_dir
-
-ROOT = Path(__file__).parents[2]
-CACHE = ROOT / ".cache" / "experiments"
-DECIDES = ("pool.py", "tasks.py", "predictors.py")
-"""Files of this folder on which the result of a run depends."""
 
 
 class Pool:
@@ -40,7 +29,6 @@ class Pool:
 
         Raises: RuntimeError with the case that failed; those that ended are kept.
         """
-        CACHE.mkdir(parents=True, exist_ok=True)
         wanted = {_path(case): case for case in cases}
         missing = [(path, case) for path, case in wanted.items() if not path.exists()]
         missing.sort(key=lambda item: -_seconds(item[1]))  # no long one is the last
@@ -68,29 +56,13 @@ def _do(item: tuple[Path, Case]) -> None:
         "kept": {name: kept[name] for name in case.keeps},
         "wall_s": time.perf_counter() - started_s,
     }
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(result), encoding="utf-8")
-    part.rename(path)
+    write(path, result)
 
 
 def _read(case: Case) -> Done:
-    result = json.loads(_path(case).read_text(encoding="utf-8"))
+    result = read(_path(case))
     return Done(case, result["figures"], result["kept"], result["wall_s"])
 
 
 def _path(case: Case) -> Path:
-    what: list[Any] = [case.task, dict(case.flags), case.keeps, str(data_dir()), _code()]
-    text = json.dumps(what, sort_keys=True)
-    return CACHE / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-
-
-@cache
-def _code() -> str:
-    """Return what tells this code from any other: another one may come to other results."""
-    files = sorted((ROOT / "hygen_vllm").rglob("*.py"))
-    files += sorted((ROOT / "profiles").rglob("*.json"))
-    files += [Path(__file__).with_name(name) for name in DECIDES]
-    digest = hashlib.sha256(version("vllm").encode())
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return path_of(case.task, dict(case.flags), case.keeps)

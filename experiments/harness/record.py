@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import Config, Done, Experiment
-from harness.pool import DECIDES, ROOT
+from harness.store import DECIDES, ROOT
 from harness.tables import write_csv
 
 from hygen_vllm.workloads import data_dir

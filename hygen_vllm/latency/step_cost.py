@@ -15,7 +15,7 @@ chunk that fits a given time is the root of a quadratic between two knees of the
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -126,12 +126,11 @@ class StepCost:
         self, total_tokens: int, new_tokens: int, computed_tokens: int, is_first: bool = False
     ) -> float:
         """Return the seconds a prefill chunk, the first or another, adds to a step."""
+        square, slope, chunk_s = self._chunk_terms(computed_tokens)
         return (
-            self.prefill_s
+            chunk_s
+            + new_tokens * (slope + square * new_tokens)
             + (self.first_prefill_s if is_first else 0.0)
-            + self.prefill_token_s * new_tokens
-            + self.prefill_attention_s * new_tokens * (computed_tokens + 0.5 * new_tokens)
-            + self.prefill_context_token_s * (computed_tokens + new_tokens)
             + self.curve.seconds(total_tokens + new_tokens)
             - self.curve.seconds(total_tokens)
         )
@@ -157,17 +156,33 @@ class StepCost:
         best by the curvature of attention is so by next to nothing.
         """
         price, token_worth_s, is_first = worth
+        curve = self.curve
         first_s = self.first_prefill_s if is_first else 0.0
-        here_s = self.curve.seconds(total_tokens)
-        ends = [knee - total_tokens for knee in self.curve.knees]
+        square, slope, chunk_s = self._chunk_terms(computed_tokens)
+        after = bisect_right(curve.knees, total_tokens)
+        until = bisect_left(curve.knees, total_tokens + max_tokens)
+        ends = (*curve.knees[after:until], total_tokens + max_tokens)
+        at_ends_s = (*curve.at_knees_s[after:until], curve.seconds(ends[-1]))
+        here_s = curve.seconds(total_tokens)
         best, most = 0, 0.0
-        for tokens in (*(end for end in ends if 0 < end < max_tokens), max_tokens):
-            on_curve_s = self.curve.seconds(total_tokens + tokens) - here_s
-            other_s = self.added_chunk_seconds(total_tokens, tokens, computed_tokens) - on_curve_s
-            net = token_worth_s * tokens + other_s - price * (on_curve_s + other_s + first_s)
+        for end, at_end_s in zip(ends, at_ends_s, strict=True):
+            tokens = end - total_tokens
+            other_s = chunk_s + tokens * (slope + square * tokens)
+            added_s = at_end_s - here_s + other_s + first_s
+            net = token_worth_s * tokens + other_s - price * added_s
             if net > most:
                 best, most = tokens, net
         return best
+
+    def _chunk_terms(self, computed_tokens: int) -> tuple[float, float, float]:
+        """Return a, b, c of the seconds a*n*n + b*n + c of a chunk of n tokens off the curve."""
+        slope = (
+            self.prefill_token_s
+            + self.prefill_context_token_s
+            + self.prefill_attention_s * computed_tokens
+        )
+        chunk_s = self.prefill_s + self.prefill_context_token_s * computed_tokens
+        return 0.5 * self.prefill_attention_s, slope, chunk_s
 
     def largest_chunk(
         self,
@@ -186,13 +201,8 @@ class StepCost:
         O(log(number of knees)); exact up to rounding down to whole tokens.
         """
         curve = self.curve
-        square = 0.5 * self.prefill_attention_s
-        slope = (
-            self.prefill_token_s
-            + self.prefill_context_token_s
-            + self.prefill_attention_s * computed_tokens
-        )
-        spare = seconds - self.prefill_s - self.prefill_context_token_s * computed_tokens
+        square, slope, chunk_s = self._chunk_terms(computed_tokens)
+        spare = seconds - chunk_s
         if is_first:
             spare -= self.first_prefill_s
         if spare < 0:

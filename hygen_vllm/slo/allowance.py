@@ -60,7 +60,7 @@ class Allowance:
             self._flow_s = min(FLOW_S, self._flow_s + passed_s)
             share = min(1.0, passed_s / self._flow_s)
             self._flow += (max(0.0, allowed) / passed_s - self._flow) * share
-        faded = self._balance * 0.5 ** min(1000.0, passed_s / self._window_s)
+        faded = self._balance * 0.5 ** (passed_s / self._window_s)
         most = self._window_s * self._flow
         self._balance = max(-most, min(most, faded + allowed - taken))
         saved_s = self._balance / self._flow if self._flow > 0 else -self._window_s

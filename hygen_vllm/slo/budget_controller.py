@@ -25,6 +25,8 @@ REFRESH_S = 1.0
 ENOUGH_SAMPLES = 100
 """Samples from which a target can be said to be out of reach."""
 RATE_S = 30.0
+STEP_GAIN = 1e-4
+"""Share of the last step in the mean step of online alone, once there were many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class BudgetController:
         passed_s = max(0.0, now_s - self._now_s)
         self._now_s = now_s
         measures = self.measures
-        kept = 0.5 ** min(1000.0, passed_s / measures.window_s)
+        kept = 0.5 ** (passed_s / measures.window_s)
         measures.span_s *= kept
         if is_decoding:
             measures.span_s += measures.window_s / math.log(2.0) * (1.0 - kept)
@@ -208,7 +210,3 @@ class BudgetController:
 
 def _milliseconds(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{1e3 * seconds:.1f} ms"
-
-
-STEP_GAIN = 1e-4
-"""Share of the last step in the mean step of online alone, once there were many."""

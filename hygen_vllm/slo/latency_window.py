@@ -49,7 +49,7 @@ class LatencyWindow:
 
     def _start_unit(self, now_s: float) -> None:
         """Let a sample of `now_s` weigh 1, before the weights outgrow floating point."""
-        fade = 0.5 ** min(1000.0, (now_s - self._unit_from_s) / self._half_life_s)
+        fade = 0.5 ** ((now_s - self._unit_from_s) / self._half_life_s)
         self._weights = [weight * fade for weight in self._weights]
         self._weight = sum(self._weights)
         self._sum_s *= fade

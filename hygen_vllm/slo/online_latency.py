@@ -29,12 +29,11 @@ class Tokens:
     """The online tokens that one step brought.
 
     Args:
-        gaps: tokens that are not the first of their request, and the sum of their gaps.
+        num_gaps: tokens that are not the first of their request.
         first: requests that got their first token.
     """
 
     num_gaps: int
-    total_s: float
     first: list[AloneRequest]
 
 
@@ -75,7 +74,7 @@ class OnlineLatency:
 
     def tokens_came(self, counts: Iterable[tuple[str, int]], now_s: float) -> Tokens:
         """Note the tokens of a completed step: (request id, number), of any class."""
-        tokens = Tokens(0, 0.0, [])
+        tokens = Tokens(0, [])
         for request_id, count in counts:
             request = self._here.get(request_id)
             if request is None or count == 0:
@@ -101,7 +100,6 @@ class OnlineLatency:
         if count > 1:
             window.add(0.0, count - 1, now_s)
         tokens.num_gaps += count
-        tokens.total_s += gap_s
 
     def _first_token(self, request_id: str, request: OnlineRequest, now_s: float) -> AloneRequest:
         del self._without_token[request_id]

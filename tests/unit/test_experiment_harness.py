@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from harness import pool
+from harness import pool, store, tasks
 from harness.claims import claim_of, largest
 from harness.comparison import cells_of, comparison_cases, of_limit
 from harness.experiment import Case, Done, load_config
@@ -195,7 +195,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     def here(function: Any, items: Any, _: Any) -> Any:
         return ((number, function(item)) for number, item in enumerate(items))
 
-    monkeypatch.setattr(pool, "CACHE", tmp_path)
+    monkeypatch.setattr(store, "CACHE", tmp_path)
     monkeypatch.setattr(pool, "TASKS", {"simulate": task})
     monkeypatch.setattr(pool, "in_processes", here)
     return ran
@@ -225,8 +225,35 @@ def test_run_with_other_flags_or_other_code_is_another(
 ) -> None:
     pool.Pool(1).run([_case(1)])
     pool.Pool(1).run([_case(1, y=2)])
-    monkeypatch.setattr(pool, "_code", lambda: "other")
+    monkeypatch.setattr(store, "_code", lambda: "other")
     pool.Pool(1).run([_case(1)])
     assert [{"x": 1}, {"x": 1, "y": 2}, {"x": 1}] == simulated
-    assert 3 == len([*pool.CACHE.glob("*.json")])
-    assert {"figures", "kept", "wall_s"} == set(json.loads(next(pool.CACHE.glob("*")).read_text()))
+    kept = [*store.CACHE.glob("*.json")]
+    assert 3 == len(kept)
+    assert {"figures", "kept", "wall_s"} == set(json.loads(kept[0].read_text()))
+
+
+def test_online_alone_is_simulated_once_for_all_who_want_to_know_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its own run, known targets, whatever offline work is beside it; another seed is another."""
+    ran: list[Any] = []
+
+    def simulate(flags: Any) -> Any:
+        ran.append(flags)
+        return {"details": {"of": "a run"}}
+
+    monkeypatch.setattr(store, "CACHE", tmp_path)
+    monkeypatch.setattr("hygen_vllm.simulator.many_runs.simulate", simulate)
+    monkeypatch.setattr(tasks, "figures_of", lambda _: {"tbt_p99_ms": 10.0 * ran[-1]["seed"]})
+    online = {"profile": "p", "online": "azure", "seed": 1}
+    assert 10.0 == tasks.simulate_task({**online, "policy": "online-only"})[0]["tbt_p99_ms"]
+    ours = {**online, "offline": "arxiv", "policy": "slo"}
+    tasks.simulate_task({**ours, "known_targets": ["tbt_p99=+10%", "tbt_mean=+5%"]})
+    tasks.simulate_task({**ours, "known_targets": ["tbt_p99=+20%"], "seed": 2})
+    assert [
+        ("online-only", 1, None),
+        ("slo", 1, ['slos=["tbt_p99=11.000000ms", "tbt_mean=+5%"]']),
+        ("online-only", 2, None),
+        ("slo", 2, ['slos=["tbt_p99=24.000000ms"]']),
+    ] == [(flags["policy"], flags["seed"], flags.get("setting")) for flags in ran]

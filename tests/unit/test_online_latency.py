@@ -26,7 +26,7 @@ def test_first_token_is_a_ttft_and_no_gap() -> None:
     """TTFT runs from the arrival of the request, not from its first step."""
     online = _online("a")
     tokens = online.tokens_came([("a", 1)], 10.75)
-    assert Tokens(0, 0.0, [AloneRequest(10.0, 100, 0, 0.75)]) == tokens
+    assert Tokens(0, [AloneRequest(10.0, 100, 0, 0.75)]) == tokens
     assert {"ttft": 1, "tbt": 0} == _num_samples(online)
     assert pytest.approx(0.75) == online.windows["ttft"].mean_s
 
@@ -35,8 +35,9 @@ def test_later_token_is_a_gap_since_the_one_before() -> None:
     """Each token is one sample of TBT and none of TTFT."""
     online = _online("a")
     online.tokens_came([("a", 1)], 11.0)
-    assert Tokens(1, 0.5, []) == online.tokens_came([("a", 1)], 11.5)
-    assert Tokens(1, 0.25, []) == online.tokens_came([("a", 1)], 11.75)
+    assert Tokens(1, []) == online.tokens_came([("a", 1)], 11.5)
+    assert Tokens(1, []) == online.tokens_came([("a", 1)], 11.75)
+    assert 0.5 + 0.25 == online.windows["tbt"].total_s
     assert {"ttft": 1, "tbt": 2} == _num_samples(online)
     assert pytest.approx(0.375) == online.windows["tbt"].mean_s
 
@@ -45,7 +46,8 @@ def test_tokens_that_come_at_once_are_one_gap_and_others_of_zero() -> None:
     """Three tokens after a second took a third of a second each on average."""
     online = _online("a")
     online.tokens_came([("a", 1)], 11.0)
-    assert Tokens(3, 1.0, []) == online.tokens_came([("a", 3)], 12.0)
+    assert Tokens(3, []) == online.tokens_came([("a", 3)], 12.0)
+    assert 1.0 == online.windows["tbt"].total_s
     assert {"ttft": 1, "tbt": 3} == _num_samples(online)
     assert pytest.approx(1 / 3) == online.windows["tbt"].mean_s
     assert pytest.approx(1 / 3) == online.windows["tbt"].share_above(0.5)
@@ -55,10 +57,12 @@ def test_tokens_that_come_with_the_first_are_gaps_of_zero() -> None:
     """They are there as soon as it is."""
     online = _online("a")
     tokens = online.tokens_came([("a", 3)], 11.0)
-    assert (2, 0.0, 1) == (tokens.num_gaps, tokens.total_s, len(tokens.first))
+    assert (2, 1) == (tokens.num_gaps, len(tokens.first))
+    assert 0.0 == online.windows["tbt"].total_s
     assert {"ttft": 1, "tbt": 2} == _num_samples(online)
     assert 0.0 == online.windows["tbt"].mean_s
-    assert Tokens(1, 0.5, []) == online.tokens_came([("a", 1)], 11.5)
+    assert Tokens(1, []) == online.tokens_came([("a", 1)], 11.5)
+    assert 0.5 == online.windows["tbt"].total_s
 
 
 def test_step_adds_up_the_tokens_of_all_its_requests() -> None:
@@ -67,7 +71,8 @@ def test_step_adds_up_the_tokens_of_all_its_requests() -> None:
     online.tokens_came([("a", 1)], 11.0)
     online.tokens_came([("b", 1)], 12.0)
     tokens = online.tokens_came([("d", 1), ("a", 2), ("b", 1), ("c", 1)], 13.0)
-    assert (3, 2.0 + 1.0) == (tokens.num_gaps, tokens.total_s)
+    assert 3 == tokens.num_gaps
+    assert 2.0 + 1.0 == online.windows["tbt"].total_s
     assert [3.0, 3.0] == [request.real_ttft_s for request in tokens.first]
     assert {"ttft": 4, "tbt": 3} == _num_samples(online)
 
@@ -76,7 +81,7 @@ def test_step_adds_up_the_tokens_of_all_its_requests() -> None:
 def test_step_without_online_tokens_changes_nothing(counts: list[tuple[str, int]]) -> None:
     """A chunk in the middle of a prompt brings no token, and offline requests are not measured."""
     online = _online("a")
-    assert Tokens(0, 0.0, []) == online.tokens_came(counts, 11.0)
+    assert Tokens(0, []) == online.tokens_came(counts, 11.0)
     assert {"ttft": 0, "tbt": 0} == _num_samples(online)
     assert 10.0 == online.first_waiting_s(12.0)
 
@@ -86,7 +91,8 @@ def test_step_without_a_token_for_a_request_does_not_shorten_its_next_gap() -> N
     online = _online("a")
     online.tokens_came([("a", 1)], 11.0)
     online.tokens_came([("a", 0)], 12.0)
-    assert Tokens(1, 2.0, []) == online.tokens_came([("a", 1)], 13.0)
+    assert Tokens(1, []) == online.tokens_came([("a", 1)], 13.0)
+    assert 2.0 == online.windows["tbt"].total_s
 
 
 def test_samples_fade_by_the_given_half_life() -> None:
@@ -157,9 +163,10 @@ def test_request_that_leaves_is_over_after_the_tokens_of_its_last_step() -> None
     first, other = online.tokens_came([("a", 1), ("b", 1)], 11.0).first
     online.left("a")
     assert not first.is_over
-    assert Tokens(1, 1.0, []) == online.tokens_came([("a", 1)], 12.0)
+    assert Tokens(1, []) == online.tokens_came([("a", 1)], 12.0)
+    assert 1.0 == online.windows["tbt"].total_s
     assert (True, 2) == (first.is_over, first.num_tokens)
-    assert Tokens(0, 0.0, []) == online.tokens_came([("a", 1)], 13.0)
+    assert Tokens(0, []) == online.tokens_came([("a", 1)], 13.0)
     assert not other.is_over
 
 
@@ -175,7 +182,7 @@ def test_request_that_leaves_without_a_token_waits_no_more() -> None:
     """Who gave up has no TTFT, and holds nobody up."""
     online = _online("a")
     online.left("a")
-    assert Tokens(0, 0.0, []) == online.tokens_came([], 12.0)
+    assert Tokens(0, []) == online.tokens_came([], 12.0)
     assert 15.0 == online.first_waiting_s(15.0)
     assert {"ttft": 0, "tbt": 0} == _num_samples(online)
 
@@ -187,11 +194,12 @@ def test_request_that_leaves_unknown_or_twice_is_ignored() -> None:
         online.left(request_id)
     online.tokens_came([], 11.0)
     online.left("a")
-    assert Tokens(0, 0.0, []) == online.tokens_came([("x", 1)], 12.0)
+    assert Tokens(0, []) == online.tokens_came([("x", 1)], 12.0)
     online.left("b")
     online.arrived("b", 12.0, 5)
     assert 1 == len(online.tokens_came([("b", 1)], 13.0).first)
-    assert Tokens(1, 1.0, []) == online.tokens_came([("b", 1)], 14.0)
+    assert Tokens(1, []) == online.tokens_came([("b", 1)], 14.0)
+    assert 1.0 == online.windows["tbt"].total_s
 
 
 def test_request_with_the_name_of_one_that_left_is_another() -> None:

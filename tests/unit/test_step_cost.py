@@ -98,7 +98,9 @@ def test_added_chunk_seconds_are_what_the_chunk_adds_to_the_step(
     """The price of one more chunk is the difference of two steps."""
     larger = replace(step)
     larger.add_prefill(new_tokens, computed_tokens)
-    added_s = cost.added_chunk_seconds(step.total_tokens, new_tokens, computed_tokens)
+    added_s = cost.added_chunk_seconds(
+        step.total_tokens, new_tokens, computed_tokens, is_first=not step.num_prefills
+    )
     assert added_s == cost.seconds(larger) - cost.seconds(step)
 
 

@@ -3,7 +3,8 @@
 
 Headroom for online costs offline nothing while it lacks something else than blocks. So the quantile
 that it is to be enough for is the configured one only where offline lacks blocks alone, and rises
-to the most that online wanted lately where it waits for time, or for nothing.
+to the most that online wanted lately where it waits for time, or for nothing. Likewise it takes a
+tenth of all blocks at most where they are what offline lacks, and two fifths elsewhere.
 """
 
 from collections.abc import Collection
@@ -21,8 +22,8 @@ from hygen_vllm.online_headroom import OnlineHeadroom
 UPDATED_EVERY = 8
 """What is reserved changes with requests, not with steps."""
 STAY_GAIN = 0.05
-MOST_HEADROOM = 0.4
-"""Share of all KV blocks."""
+MOST_HEADROOM, MOST_WHERE_SHORT = 0.4, 0.15
+"""Shares of all KV blocks; the second where each block kept free is one that offline lacks."""
 SHORTAGE_GAIN = 0.003
 SHORTAGE = 0.25
 """Offline lacks blocks if it lacks nothing else in so many of the steps."""
@@ -64,7 +65,8 @@ class KvReserve:
             self._headroom.quantile = 1.0 - (1.0 - self._quantile) * tightness
             held_blocks = held / self._scheduler.block_size
             wanted = self._headroom.blocks(held_blocks, self._given_back, now_s)
-            self.online_blocks = min(wanted, int(MOST_HEADROOM * self._num_blocks))
+            most = MOST_HEADROOM - tightness * (MOST_HEADROOM - MOST_WHERE_SHORT)
+            self.online_blocks = min(wanted, int(most * self._num_blocks))
         if is_due or self._is_stale:
             self._foresee(self._scheduler.running[num_online:])
 

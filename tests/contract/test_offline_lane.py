@@ -350,6 +350,21 @@ def test_headroom_rises_where_offline_does_not_lack_blocks_alone(is_async, refus
         assert pytest.approx(expected, abs=0.02) == reserve._headroom.quantile
 
 
+@pytest.mark.parametrize(
+    ("refused", "blocks"),
+    [([Refusal.BLOCKS], 15), ([Refusal.PRICE, Refusal.BLOCKS], 40), ([], 40)],
+)
+def test_headroom_is_bounded_by_what_it_costs(is_async, refused, blocks):
+    """Of 100 blocks, however many online may want: fewer where offline lacks nothing else."""
+    config = {"mode": "slo", "headroom_quantile": 0.8}
+    reserve = engine_of(is_async, config, num_blocks=100).scheduler.kv_reserve
+    reserve._headroom.blocks = lambda *_: 1000
+    for _ in range(2000):
+        reserve.step_ended(refused)
+    reserve.start_step(0, 1.0)
+    assert pytest.approx(blocks, abs=1) == reserve.online_blocks
+
+
 def test_blocks_of_offline_requests_that_end_are_counted(is_async):
     """Those of one that waits when it is aborted are not: it held none."""
     engine = engine_of(is_async, max_num_seqs=1)

@@ -3,8 +3,8 @@
 
 Headroom for online costs offline nothing while it lacks something else than blocks. So the quantile
 that it is to be enough for is the configured one only where offline lacks blocks alone, and rises
-to the most that online wanted lately where it waits for time, or for nothing. Likewise it takes a
-tenth of all blocks at most where they are what offline lacks, and two fifths elsewhere.
+to the most that online wanted lately where it waits for time, or for nothing. And it takes a
+smaller share of all blocks at most where they are what offline lacks.
 """
 
 from collections.abc import Collection

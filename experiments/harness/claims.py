@@ -47,9 +47,13 @@ def plain_words(cell: Cell) -> list[str]:
     missed = cell.spread("cold_of_limit").median
     if missed > MISSED:
         words.append(f"from a cold start by {missed - 1:.1%}")
-    ratio = cell.ratio("fixed")
-    if ratio is not None and ratio.median < BEHIND:
-        words.append(f"{1 - ratio.median:.1%} behind the best fixed budget")
+    others = {"fixed": "the best fixed budget", "rate": "the best rate cap"}
+    if cell.spread("priority_of_limit").median <= MISSED:
+        others["priority"] = "vLLM's priority policy, which keeps the target too"
+    for name, title in others.items():
+        ratio = cell.ratio(name)
+        if ratio is not None and ratio.median < BEHIND:
+            words.append(f"{1 - ratio.median:.1%} behind {title}")
     return words
 
 

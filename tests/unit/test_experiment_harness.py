@@ -41,13 +41,16 @@ def _figures(tbt_ms: float | None, offline: float) -> dict[str, Any]:
 
 
 def _runs(
-    ours: tuple[float, float], budgets: dict[int, tuple[float, float]], rate_ms: float = 10.5
+    ours: tuple[float, float],
+    budgets: dict[int, tuple[float, float]],
+    rate_ms: float = 10.5,
+    priority_ms: float = 30.0,
 ) -> list[Done]:
     """Return the runs of CONFIG: mean TBT in ms and offline tokens/s of ours and of each budget."""
     by_policy = {
         "online-only": (ALONE_MS, 0.0),
         "offline-only": (None, 500.0),
-        "vllm-priority": (30.0, 400.0),
+        "vllm-priority": (priority_ms, 400.0),
         "slo": ours,
         "rate-capped": (rate_ms, 20.0),
     }
@@ -117,6 +120,16 @@ def test_what_is_behind_says_so() -> None:
     assert "25.0% behind the best fixed budget" == claim.note
     assert ("0.75", "2 times") == (claim.ratio, claim.paper)
     assert cell is largest([cell], "rate")
+
+
+def test_what_is_behind_a_rate_cap_or_vllm_itself_says_so() -> None:
+    """vLLM's priority policy counts only where it keeps the target."""
+    behind_rate = "20.0% behind the best rate cap"
+    behind_vllm = "96.0% behind vLLM's priority policy, which keeps the target too"
+    for priority_ms, words in ((30.0, behind_rate), (10.9, f"{behind_rate}; {behind_vllm}")):
+        runs = _runs((10.8, 16.0), dict.fromkeys(BUDGETS, (12.0, 90.0)), priority_ms=priority_ms)
+        (cell,) = cells_of(CONFIG, runs)
+        assert words == claim_of(cell, "x").note
 
 
 @pytest.mark.parametrize(

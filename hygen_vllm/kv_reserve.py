@@ -83,10 +83,15 @@ class KvReserve:
         leave headroom if it takes half of all blocks, or it might never start.
         """
         blocks = view.blocks_to_admit(self._scheduler, request)
-        if not self._forecast.num_running:
+        if not self.num_running:
             return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
         growth = self._forecast.most_blocks(self.remaining_tokens(request))
         return blocks + self.online_blocks + growth
+
+    @property
+    def num_running(self) -> int:
+        """Offline requests that ran when it was last looked."""
+        return self._forecast.num_running
 
     def remaining_tokens(self, request: Request) -> float:
         """Return how many tokens an offline request is expected to go on to make."""

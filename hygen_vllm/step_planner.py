@@ -63,4 +63,5 @@ def _prefill_price(scheduler: Any, blocks_left: int) -> float:
     if waiting is None or scheduler.gate.mode == "off":
         return 0.0
     next_blocks = max(1.0, waiting.num_tokens / scheduler.block_size)
-    return prefill_price(blocks_left - scheduler.kv_reserve.online_blocks, next_blocks)
+    reserve = scheduler.kv_reserve
+    return prefill_price(blocks_left - reserve.online_blocks, next_blocks, reserve.num_running)

@@ -13,8 +13,8 @@ def prefill_price(free_blocks: int, next_blocks: float, num_running: int) -> flo
     Where KV blocks are plenty, prefill brings in requests that decode: it is worth more than its
     seconds. Where there is no room for the next request, it only hastens the time at which nothing
     is left to prefill; spread over the steps until then it costs less, since every step has some
-    tokens that are nearly free. But what is prefilled slowly holds its blocks in vain meanwhile: with
-    few others that is most of the cache.
+    tokens that are nearly free. But what is prefilled slowly holds its blocks in vain meanwhile:
+    with few others that is most of the cache.
 
     Args:
         free_blocks: KV blocks that offline may still take.

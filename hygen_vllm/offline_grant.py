@@ -76,7 +76,7 @@ def _costs_too_much(plan: StepPlan, new_tokens: int, computed_tokens: int, secon
     if plan.is_alone or plan.cost is None or plan.seconds + seconds <= plan.free_s:
         return False
     worth_s = plan.cost.decode_worth_s(new_tokens, computed_tokens, plan.token_worth_s)
-    return plan.price * seconds > worth_s
+    return plan.price * seconds > worth_s * plan.decode_worth
 
 
 def grant_chunk(

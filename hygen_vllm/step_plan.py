@@ -76,6 +76,7 @@ class StepPlan:
         has_online: online requests run or can start in this step.
         num_behind: online requests that wait and cannot start in this step.
         prefill_price: price of offline prefill if it is higher than the step's; see `kv_pace`.
+        decode_worth: of an offline decode, in its own part of a full step; see `kv_pace`.
         online_prefill_left: prefill tokens that running online requests may have in this step; None
             for as many as vLLM gives.
         arrival_prefill_left: the same for those that start in it.
@@ -90,6 +91,7 @@ class StepPlan:
     has_online: bool = False
     num_behind: int = 0
     prefill_price: float = 0.0
+    decode_worth: float = 1.0
     online_prefill_left: int | None = None
     arrival_prefill_left: int | None = None
     has_offline: bool = False

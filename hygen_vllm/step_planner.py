@@ -4,7 +4,7 @@
 from typing import Any
 
 from hygen_vllm import vllm_view as view
-from hygen_vllm.kv_pace import prefill_price
+from hygen_vllm.kv_pace import Pace, pace_of
 from hygen_vllm.online_arrivals import Arrival
 from hygen_vllm.step_plan import BATCH_GATE, StepPlan
 
@@ -30,6 +30,7 @@ def make_plan(
         blocks_left: KV blocks that are left for offline.
     """
     speculative = scheduler.vllm_config.speculative_config
+    pace = _pace(scheduler, blocks_left)
     plan = StepPlan(
         gate=scheduler.gate if scheduler.expects_online else BATCH_GATE,
         cost=None if scheduler.gate.mode == "off" else scheduler.learner.cost,
@@ -39,7 +40,8 @@ def make_plan(
         slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
         has_online=bool(num_online or arrivals),
         num_behind=len(scheduler.waiting.online) - len(arrivals),
-        prefill_price=_prefill_price(scheduler, blocks_left),
+        prefill_price=pace.prefill_price,
+        decode_worth=pace.decode_worth,
     )
     if scheduler.slo_control is not None:
         arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
@@ -57,11 +59,11 @@ def _trusted_prefill_tokens(scheduler: Any) -> int:
     return int(max(scheduler.hygen_config.min_chunk_tokens, 2 * learner.largest_prefill_tokens))
 
 
-def _prefill_price(scheduler: Any, blocks_left: int) -> float:
-    """Return what offline prefill costs at least, given the KV blocks that are left."""
+def _pace(scheduler: Any, blocks_left: int) -> Pace:
+    """Return what offline work costs and is worth, given the KV blocks that are left."""
     waiting = scheduler.waiting.offline.next_candidate()
     if waiting is None or scheduler.gate.mode == "off":
-        return 0.0
+        return Pace()
     next_blocks = max(1.0, waiting.num_tokens / scheduler.block_size)
     reserve = scheduler.kv_reserve
-    return prefill_price(blocks_left - reserve.online_blocks, next_blocks, reserve.num_running)
+    return pace_of(blocks_left - reserve.online_blocks, next_blocks, reserve.num_running)

@@ -1,51 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The price of filling the KV blocks that are left."""
+"""The pace of offline work: by the room for the next request, and by how many others run."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.kv_pace import (
-    CHEAPER_PER_REQUEST,
     ENOUGH_RUNNING,
+    MANY,
     NO_ROOM_PRICE,
-    prefill_price,
+    NO_ROOM_WORTH,
+    Pace,
+    pace_of,
 )
 
 LAW = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 @pytest.mark.parametrize(
-    ("free_blocks", "room"), [(-5, 0.0), (0, 0.0), (5, 0.5), (10, 1.0), (25, 2.5)]
+    ("free_blocks", "full"), [(-5, 1.0), (0, 1.0), (13, 0.8), (32.5, 0.5), (65, 0.0)]
 )
-def test_price_of_prefill_falls_with_the_room_for_requests_like_the_next(
-    free_blocks: int, room: float
+def test_prefill_costs_and_a_decode_is_worth_less_the_more_room_there_is(
+    free_blocks: float, full: float
 ) -> None:
-    """Each of ten blocks makes it cheaper by the same amount."""
-    expected = NO_ROOM_PRICE - CHEAPER_PER_REQUEST * room
-    assert pytest.approx(expected) == prefill_price(free_blocks, 10.0, 9)
+    """Each of ten blocks that the next request needs makes the same difference."""
+    pace = pace_of(free_blocks, 10.0, 9)
+    assert pytest.approx(NO_ROOM_PRICE * full) == pace.prefill_price
+    assert pytest.approx(1.0 + (NO_ROOM_WORTH - 1.0) * full) == pace.decode_worth
 
 
-def test_price_of_prefill_with_room_for_many_requests_is_nothing() -> None:
-    """It never pays anybody."""
-    assert 0.0 == prefill_price(10**6, 1.0, 9)
+def test_room_for_many_requests_makes_no_difference() -> None:
+    """Prefill never pays anybody, and a decode is never worth less than its part of a step."""
+    assert Pace() == pace_of(10 * MANY, 10.0, 9) == pace_of(1e6, 1.0, 0)
 
 
 @LAW
 @given(st.integers(-50, 500), st.integers(0, 50), st.floats(0.1, 100), st.integers(0, 9))
-def test_price_of_prefill_with_more_room_or_fewer_running_is_not_higher(
+def test_pace_is_monotonic_and_bounded(
     free_blocks: int, more: int, next_blocks: float, num_running: int
 ) -> None:
-    """It is between none and that without room, and rises with what the next request needs."""
-    price = prefill_price(free_blocks, next_blocks, num_running)
-    roomier = prefill_price(free_blocks + more, next_blocks, num_running)
-    assert 0.0 <= roomier <= price <= NO_ROOM_PRICE
-    assert price <= prefill_price(free_blocks, 2 * next_blocks, num_running)
-    assert price <= prefill_price(free_blocks, next_blocks, num_running + 1)
+    """In the room, in what the next request needs, and in how many run."""
+    pace = pace_of(free_blocks, next_blocks, num_running)
+    roomier = pace_of(free_blocks + more, next_blocks, num_running)
+    larger = pace_of(free_blocks, 2 * next_blocks, num_running)
+    assert 0.0 <= roomier.prefill_price <= pace.prefill_price <= larger.prefill_price
+    assert 1.0 <= roomier.decode_worth <= pace.decode_worth <= larger.decode_worth
+    assert larger.prefill_price <= NO_ROOM_PRICE
+    assert larger.decode_worth <= NO_ROOM_WORTH
+    assert pace.prefill_price <= pace_of(free_blocks, next_blocks, num_running + 1).prefill_price
 
 
 def test_price_of_prefill_without_room_rises_with_those_that_run() -> None:
     """A lone request is prefilled at once; from ENOUGH_RUNNING on more make no difference."""
-    prices = [prefill_price(0, 10.0, number) for number in (0, 1, ENOUGH_RUNNING, 99)]
-    lone = NO_ROOM_PRICE / ENOUGH_RUNNING
-    assert pytest.approx([0.0, lone, NO_ROOM_PRICE, NO_ROOM_PRICE]) == prices
+    paces = [pace_of(0, 10.0, number) for number in (0, 1, ENOUGH_RUNNING, 99)]
+    prices = [0.0, NO_ROOM_PRICE / ENOUGH_RUNNING, NO_ROOM_PRICE, NO_ROOM_PRICE]
+    assert pytest.approx(prices) == [pace.prefill_price for pace in paces]
+    assert {NO_ROOM_WORTH} == {pace.decode_worth for pace in paces}

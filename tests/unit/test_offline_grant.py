@@ -375,6 +375,12 @@ def test_decode_that_costs_more_than_it_is_worth_is_refused_for_its_price(
         assert expected == grant_decode(plan, 1, computed_tokens, 0)
 
 
+def test_decode_without_room_for_the_next_request_may_cost_more() -> None:
+    """It is worth three times 4.6 s."""
+    for price, expected in ((13.79, 1), (13.81, Refusal.PRICE)):
+        assert expected == grant_decode(_priced(price, decode_worth=3.0), 1, 0, 0)
+
+
 def test_decode_within_the_free_seconds_is_granted_at_any_price() -> None:
     """The step takes one second and each decode one more."""
     plan = _priced(9.0, free_s=3.0)

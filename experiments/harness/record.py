@@ -41,7 +41,8 @@ class Place:
 
 
 def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[Done]) -> None:
-    """Write all that stays."""
+    """Write all that stays. Raises ValueError if offline requests ran out, see check_backlog."""
+    check_backlog(runs)
     findings = experiment.findings(config, runs)
     out = place.out
     out.mkdir(parents=True, exist_ok=True)
@@ -55,6 +56,19 @@ def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[
     fill_result(place.folder / "README.md", text, out / "README.md")
     if findings.headline and out == place.folder:
         fill_result(ROOT / "README.md", f"{findings.headline}\n", ROOT / "README.md")
+
+
+def check_backlog(runs: Sequence[Done]) -> None:
+    """Raise ValueError for a run beside online in which offline requests ran out.
+
+    Its offline throughput would be that of the workload, not of the policy.
+    """
+    for run in runs:
+        flags = run.case.flags
+        if not flags.get("online") or "offline_requests" not in flags:
+            continue
+        if run.figures["offline_finished"] >= flags["offline_requests"]:
+            raise ValueError(f"offline requests ran out, offline_requests is too low: {flags}")
 
 
 def fill_result(document: Path, result: str, out: Path) -> None:

@@ -15,6 +15,7 @@ from harness import pool, store, tasks
 from harness.claims import claim_of, largest
 from harness.comparison import cells_of, comparison_cases, of_limit
 from harness.experiment import Case, Done, load_config
+from harness.record import check_backlog
 from harness.spread import Spread, bars_of
 from harness.tables import markdown, write_csv
 from harness.troubles import findings_of_troubles
@@ -270,3 +271,15 @@ def test_online_alone_is_simulated_once_for_all_who_want_to_know_it(
         ("online-only", 2, None),
         ("slo", 2, ['slos=["tbt_p99=24.000000ms"]']),
     ] == [(flags["policy"], flags["seed"], flags.get("setting")) for flags in ran]
+
+
+def test_a_run_in_which_offline_requests_ran_out_is_refused() -> None:
+    flags = {"online": "azure", "offline_requests": 8}
+    lasted, ran_out = (
+        Done(Case({}, flags), {**_figures(10.0, 1.0), "offline_finished": finished})
+        for finished in (7, 8)
+    )
+    drained = Done(Case({}, {**flags, "online": None}), ran_out.figures)
+    check_backlog([lasted, drained])
+    with pytest.raises(ValueError, match="offline requests ran out"):
+        check_backlog([lasted, ran_out])

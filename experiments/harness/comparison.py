@@ -2,9 +2,9 @@
 """Mode `slo` against everything else under the same targets, in one or several set-ups.
 
 For each set-up and seed: online alone, offline alone, vLLM's priority policy, fixed budgets and
-rate caps from low to high, and ours for each target. A target's baselines are picked with
-hindsight: the fixed budget and the rate cap with most offline work whose latency, in the very same
-run, is within the target, or no worse than ours where ours misses it. Ours is told the percentiles
+rate caps from low to high, and ours for each target. A target's baselines are tuned with hindsight:
+the fixed budget and the rate cap whose latency, in the very same run, is the target, or that of
+ours where ours misses it, interpolated between the two runs around it. Ours is told the percentiles
 that online has alone, without which nothing could be tuned to a relative target either; from a cold
 start it is not even told that. Means it estimates while serving in any case.
 """
@@ -27,6 +27,8 @@ STARTS = (KNOWN, COLD)
 """Percentiles of online alone were measured before, as the baselines were tuned; or nothing was."""
 UNTOLD = {"setup": "", "seed": 0, "policy": "", "setting": "", "start": ""}
 """Labels of a run, in their order."""
+TUNED_FIGURES = ("tbt_mean_ms", "tbt_p99_ms", "offline_tokens_per_s", "online_tokens_per_s")
+"""Of a baseline between two runs."""
 OFFLINE_PER_S = 4
 """Offline requests that wait, for each second of a run: more than any device here can serve."""
 
@@ -88,8 +90,7 @@ class SeedCell:
         of_limit: measured over limit, the largest over the parts of a target; ours.
         cold_of_limit, cold: ours from a cold start; NaN where there was no such run.
         priority_of_limit, online_first_of_limit: the same under these policies.
-        fixed, rate: offline work of the best fixed budget and rate cap; 0 if none is within the
-            target.
+        fixed, rate: offline work of the best fixed budget and rate cap.
         whole: tokens of offline alone.
     """
 
@@ -172,10 +173,6 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
     cold_runs = by_labels(runs, policy=OURS, setting=target, start=COLD)
     cold = cold_runs[0].figures if cold_runs else {}
 
-    def best(policy: str) -> float:
-        run = best_run(runs, policy, target)
-        return 0.0 if run is None else float(run.figures["offline_tokens_per_s"])
-
     return SeedCell(
         of_limit=of_limit(target, ours.figures, alone),
         cold_of_limit=of_limit(target, cold, alone),
@@ -183,8 +180,8 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
         online_first_of_limit=of_limit(target, online_first, alone),
         ours=ours.figures["offline_tokens_per_s"],
         cold=cold.get("offline_tokens_per_s", float("nan")),
-        fixed=best(FIXED),
-        rate=best(RATE),
+        fixed=_offline_work(just_within(runs, FIXED, target)),
+        rate=_offline_work(just_within(runs, RATE, target)),
         priority=priority.get("offline_tokens_per_s", 0.0),
         online_first=online_first.get("offline_tokens_per_s", 0.0),
         online=ours.figures["online_tokens_per_s"],
@@ -193,20 +190,30 @@ def _seed_cell(runs: Sequence[Done], target: str) -> SeedCell:
     )
 
 
-def best_run(runs: Sequence[Done], policy: str, target: str) -> Done | None:
-    """Return the run of a baseline with most offline work that is within a target, as ours is.
+def just_within(runs: Sequence[Done], policy: str, target: str) -> Row:
+    """Return the figures of a baseline that is tuned until it just meets a target, as ours does.
+
+    They lie between those of the run with most offline work that is within the target, online
+    alone if there is no other, and of the run with the next more.
 
     Args: runs: of one set-up and seed.
     """
-    (alone,) = by_labels(runs, policy=ALONE)
+    (alone,) = (run.figures for run in by_labels(runs, policy=ALONE))
     (ours,) = by_labels(runs, policy=OURS, setting=target, start=KNOWN)
-    slack = max(1.0, of_limit(target, ours.figures, alone.figures))
-    kept = [
-        run
-        for run in by_labels(runs, policy=policy)
-        if of_limit(target, run.figures, alone.figures) <= slack
-    ]
-    return max(kept, key=lambda run: float(run.figures["offline_tokens_per_s"]), default=None)
+    slack = max(1.0, of_limit(target, ours.figures, alone))
+    tuned = [alone, *(run.figures for run in by_labels(runs, policy=policy))]
+    tuned.sort(key=_offline_work)
+    of_limits = [of_limit(target, figures, alone) for figures in tuned]
+    last = max(number for number, value in enumerate(of_limits) if value <= slack)
+    if last == len(tuned) - 1 or not isfinite(of_limits[last + 1]):
+        return tuned[last]
+    (low, high), (below, above) = of_limits[last : last + 2], tuned[last : last + 2]
+    part = (slack - low) / (high - low)
+    return {name: below[name] + part * (above[name] - below[name]) for name in TUNED_FIGURES}
+
+
+def _offline_work(figures: Row) -> float:
+    return float(figures["offline_tokens_per_s"])
 
 
 def of_limit(target: str, figures: Row, alone: Row) -> float:

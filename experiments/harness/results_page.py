@@ -24,12 +24,12 @@ Made by `make experiments` from the `claims.json` of each experiment; nothing he
 are medians over seeds, in brackets the lowest and the highest. "Paper" is *HyGen* (NeurIPS 2025,
 arXiv 2501.14808), whose testbed had other kernels, other engines and its own scheduler: its ratios
 can be compared, its seconds cannot. The fixed budget (the paper's HyGen) and the rate cap (HyGen*)
-are the best ones for the very runs in which they are compared, picked with hindsight. Ours is told
-the percentiles of online alone, without which they could not be picked either; means it estimates
-while serving, and from a cold start the percentiles too. vLLM's priority policy is what users have
-without HyGen.
+are tuned with hindsight until they just meet the target in the very runs in which they are
+compared, interpolated between two settings. Ours is told the percentiles of online alone, without
+which they could not be tuned either; means it estimates while serving, and from a cold start the
+percentiles too. vLLM's priority policy is what users have without HyGen.
 
-All of these runs but the last ones are simulated, 200 to 400 s long, on devices modelled from
+All of these runs but the last ones are simulated, 2 to 20 minutes long, on devices modelled from
 published figures: `experiments/03-simulator` says how far to trust that. Real engines are in
 `experiments/real-cpu`, which the last rows are from, and `experiments/real-gpu`.
 """

@@ -4,6 +4,7 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def _figures(tbt_ms: float | None, offline: float) -> dict[str, Any]:
 
 def _runs(
     ours: tuple[float, float],
-    budgets: dict[int, tuple[float, float]],
+    budgets: Mapping[int, tuple[float | None, float]],
     rate_ms: float = 10.5,
     priority_ms: float = 30.0,
 ) -> list[Done]:
@@ -67,6 +68,7 @@ def _runs(
 
 
 BUDGETS = {10: (10.2, 50.0), 20: (10.9, 80.0), 40: (14.0, 300.0)}
+NOBODY_SERVED = dict.fromkeys(BUDGETS, (None, 90.0))
 
 
 def test_runs_of_a_comparison_are_all_policies_with_each_seed() -> None:
@@ -93,13 +95,21 @@ def test_means_need_not_be_told_and_cold_starts_can_be_left_out() -> None:
     assert ['slos=["tbt_mean=+5%"]'] == mean["setting"]
 
 
-def test_best_budget_has_most_offline_work_of_those_within_the_target() -> None:
+def test_a_tuned_budget_lies_between_the_runs_around_the_target() -> None:
     (cell,) = cells_of(CONFIG, _runs((10.8, 100.0), BUDGETS))
-    assert Spread(80.0, 80.0, 80.0) == cell.spread("fixed")
-    assert Spread(1.25, 1.25, 1.25) == cell.ratio("fixed")
+    tuned = 80.0 + (11.0 - 10.9) / (14.0 - 10.9) * (300.0 - 80.0)
+    assert pytest.approx(tuned) == cell.spread("fixed").median
+    ratio = cell.ratio("fixed")
+    assert ratio is not None
+    assert pytest.approx(100.0 / tuned) == ratio.median
     assert pytest.approx(10.8 / 11.0) == cell.spread("of_limit").median
     assert pytest.approx(150.0 / 50.0) == cell.spread("total_over_alone").median
     assert pytest.approx(150.0 / 500.0) == cell.spread("share_of_whole").median
+
+
+def test_below_the_least_budget_is_online_alone() -> None:
+    (cell,) = cells_of(CONFIG, _runs((10.8, 100.0), dict.fromkeys(BUDGETS, (12.0, 90.0))))
+    assert pytest.approx(45.0) == cell.spread("fixed").median
 
 
 def test_baselines_may_miss_a_target_as_far_as_ours_does() -> None:
@@ -109,7 +119,7 @@ def test_baselines_may_miss_a_target_as_far_as_ours_does() -> None:
 
 
 def test_no_baseline_within_a_target_is_no_ratio() -> None:
-    (cell,) = cells_of(CONFIG, _runs((10.8, 100.0), dict.fromkeys(BUDGETS, (12.0, 90.0))))
+    (cell,) = cells_of(CONFIG, _runs((10.8, 100.0), NOBODY_SERVED))
     assert cell.ratio("fixed") is None
     claim = claim_of(cell, "x")
     assert ("none meets it", "") == (claim.fixed, claim.ratio)
@@ -118,8 +128,8 @@ def test_no_baseline_within_a_target_is_no_ratio() -> None:
 def test_what_is_behind_says_so() -> None:
     (cell,) = cells_of(CONFIG, _runs((10.8, 60.0), BUDGETS))
     claim = claim_of(cell, "x", "2 times")
-    assert "25.0% behind the best fixed budget" == claim.note
-    assert ("0.75", "2 times") == (claim.ratio, claim.paper)
+    assert "31.1% behind the best fixed budget" == claim.note
+    assert ("0.69", "2 times") == (claim.ratio, claim.paper)
     assert cell is largest([cell], "rate")
 
 
@@ -128,7 +138,7 @@ def test_what_is_behind_a_rate_cap_or_vllm_itself_says_so() -> None:
     behind_rate = "20.0% behind the best rate cap"
     behind_vllm = "96.0% behind vLLM's priority policy, which keeps the target too"
     for priority_ms, words in ((30.0, behind_rate), (10.9, f"{behind_rate}; {behind_vllm}")):
-        runs = _runs((10.8, 16.0), dict.fromkeys(BUDGETS, (12.0, 90.0)), priority_ms=priority_ms)
+        runs = _runs((10.8, 16.0), NOBODY_SERVED, priority_ms=priority_ms)
         (cell,) = cells_of(CONFIG, runs)
         assert words == claim_of(cell, "x").note
 

@@ -13,7 +13,7 @@ from harness.tables import markdown
 
 PLANNED, SERVED = "planned", "served"
 HEADER = (
-    *("target", "share of a GPU's day", "GPU-hours of 24", "the same in 40 minutes, planned"),
+    *("target", "share of a GPU's day", "GPU-hours of 24", "the same in {} minutes, planned"),
     *("served as a whole", "difference", "of its limit"),
 )
 
@@ -37,6 +37,7 @@ def cases(config: Config) -> list[Case]:
 def findings(config: Config, runs: Sequence[Done]) -> Findings:
     summary: list[Row] = []
     lines, claims = [], []
+    minutes = config["days"][config["served"]] // 60
     for target in config["targets"]:
         of_day = by_labels(runs, target=target, day="day", how=PLANNED)
         share = Spread.of([run.figures["share"] for run in of_day])
@@ -61,11 +62,12 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
             Claim(
                 result=f"A day of diurnal load, {target}: share of a GPU's day for offline work",
                 ours=f"{share.text('.1%')}: {share.text('.1f', 24.0)} of 24 GPU-hours",
-                note=f"`hygen plan` against a whole simulation of the day pressed into 40 minutes: "
-                f"{apart.text('+.1%')}",
+                note=f"`hygen plan` against a whole simulation of the day pressed into {minutes} "
+                f"minutes: {apart.text('+.1%')}",
             )
         )
-    return Findings(summary, markdown(HEADER, lines), claims)
+    header = [title.format(minutes) for title in HEADER]
+    return Findings(summary, markdown(header, lines), claims)
 
 
 def _slots(target: str, run: Done) -> list[Row]:

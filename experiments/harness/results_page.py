@@ -29,7 +29,7 @@ compared, interpolated between two settings. Ours is told the percentiles of onl
 which they could not be tuned either; means it estimates while serving, and from a cold start the
 percentiles too. vLLM's priority policy is what users have without HyGen.
 
-All of these runs but the last ones are simulated, 2 to 20 minutes long, on devices modelled from
+All of these runs but the last ones are simulated, 2 to 40 minutes long, on devices modelled from
 published figures: `experiments/03-simulator` says how far to trust that. Real engines are in
 `experiments/real-cpu`, which the last rows are from, and `experiments/real-gpu`.
 """

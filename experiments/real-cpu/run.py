@@ -10,6 +10,7 @@ With --simulate only the last part is done again.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,9 +81,8 @@ def engine_flags(config: Mapping[str, Any]) -> list[str]:
 
 
 def profile(config: Mapping[str, Any], model: Path) -> None:
-    """Measure the engine's step times, if that was not done before."""
-    if (PROFILE / "profile.json").exists():
-        return
+    """Measure the engine's step times anew: another machine has others."""
+    shutil.rmtree(PROFILE, ignore_errors=True)
     flags = [f"--{name}={value}" for name, value in config["profile"].items()]
     command = [sys.executable, "-m", "hygen_vllm.cli", "profile", "--model", str(model)]
     subprocess.run([*command, *flags, *engine_flags(config), "--out", str(PROFILE)], check=True)

@@ -136,8 +136,6 @@ class MeanTbt(SteeredSlo):
     At factor 1 a second of offline work is worth a second where as many wait as on average.
     """
 
-    first_factor = 0.7
-
     def _refresh(self, now_s: float) -> None:
         """What is saved is what lies between the mean and its limit, for as long as it has been so.
 

@@ -30,7 +30,8 @@ UNTOLD = {"setup": "", "seed": 0, "policy": "", "setting": "", "start": ""}
 TUNED_FIGURES = ("tbt_mean_ms", "tbt_p99_ms", "offline_tokens_per_s", "online_tokens_per_s")
 """Of a baseline between two runs."""
 OFFLINE_PER_S = 4
-"""Offline requests that wait, for each second of a run: more than any device here can serve."""
+"""Offline requests that wait, for each second of a run: of arXiv's length more than any device here
+can serve. Of shorter ones a set-up has more; see record.check_backlog."""
 
 
 def comparison_cases(config: Config) -> list[Case]:

@@ -39,11 +39,13 @@ def tuned(model, tmp_path_factory) -> Path:
 
 
 def test_probes_of_a_real_engine_serve_both_classes(tuned):
-    """Online requests come at their times; a backlog of offline ones keeps the engine busy."""
+    """A backlog of offline requests keeps the engine busy; the least budget, a decode step of
+    online alone on a quiet machine, may leave them nothing."""
     found = json.loads((tuned / "out/tune.json").read_text(encoding="utf-8"))
     assert 1 <= sum(len(tried["ratios"]) for tried in found["tried"]) <= PROBES
+    widest = max(found["tried"], key=lambda tried: tried["budget_s"])
+    assert min(widest["offline_tokens_per_s"]) > 0
     for tried in found["tried"]:
-        assert min(tried["offline_tokens_per_s"]) > 0
         assert 0 < min(tried["ratios"])
         assert tried["met"]
 

@@ -245,8 +245,10 @@ HEADER = (
 
 
 def table_of(cells: Sequence[Cell]) -> str:
-    """Return the comparison for people."""
-    return markdown(HEADER, [_cells(cell) for cell in cells], num_texts=2)
+    """Return the comparison for people, without the columns of what was not run."""
+    columns = [c for c in zip(HEADER, *map(_cells, cells), strict=True) if any(c[1:])]
+    header, *rows = zip(*columns, strict=True)
+    return markdown(header, rows, num_texts=2)
 
 
 def _cells(cell: Cell) -> list[str]:

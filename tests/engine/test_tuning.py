@@ -39,8 +39,10 @@ def tuned(model, tmp_path_factory) -> Path:
 
 
 def test_probes_of_a_real_engine_serve_both_classes(tuned):
-    """A backlog of offline requests keeps the engine busy; the least budget, a decode step of
-    online alone on a quiet machine, may leave them nothing."""
+    """A backlog of offline requests keeps the engine busy.
+
+    The least budget, a decode step of online alone, may leave them nothing.
+    """
     found = json.loads((tuned / "out/tune.json").read_text(encoding="utf-8"))
     assert 1 <= sum(len(tried["ratios"]) for tried in found["tried"]) <= PROBES
     widest = max(found["tried"], key=lambda tried: tried["budget_s"])

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 from harness import pool, store, tasks
 from harness.claims import claim_of, largest
-from harness.comparison import cells_of, comparison_cases, of_limit
+from harness.comparison import cells_of, comparison_cases, of_limit, table_of
 from harness.experiment import Case, Done, load_config
 from harness.record import check_backlog
 from harness.spread import Spread, bars_of
@@ -105,6 +105,16 @@ def test_a_tuned_budget_lies_between_the_runs_around_the_target() -> None:
     assert pytest.approx(10.8 / 11.0) == cell.spread("of_limit").median
     assert pytest.approx(150.0 / 50.0) == cell.spread("total_over_alone").median
     assert pytest.approx(150.0 / 500.0) == cell.spread("share_of_whole").median
+
+
+def test_a_table_has_no_columns_of_what_was_not_run() -> None:
+    runs = _runs((10.8, 100.0), BUDGETS)
+    warm = [run for run in runs if run.case.labels["start"] != "cold"]
+    with_cold, without = (table_of(cells_of(CONFIG, some)).splitlines() for some in (runs, warm))
+    assert ["set-up", "one"] == [line.split("|")[1].strip() for line in (without[0], without[2])]
+    assert "cold start: of its limit" in with_cold[0]
+    assert "cold" not in without[0]
+    assert [line.count("|") - 2 for line in with_cold] == [line.count("|") for line in without]
 
 
 def test_below_the_least_budget_is_online_alone() -> None:

@@ -69,13 +69,13 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-experiments: setup ## the paper's evaluation and more, simulated: experiments/RESULTS.md (about an hour on two cores)
+experiments: setup ## the paper's evaluation and more, simulated: experiments/RESULTS.md (about 50 minutes on two cores)
 	$(BIN)/python experiments/run.py $(EXPERIMENTS)
 
 experiments-quick: setup ## all of them with one seed and short runs, into .cache (about 3 minutes)
 	$(BIN)/python experiments/run.py --quick $(EXPERIMENTS)
 
-experiment-real-cpu: model ## the main comparison in a real engine (about 35 minutes, nothing beside it)
+experiment-real-cpu: model ## the main comparison in a real engine (about 40 minutes, nothing beside it)
 	$(BIN)/python experiments/real-cpu/run.py
 
 bench: setup ## measure the cost of schedule() against vLLM's own

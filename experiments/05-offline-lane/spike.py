@@ -14,7 +14,7 @@ from runs import HERE, write_rows
 
 from hygen_vllm.simulator.many_runs import simulate_all
 
-SEEDS = (300, 301, 302, 303)
+SEEDS = (400, 401, 402, 403)
 HEADROOM = {"none": "headroom_quantile=null", "0.93": "headroom_quantile=0.93"}
 CASES = [
     ("arxiv", ["tbt_p99=+20%"]),

@@ -29,7 +29,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.profiler.engine_flags import parse_engine_flags
 from hygen_vllm.simulator.command import SimulateOptions
 from hygen_vllm.simulator.simulation import Requests
-from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo.slo import LatencyStats, Slo
 from hygen_vllm.tuner.engine_server import EngineServer
 from hygen_vllm.tuner.simulated_server import find_requests
 
@@ -42,6 +42,8 @@ STOCK = {
 }
 """Policies of stock vLLM."""
 ONLINE_FIRST, FIXED, RATE = "online-first", "fixed-budget", "rate-capped"
+KNOWN = ", known"
+"""Ends the name of a target whose scheduler is told the percentile that online has alone."""
 LOAD = ("online", "online_rate", "offline", "offline_requests", "seconds", "seed")
 """Options that say what is served."""
 
@@ -75,10 +77,20 @@ def policies_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if options.latency_budget_ms is not None:
         found[FIXED] = {"mode": "fixed", "latency_budget_s": options.latency_budget_ms / 1e3}
     found.update({slo: {"slos": [slo]} for slo in options.slo})
+    known = [slo for slo in options.slo if Slo.parse(slo).share is not None]
+    found.update({f"{slo}{KNOWN}": {"slos": [slo]} for slo in known})
     if options.hygen_profile is not None:
         for name in found.keys() - STOCK.keys():
             found[name]["profile"] = str(options.hygen_profile)
     return found
+
+
+def limit_of(policy: str, alone: Mapping[str, LatencyStats]) -> str:
+    """Return the target of a policy that is told what online has alone: in milliseconds."""
+    slo = Slo.parse(policy.removesuffix(KNOWN))
+    limit_s = slo.resolved_s(alone[slo.metric])
+    assert limit_s is not None
+    return f"{slo.metric}_{slo.statistic}={1e3 * limit_s:.6f}ms"
 
 
 def prepare(server: EngineServer, policy: str, settings: Mapping[str, Any]) -> None:
@@ -122,6 +134,8 @@ def measure(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]
         requests = find_requests(load_of(options), run)
         alone: Any = None
         for policy, settings in policies_of(options).items():
+            if policy.endswith(KNOWN):
+                settings["slos"] = [limit_of(policy, alone.stats)]
             prepare(server, policy, settings)
             if options.carry_learned and settings and cost is not None:
                 server.scheduler.learner = CostLearner(cost)

@@ -16,9 +16,9 @@ USUAL_S = 150.0
 """Of a slot: the bursts of a load are in it, its simulation takes a few seconds."""
 FEWEST_SLOTS = 12
 SHORTEST_S = 20.0
-AROUND_S = 150.0
-"""What online has alone is that of a slot and so much before and behind it: a percentile of the
-slot itself says little where few requests come."""
+AROUND_S, ENOUGH = 150.0, 300
+"""What online has alone is that of a slot and of what is before and behind it, until it has enough
+requests, but not further away than so many seconds: a percentile of few requests says little."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Slot:
     Args:
         requests: their times count from start_s.
         load: seconds of a full engine's work that they bring in a second.
-        around: those of AROUND_S before and behind and its own; times count from their beginning.
+        around: its own and those before and behind it; times count from their beginning.
         around_s: how long that is.
     """
 
@@ -81,8 +81,9 @@ def slots_of(requests: Sequence[Arrival], duration_s: float, prices: TokenPrices
     for number in range(max(1, int(duration_s / slot_s + 1e-6))):
         start_s = number * slot_s
         some = between(start_s, start_s + slot_s)
-        from_s = max(0.0, start_s - AROUND_S)
-        to_s = min(duration_s, start_s + slot_s + AROUND_S)
+        missing = max(0, ENOUGH - len(some)) / max(1, len(some))
+        side_s = min(AROUND_S, missing * slot_s / 2)
+        from_s, to_s = max(0.0, start_s - side_s), min(duration_s, start_s + slot_s + side_s)
         load = sum(map(prices.seconds, some)) / slot_s
         slots.append(Slot(start_s, some, load, between(from_s, to_s), to_s - from_s))
     return slots

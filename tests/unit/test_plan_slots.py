@@ -35,6 +35,15 @@ def test_requests_are_in_the_slot_of_their_time_and_around_its_neighbours() -> N
     assert (300.0, 450.0, 300.0) == (slots[0].around_s, slots[1].around_s, slots[-1].around_s)
 
 
+def test_slot_with_enough_requests_needs_none_around_it() -> None:
+    """Half of what is missing comes from each side, as far as can be told from the slot itself."""
+    requests = [Arrival(number / 2, 100, 10) for number in range(300)]
+    requests += [Arrival(150.0 + number, 100, 10) for number in range(1650)]
+    slots = slots_of(requests, 1800.0, PRICES)
+    assert (150.0, 300) == (slots[0].around_s, len(slots[0].around))
+    assert (300.0, 150 + 75 + 150) == (slots[1].around_s, len(slots[1].around))
+
+
 def test_load_is_the_work_that_a_second_brings() -> None:
     slots = slots_of([Arrival(1.0, 1000, 50), Arrival(2.0, 500, 0)], 1800.0, PRICES)
     assert pytest.approx((1.0 + 0.5 + 0.5) / 150.0) == slots[0].load

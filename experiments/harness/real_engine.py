@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def limit_of(policy: str, alone: Mapping[str, LatencyStats]) -> str:
     slo = Slo.parse(policy.removesuffix(KNOWN))
     limit_s = slo.resolved_s(alone[slo.metric])
     assert limit_s is not None
-    return f"{slo.metric}_{slo.statistic}={1e3 * limit_s:.6f}ms"
+    return str(replace(slo, limit_s=limit_s, rise=None))
 
 
 def prepare(server: EngineServer, policy: str, settings: Mapping[str, Any]) -> None:

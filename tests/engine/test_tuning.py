@@ -17,6 +17,9 @@ pytestmark = pytest.mark.engine
 HYGEN = str(Path(sys.executable).with_name("hygen"))
 LIMIT_S = 300.0
 PROBES, SECONDS = 6, 3.0
+LEAST_MS = 200.0
+"""A budget into which an offline chunk fits on a busy machine too: a decode step of online alone,
+from which budgets are tried otherwise, may leave nothing."""
 ENGINE = ["--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "512"]
 ENGINE += ["--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--block-size", "32"]
 
@@ -32,22 +35,18 @@ def tuned(model, tmp_path_factory) -> Path:
     offline.write_text("\n".join(["num_prefill_tokens,num_decode_tokens", *rows, ""]))
     command = [HYGEN, "tune", "--model", str(model), *ENGINE, "--out", str(folder / "out")]
     command += ["--online", str(online), "--offline", str(offline), "--slo", "tbt_p50=30s"]
-    command += ["--seconds", str(SECONDS), "--probes", str(PROBES)]
+    command += ["--seconds", str(SECONDS), "--probes", str(PROBES), "--low-ms", str(LEAST_MS)]
     status = run_process(command, folder / "log", ENGINE_ENVIRONMENT, LIMIT_S)
     assert status == 0, log_tail(folder / "log")
     return folder
 
 
 def test_probes_of_a_real_engine_serve_both_classes(tuned):
-    """A backlog of offline requests keeps the engine busy.
-
-    The least budget, a decode step of online alone, may leave them nothing.
-    """
+    """Online requests come at their times; a backlog of offline ones keeps the engine busy."""
     found = json.loads((tuned / "out/tune.json").read_text(encoding="utf-8"))
     assert 1 <= sum(len(tried["ratios"]) for tried in found["tried"]) <= PROBES
-    widest = max(found["tried"], key=lambda tried: tried["budget_s"])
-    assert min(widest["offline_tokens_per_s"]) > 0
     for tried in found["tried"]:
+        assert min(tried["offline_tokens_per_s"]) > 0
         assert 0 < min(tried["ratios"])
         assert tried["met"]
 

@@ -127,31 +127,26 @@ def simulated(config: Mapping[str, Any], options: argparse.Namespace) -> list[Ro
         [n for n in names if n.endswith(KNOWN)],
     ):
         places = [(run, policy) for run in range(options.runs) for policy in some]
+        alone = _alone_by_run(rows)  # who is told it comes second
         cases = [
-            {**common, "seed": options.seed + run, **_policy(policy, options, _alone(rows, run))}
+            {**common, "seed": options.seed + run, **_policy(policy, options, alone.get(run, {}))}
             for run, policy in places
         ]
         results = simulate_all(cases)
         rows += [_row(*place, result) for place, result in zip(places, results, strict=True)]
+    alone = _alone_by_run(rows)
     for row in rows:
-        row["of_limit"] = _of_limits(row, options.slo, _alone(rows, row["run"]))
+        ratios = {s: Slo.parse(s).of_limit(_stats(row), alone[row["run"]]) for s in options.slo}
+        row["of_limit"] = {slo: ratio for slo, ratio in ratios.items() if ratio is not None}
     return rows
 
 
-def _alone(rows: Sequence[Row], run: int) -> dict[str, LatencyStats]:
-    """Return what online alone had in a run; {} before it was simulated."""
-    found = [row for row in rows if (row["run"], row["policy"]) == (run, ALONE)]
-    return {m: LatencyStats(**{"p95": None, **row[m]}) for row in found for m in METRICS}
+def _alone_by_run(rows: Sequence[Row]) -> dict[int, dict[str, LatencyStats]]:
+    return {row["run"]: _stats(row) for row in rows if row["policy"] == ALONE}
 
 
-def _of_limits(row: Row, slos: Sequence[str], alone: Mapping[str, LatencyStats]) -> Row:
-    """Return measured / limit by target, of those of which something was measured."""
-    found = {}
-    for slo in map(Slo.parse, slos):
-        limit_s, measured_s = slo.resolved_s(alone[slo.metric]), row[slo.metric][slo.statistic]
-        if limit_s and measured_s is not None:
-            found[str(slo)] = measured_s / limit_s
-    return found
+def _stats(row: Row) -> dict[str, LatencyStats]:
+    return {metric: LatencyStats(**{"p95": None, **row[metric]}) for metric in METRICS}
 
 
 def _row(run: int, policy: str, result: Row) -> Row:

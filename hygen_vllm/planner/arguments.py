@@ -9,6 +9,7 @@ from typing import Any
 from hygen_vllm.argument_types import count, positive, setting
 from hygen_vllm.config import DEFAULT_SLOS
 from hygen_vllm.simulator.arguments import add_engine_options, options_of
+from hygen_vllm.simulator.many_runs import import_for_processes
 from hygen_vllm.slo.slo import Slo
 
 
@@ -50,7 +51,7 @@ def add_plan(commands: "argparse._SubParsersAction[Any]") -> None:
         "--gpu-hour-price", type=positive, metavar="P", help="say what it is worth, in any currency"
     )
     parser.add_argument(
-        "--levels", type=count, default=8, metavar="N", help="pieces to simulate (%(default)s)"
+        "--levels", type=count, default=7, metavar="N", help="pieces to simulate (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses all random numbers")
     parser.add_argument(
@@ -69,11 +70,12 @@ def add_plan(commands: "argparse._SubParsersAction[Any]") -> None:
 def _run_plan(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    from hygen_vllm.planner.plan import PlanOptions, run_plan
-
     arguments.slo = arguments.slo or DEFAULT_SLOS
     for text in arguments.slo:
         Slo.parse(text)
+    import_for_processes("hygen_vllm.planner.sampled_slots")
+    from hygen_vllm.planner.plan import PlanOptions, run_plan
+
     options = PlanOptions(
         simulation=options_of(arguments, policy="slo", replicas=None),
         replicas=arguments.replicas,

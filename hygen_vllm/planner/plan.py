@@ -50,7 +50,7 @@ class Plan:
     Args:
         sampled: the slots that were simulated, by load, and what came of them.
         offline_tokens_per_s: of every slot.
-        capacity_tokens_per_s: of offline work alone on the engine.
+        alone: offline work alone on the engine.
         num_gpus: of one engine.
     """
 
@@ -60,7 +60,7 @@ class Plan:
     slot_s: float
     sampled: Sequence[tuple[Slot, SampledSlot]]
     offline_tokens_per_s: Sequence[float]
-    capacity_tokens_per_s: float
+    alone: SampledSlot
     num_gpus: int
     replicas: int
 
@@ -68,6 +68,16 @@ class Plan:
     def hours(self) -> float:
         """Hours of all slots."""
         return len(self.slots) * self.slot_s / 3600.0
+
+    @property
+    def capacity_tokens_per_s(self) -> float:
+        """Offline tokens/s of an engine with nothing else to do."""
+        return self.alone.offline_tokens_per_s
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether a piece, or offline work alone, had too few offline requests."""
+        return any(served.ran_out for served in (self.alone, *(found for _, found in self.sampled)))
 
     @property
     def share(self) -> float:
@@ -116,11 +126,11 @@ def make_plan(options: PlanOptions) -> Plan:
     settings: dict[str, Any] = dict(simulation.setting)
     jobs = [
         SlotJob(engine, slot, slot_s, offline.requests, simulation.slo, settings, simulation.seed)
-        for slot in (None, *chosen)
+        for slot in (*chosen, None)  # offline alone is the shortest
     ]
     ended = in_processes(serve_slot, jobs, options.jobs)
     found = dict(tqdm(ended, total=len(jobs), unit="slot", file=sys.stderr))
-    sampled = [(slot, found[number]) for number, slot in enumerate(chosen, 1)]
+    sampled = [(slot, found[number]) for number, slot in enumerate(chosen)]
     return Plan(
         description=f"{description}; {offline.source}; {simulation.profile}, simulated",
         slos=simulation.slo,
@@ -128,7 +138,7 @@ def make_plan(options: PlanOptions) -> Plan:
         slot_s=slot_s,
         sampled=sampled,
         offline_tokens_per_s=offline_rates(slots, sampled),
-        capacity_tokens_per_s=found[0].offline_tokens_per_s,
+        alone=found[len(chosen)],
         num_gpus=engine.info.tensor_parallel * engine.info.pipeline_parallel,
         replicas=options.replicas,
     )

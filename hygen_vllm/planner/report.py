@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from hygen_vllm.planner.sampled_slots import SampledSlot
 
 ONLINE_COLOUR, OFFLINE_COLOUR, WHOLE_COLOUR = "#2b6cb0", "#e0861a", "#8a8f98"
-KEPT = 1.02
-"""Of its limit, up to which a target counts as kept in a slot of some minutes."""
+KEPT = 1.05
+"""Of its limit, up to which a target counts as kept in a slot: the scheduler keeps it over a longer
+time than these two minutes."""
 
 
 def write_plan(plan: "Plan", folder: Path, gpu_hour_price: float | None) -> str:
@@ -40,6 +41,8 @@ def plan_text(plan: "Plan", gpu_hour_price: float | None = None) -> str:
         cells += [f"{served.offline_tokens_per_s:,.0f}", f"{share:.0%}", _targets(served)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", _sum(plan)]
+    if plan.ran_out:
+        lines.append("Offline requests ran out in some pieces: more of them would show all of it.")
     if gpu_hour_price is not None:
         worth = gpu_hour_price * plan.won_gpu_hours
         lines.append(f"At {gpu_hour_price:g} a GPU-hour that is {worth:,.2f}.")
@@ -82,6 +85,7 @@ def as_json(plan: "Plan") -> dict[str, Any]:
                 "online_tokens_per_s": served.online_tokens_per_s,
                 "offline_tokens_per_s": served.offline_tokens_per_s,
                 "of_limits": served.of_limits,
+                "ran_out": served.ran_out,
             }
             for slot, served in plan.sampled
         ],

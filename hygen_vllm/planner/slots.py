@@ -12,7 +12,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.workloads.arrivals import Arrival
 
-USUAL_S = 150.0
+USUAL_S = 120.0
 """Of a slot: the bursts of a load are in it, its simulation takes a few seconds."""
 FEWEST_SLOTS = 12
 SHORTEST_S = 20.0

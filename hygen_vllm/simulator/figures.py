@@ -8,6 +8,7 @@ the run, of finished and unfinished requests alike, each token once.
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,21 +39,29 @@ class Latencies:
     """Online requests without a token."""
 
     @classmethod
-    def of(cls, run: Run) -> "Latencies":
-        """Return those of a run."""
+    def of(cls, run: Run, from_s: float = 0.0) -> "Latencies":
+        """Return those of a run, of what began before `from_s` none."""
         online = [record for record in run.log.records.values() if not record.is_offline]
-        return cls.of_times(((r.arrival.time_s, r.token_times_s) for r in online), run.virtual_s)
+        times = ((record.arrival.time_s, record.token_times_s) for record in online)
+        return cls.of_times(times, run.virtual_s, from_s)
 
     @classmethod
     def of_times(
-        cls, requests: Iterable[tuple[float, Sequence[float]]], end_s: float
+        cls,
+        requests: Iterable[tuple[float, Sequence[float]]],
+        end_s: float,
+        from_s: float = 0.0,
     ) -> "Latencies":
-        """Return those of requests, given the arrival and the times of the tokens of each."""
+        """Return those of requests, given the arrival and the times of the tokens of each.
+
+        Args: from_s: waits and gaps that began before do not count.
+        """
         requests = list(requests)
-        first_s = [(times_s or [end_s])[0] - arrival_s for arrival_s, times_s in requests]
-        gaps = [np.diff(times_s) for _, times_s in requests if len(times_s) > 1]
+        late = [(arrival_s, times_s) for arrival_s, times_s in requests if arrival_s >= from_s]
+        first_s = [(times_s or [end_s])[0] - arrival_s for arrival_s, times_s in late]
+        gaps = [np.diff(times_s[bisect_left(times_s, from_s) :]) for _, times_s in requests]
         tbt_s = np.concatenate(gaps) if gaps else np.empty(0)
-        return cls(np.array(first_s), tbt_s, sum(not times_s for _, times_s in requests))
+        return cls(np.array(first_s), tbt_s, sum(not times_s for _, times_s in late))
 
     def stats(self) -> dict[str, LatencyStats]:
         """Return the statistics by metric."""
@@ -120,9 +129,13 @@ def result_of(
     }
 
 
-def tokens_per_s(run: Run) -> tuple[float, float]:
-    """Return the tokens of work done in a second of a run, of online and of offline requests."""
-    steps, duration_s = run.log.steps(), run.virtual_s or math.inf
+def tokens_per_s(run: Run, from_s: float = 0.0) -> tuple[float, float]:
+    """Return the tokens of work done in a second of a run, of online and of offline requests.
+
+    Args: from_s: what was done by steps that ended before does not count.
+    """
+    steps, duration_s = run.log.steps(), run.virtual_s - from_s or math.inf
+    steps = steps[_column(steps, "ends_s") >= from_s]
     online, offline = (
         float(_column(steps, f"{name}_tokens_done").sum()) / duration_s
         for name in ("online", "offline")

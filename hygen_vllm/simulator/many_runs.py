@@ -9,11 +9,10 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context, parent_process
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -56,6 +55,16 @@ def simulate(flags: Flags) -> dict[str, Any]:
         raise RuntimeError(f"hygen {' '.join(arguments)}: {reason}") from error
 
 
+def import_for_processes(module: str) -> None:
+    """Begin to import a module for what in_processes will begin, while this process does else.
+
+    Each would import it anew, and vLLM takes ten seconds.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    forkserver.set_forkserver_preload([module])
+    forkserver.ensure_running()
+
+
 def in_processes(
     function: Callable[[T], R], items: Sequence[T], jobs: int | None = None
 ) -> Iterator[tuple[int, R]]:
@@ -65,9 +74,9 @@ def in_processes(
         function: of a module, so that another process finds it.
         jobs: at a time; None for as many as there are cores.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    num_processes, spawn = jobs or os.cpu_count(), get_context("spawn")
-    with ProcessPoolExecutor(num_processes, spawn, _end_with, (os.getpid(),)) as pool:
+    import_for_processes(function.__module__)
+    context = get_context("forkserver")
+    with ProcessPoolExecutor(jobs or os.cpu_count(), context, _end_with_parent) as pool:
         running = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for done in as_completed(running):
@@ -76,12 +85,13 @@ def in_processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed before it can say so."""
+def _end_with_parent() -> None:
+    """End this process with the one that wants it, which may be killed before it can say so."""
+    parent = parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -8,6 +8,7 @@ A percentage is relative to what the same online load gets when it is served alo
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,17 @@ class Slo:
             return self.limit_s
         base_s = None if alone is None else getattr(alone, self.statistic)
         return None if base_s is None else base_s * (1.0 + (self.rise or 0.0))
+
+    def of_limit(
+        self, stats: Mapping[str, LatencyStats], alone: Mapping[str, LatencyStats]
+    ) -> float | None:
+        """Return measured / limit; None where one of them is not known.
+
+        Args: stats, alone: by metric, of the online load as served and of the same load alone.
+        """
+        limit_s = self.resolved_s(alone.get(self.metric))
+        measured_s: float | None = getattr(stats[self.metric], self.statistic)
+        return measured_s / limit_s if limit_s and measured_s is not None else None
 
 
 def _plain(number: float) -> str:

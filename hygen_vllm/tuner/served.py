@@ -36,11 +36,10 @@ class Served:
         Raises: ValueError if the online load alone has no latency, or 0 s, that the target is
             relative to.
         """
-        limit_s = slo.resolved_s(alone.get(slo.metric))
-        if not limit_s:
+        if not slo.resolved_s(alone.get(slo.metric)):
             raise ValueError(f"no {slo.metric.upper()} was measured for {slo}: probe longer")
-        measured_s: float | None = getattr(self.stats[slo.metric], slo.statistic)
-        return math.inf if measured_s is None else measured_s / limit_s
+        ratio = slo.of_limit(self.stats, alone)
+        return math.inf if ratio is None else ratio
 
 
 class Server(Protocol):

@@ -60,12 +60,22 @@ def test_slots_between_those_simulated_get_what_lies_between_and_never_more_with
         return Slot(0.0, (), load, (), 0.0)
 
     sampled = [
-        (slot(load), SampledSlot(0.0, rate, {}))
+        (slot(load), SampledSlot(0.0, rate, {}, ran_out=False))
         for load, rate in ((0.1, 900.0), (0.2, 1100.0), (0.6, 200.0))
     ]
     loads = (0.0, 0.1, 0.2, 0.4, 0.6, 0.9)
     expected = [1000.0, 1000.0, 1000.0, 600.0, 200.0, 200.0]
     assert pytest.approx(expected) == offline_rates([slot(load) for load in loads], sampled)
+
+
+def test_plan_of_too_few_offline_requests_says_so(plan, tmp_path, capsys):
+    """They are all served, and more would have been: the figures are of these few."""
+    few = tmp_path / "few.csv"
+    few.write_text("num_prefill_tokens,num_decode_tokens\n100,9\n", encoding="utf-8")
+    more = ["--offline", str(few), "--out", str(tmp_path / "plan")]
+    assert 0 == main([*FLAGS, *TRACE, "--slo", "tbt_p99=+20%", *more])
+    assert "Offline requests ran out" in capsys.readouterr().out
+    assert "ran out" not in plan[1]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from hygen_vllm.simulator.figures import NUM_BINS, SHOWN, Latencies, slo_results
+from hygen_vllm.simulator.figures import NUM_BINS, SHOWN, Latencies, slo_results, tokens_per_s
 from hygen_vllm.slo.slo import LatencyStats, Slo
 from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
@@ -102,6 +102,21 @@ def test_latencies_are_those_of_online_requests():
     assert {"ttft_s": 2, "tbt_s": 2} == result["details"]["num_samples"]
     assert {"mean": 1.25, "p50": 1.25, "p90": 1.45, "p99": 1.495} == result["online"]["ttft_s"]
     assert dict.fromkeys(SHOWN, 1.0) == result["online"]["tbt_s"]
+
+
+def test_figures_from_a_time_on_leave_out_what_began_before():
+    """Of five steps of 1 s, the last three; of two requests, the one that came later."""
+    run = run_of(
+        engine_of(max_num_batched_tokens=128),
+        online=[Arrival(0.0, 64, 5), Arrival(2.5, 64, 2)],
+    )
+    assert [1.0, 1.5] == Latencies.of(run).ttft_s.tolist()
+    assert 5 == len(Latencies.of(run).tbt_s)
+    late = Latencies.of(run, from_s=2.5)
+    assert [1.5] == late.ttft_s.tolist()
+    assert [1.0, 1.0, 1.0] == late.tbt_s.tolist()
+    assert [65, 1, 1, 1 + 65, 2] == column(run, "online_tokens_done")
+    assert (135 / 5, 69 / 2.5) == (tokens_per_s(run)[0], tokens_per_s(run, from_s=2.5)[0])
 
 
 def test_unserved_online_requests_count_their_wait():

@@ -107,3 +107,14 @@ def test_statistics_of_known_samples():
 def test_statistics_of_no_samples_are_none():
     """There is no latency of nothing."""
     assert LatencyStats(None, None, None, None, None) == LatencyStats.of([])
+
+
+def test_measured_over_limit_is_known_where_both_are():
+    """Absolute limits need nothing of online alone."""
+    alone, nobody = {"tbt": ALONE, "ttft": ALONE}, LatencyStats.of([])
+    stats = {"tbt": LatencyStats(0.03, 0.03, 0.03, 0.03, 0.09), "ttft": nobody}
+    assert pytest.approx(0.09 / 0.044) == Slo.parse("tbt_p99=+10%").of_limit(stats, alone)
+    assert 2.0 == Slo.parse("tbt_p99=45ms").of_limit(stats, {})
+    assert Slo.parse("ttft_p99=45ms").of_limit(stats, alone) is None
+    assert Slo.parse("tbt_mean=+10%").of_limit(stats, {"tbt": nobody}) is None
+    assert Slo.parse("tbt_mean=+10%").of_limit(stats, {}) is None

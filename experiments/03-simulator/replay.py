@@ -26,7 +26,8 @@ from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import read_trace
 from hygen_vllm.simulator.policies import PolicyInput, find_policy
 from hygen_vllm.simulator.run_log import STEP_COLUMNS
-from hygen_vllm.simulator.simulation import Requests, Run, SimulatedEngine, simulate
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.simulator.step_time import Disturbance
 from hygen_vllm.workloads.arrivals import Arrival
 

@@ -20,7 +20,8 @@ from hygen_vllm.simulator import simulation
 from hygen_vllm.simulator.figures import result_of
 from hygen_vllm.simulator.policies import NAMES, PolicyInput, find_policy
 from hygen_vllm.simulator.run_log import RunLog
-from hygen_vllm.simulator.simulation import Requests, Run, SimulatedEngine, simulate
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.simulator.step_time import StepClock
 from hygen_vllm.simulator.virtual_engine import VirtualEngine
 from hygen_vllm.workloads.arrival_processes import ARXIV_LENGTHS, generate_backlog

@@ -27,7 +27,7 @@ from vllm.platforms import current_platform
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.profiler.engine_flags import parse_engine_flags
-from hygen_vllm.simulator.command import SimulateOptions
+from hygen_vllm.simulator.options import SimulateOptions
 from hygen_vllm.simulator.simulation import Requests
 from hygen_vllm.slo.slo import LatencyStats, Slo
 from hygen_vllm.tuner.engine_server import EngineServer

@@ -105,7 +105,7 @@ def plan_task(flags: Mapping[str, Any]) -> Outcome:
     """Make a plan as `hygen plan` does, one slot at a time."""
     from hygen_vllm.planner.plan import PlanOptions, make_plan
     from hygen_vllm.planner.report import as_json
-    from hygen_vllm.simulator.command import SimulateOptions
+    from hygen_vllm.simulator.options import SimulateOptions
 
     simulation = SimulateOptions(**{"policy": "slo", **flags["simulation"]})
     options = PlanOptions(simulation, flags["replicas"], flags["levels"], Path(), jobs=1)

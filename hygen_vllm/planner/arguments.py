@@ -9,7 +9,6 @@ from typing import Any
 from hygen_vllm.argument_types import count, positive, setting
 from hygen_vllm.config import DEFAULT_SLOS
 from hygen_vllm.simulator.arguments import add_engine_options, options_of
-from hygen_vllm.simulator.many_runs import import_for_processes
 from hygen_vllm.slo.slo import Slo
 
 
@@ -73,7 +72,6 @@ def _run_plan(arguments: argparse.Namespace) -> None:
     arguments.slo = arguments.slo or DEFAULT_SLOS
     for text in arguments.slo:
         Slo.parse(text)
-    import_for_processes("hygen_vllm.planner.sampled_slots")
     from hygen_vllm.planner.plan import PlanOptions, run_plan
 
     options = PlanOptions(

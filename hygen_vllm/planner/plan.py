@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.planner.report import write_plan
-from hygen_vllm.planner.sampled_slots import SampledSlot, SlotJob, serve_slot
+from hygen_vllm.planner.slot_job import SampledSlot, SlotJob, serve
 from hygen_vllm.planner.slots import Slot, TokenPrices, choose, slot_seconds, slots_of
-from hygen_vllm.simulator.command import SimulateOptions, load_engine, tokenizer_of
-from hygen_vllm.simulator.many_runs import in_processes
+from hygen_vllm.simulator.many_runs import import_for_processes, in_processes
+from hygen_vllm.simulator.options import SimulateOptions, load_engine, tokenizer_of
 from hygen_vllm.workloads.arrivals import Arrival, thin
 from hygen_vllm.workloads.sources import OnlineQuery, find_offline, find_online
 
@@ -111,6 +111,7 @@ def run_plan(options: PlanOptions) -> str:
 
 def make_plan(options: PlanOptions) -> Plan:
     """Return the plan. Raises as run_plan."""
+    import_for_processes("hygen_vllm.planner.sampled_slots")
     simulation = options.simulation
     engine = load_engine(simulation)
     cost = load_profile(simulation.profile).cost
@@ -118,7 +119,7 @@ def make_plan(options: PlanOptions) -> Plan:
     duration_s = simulation.seconds or requests[-1].time_s
     slot_s = slot_seconds(duration_s)
     slots = slots_of(requests, duration_s, TokenPrices.of(cost, engine.info))
-    chosen = choose(slots, options.levels)
+    chosen = choose(slots, options.levels)[::-1]  # what takes longest is served first
     assert simulation.offline is not None
     count = int(OFFLINE_PER_S * slot_s)
     tokenizer = tokenizer_of(simulation)
@@ -126,11 +127,11 @@ def make_plan(options: PlanOptions) -> Plan:
     settings: dict[str, Any] = dict(simulation.setting)
     jobs = [
         SlotJob(engine, slot, slot_s, offline.requests, simulation.slo, settings, simulation.seed)
-        for slot in (*chosen, None)  # offline alone is the shortest
+        for slot in (*chosen, None)
     ]
-    ended = in_processes(serve_slot, jobs, options.jobs)
+    ended = in_processes(serve, jobs, options.jobs)
     found = dict(tqdm(ended, total=len(jobs), unit="slot", file=sys.stderr))
-    sampled = [(slot, found[number]) for number, slot in enumerate(chosen)]
+    sampled = [(slot, found[number]) for number, slot in enumerate(chosen)][::-1]
     return Plan(
         description=f"{description}; {offline.source}; {simulation.profile}, simulated",
         slos=simulation.slo,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hygen_vllm.planner.plan import Plan
-    from hygen_vllm.planner.sampled_slots import SampledSlot
+    from hygen_vllm.planner.slot_job import SampledSlot
 
 ONLINE_COLOUR, OFFLINE_COLOUR, WHOLE_COLOUR = "#2b6cb0", "#e0861a", "#8a8f98"
 KEPT = 1.05

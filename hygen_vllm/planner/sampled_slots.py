@@ -3,13 +3,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from hygen_vllm.planner.slot_job import SampledSlot, SlotJob
 from hygen_vllm.planner.slots import Slot
 from hygen_vllm.simulator.figures import Latencies, tokens_per_s
 from hygen_vllm.simulator.policies import find_policy
-from hygen_vllm.simulator.simulation import Requests, Run, SimulatedEngine, simulate
+from hygen_vllm.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.slo.slo import Slo
 from hygen_vllm.workloads.arrivals import Arrival
 
@@ -18,39 +19,6 @@ FILLING = 1 / 6
 goes on."""
 SOMEBODY = Arrival(0.0, 16, 2)
 """Comes in a slot without requests: an engine that has seen online requests expects more."""
-
-
-@dataclass(frozen=True)
-class SlotJob:
-    """What is to be simulated.
-
-    Args:
-        slot: None for the offline requests alone.
-        settings: of HyGen's scheduler, but for `slos`.
-    """
-
-    engine: SimulatedEngine
-    slot: Slot | None
-    slot_s: float
-    offline: Sequence[Arrival]
-    slos: Sequence[str]
-    settings: dict[str, Any]
-    seed: int
-
-
-@dataclass(frozen=True)
-class SampledSlot:
-    """What came of it. Tokens are prompt and output tokens of a second.
-
-    Args:
-        of_limits: measured over limit by target; none where nothing was measured.
-        ran_out: the offline requests were all served, so more of them could have been.
-    """
-
-    online_tokens_per_s: float
-    offline_tokens_per_s: float
-    of_limits: dict[str, float]
-    ran_out: bool
 
 
 def serve_slot(job: SlotJob) -> SampledSlot:

@@ -12,7 +12,7 @@ from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.policies import NAMES
 
 if TYPE_CHECKING:
-    from hygen_vllm.simulator.command import SimulateOptions
+    from hygen_vllm.simulator.options import SimulateOptions
 
 
 def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -156,7 +156,7 @@ def _run_simulate(arguments: argparse.Namespace) -> None:
 
 def options_of(arguments: argparse.Namespace, **fixed: Any) -> "SimulateOptions":
     """Return what a command was asked for that simulates; `fixed` is not the user's to say."""
-    from hygen_vllm.simulator.command import SimulateOptions
+    from hygen_vllm.simulator.options import SimulateOptions
 
     names = {field.name for field in dataclasses.fields(SimulateOptions)}
     given = {name: value for name, value in vars(arguments).items() if name in names}

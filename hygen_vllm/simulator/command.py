@@ -3,10 +3,9 @@
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,18 @@ from hygen_vllm.config import HyGenConfig, with_mode_off
 from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
 from hygen_vllm.simulator.fleet_figures import FleetRuns
 from hygen_vllm.simulator.fleet_run import PULLED, Fleet, simulate_fleet
+from hygen_vllm.simulator.options import SimulateOptions, load_engine, load_workloads
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.simulation import (
     Requests,
     Run,
-    SimulatedEngine,
     progress_bar,
     simulate,
 )
-from hygen_vllm.simulator.step_time import Disturbance
 from hygen_vllm.slo.slo import LatencyStats, Slo
-from hygen_vllm.workloads.sources import OnlineQuery, Workload, find_offline, find_online
-from hygen_vllm.workloads.tokenizers import HashTokenizer, Tokenizer, load_tokenizer
 
 ONLINE_ONLY = "online-only"
-NOTHING = Workload([], "none")
-
-
-@dataclass(frozen=True)
-class SimulateOptions:
-    """The flags of the command, under their names."""
-
-    profile: str
-    policy: str
-    online: str | None = None
-    online_rate: float | None = None
-    offline: str | None = None
-    offline_requests: int | None = None
-    slo: list[str] = field(default_factory=list)
-    seconds: float | None = None
-    seed: int = 0
-    json: str = "-"
-    kv_blocks: int | None = None
-    max_tokens_per_step: int | None = None
-    max_seqs: int | None = None
-    max_model_len: int | None = None
-    stepping: str | None = None
-    tokenizer: Path | None = None
-    noise: float = 0.0
-    slowdown: list[tuple[float, float]] = field(default_factory=list)
-    stall: list[tuple[float, float]] = field(default_factory=list)
-    latency_budget_ms: float | None = None
-    offline_rate: float | None = None
-    setting: list[tuple[str, Any]] = field(default_factory=list)
-    predictor_error: float = 0.0
-    unprofiled: bool = False
-    replicas: int | None = None
-    router: str | None = None
-
-    @property
-    def until_s(self) -> float:
-        return math.inf if self.seconds is None else self.seconds
 
 
 def run_simulate(options: SimulateOptions) -> None:
@@ -169,57 +129,6 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say(f"--predictor-error has no effect under {options.policy}")
     if options.predictor_error and options.unprofiled:
         raise ValueError("--predictor-error is about a profile; leave out --unprofiled")
-
-
-def load_engine(options: SimulateOptions) -> SimulatedEngine:
-    """Return the engine that the flags ask for. Raises ConfigError or ValueError."""
-    engine = SimulatedEngine.load(
-        options.profile,
-        num_kv_blocks=options.kv_blocks,
-        max_num_batched_tokens=options.max_tokens_per_step,
-        max_num_seqs=options.max_seqs,
-        max_model_len=options.max_model_len,
-        is_async=None if options.stepping is None else options.stepping == "async",
-    )
-    disturbance = Disturbance(options.noise, tuple(options.slowdown), tuple(options.stall))
-    return replace(
-        engine,
-        disturbance=disturbance,
-        predictor_error=options.predictor_error,
-        is_profiled=not options.unprofiled,
-    )
-
-
-def load_workloads(options: SimulateOptions, policy: Policy) -> tuple[Workload, Workload]:
-    """Return what the policy is given of the online and the offline requests."""
-    wants_online = policy.has_online and options.online is not None
-    wants_offline = policy.has_offline and options.offline is not None
-    if not (wants_online or wants_offline):
-        needed = [name for name in ("online", "offline") if getattr(policy, f"has_{name}")]
-        raise ValueError(
-            f"policy {policy.name} needs {' or '.join(f'--{name}' for name in needed)}"
-        )
-    tokenizer = tokenizer_of(options)
-    online = offline = NOTHING
-    if wants_online:
-        assert options.online is not None
-        query = OnlineQuery(options.online, options.online_rate, options.seconds, options.seed)
-        online = find_online(query, tokenizer)
-    if wants_offline:
-        assert options.offline is not None
-        count = options.offline_requests
-        offline = find_offline(options.offline, count, options.seed, tokenizer)
-    return online, offline
-
-
-def tokenizer_of(options: SimulateOptions) -> Tokenizer:
-    """Return what makes tokens of text. Raises ValueError if there is no such folder."""
-    if options.tokenizer is None:
-        return HashTokenizer(options.seed)
-    if not options.tokenizer.is_dir():
-        raise ValueError(f"--tokenizer must name a folder, got {options.tokenizer}")
-    tokenizer: Tokenizer = load_tokenizer(options.tokenizer)
-    return tokenizer
 
 
 def _run(

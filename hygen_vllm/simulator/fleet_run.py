@@ -23,6 +23,7 @@ from hygen_vllm.offline_lane.offline_queue import Labels, QueueRules
 from hygen_vllm.simulator.lazy_request import LazyRequest
 from hygen_vllm.simulator.policies import Policy
 from hygen_vllm.simulator.run_log import RunLog
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.simulation import (
     OFFLINE,
     PROGRESS_EVERY,
@@ -30,7 +31,6 @@ from hygen_vllm.simulator.simulation import (
     RequestMaker,
     Requests,
     Run,
-    SimulatedEngine,
     calm_garbage_collector,
     scheduler_of,
     virtual_engine,

@@ -11,21 +11,20 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from hygen_vllm.bare_scheduler import Limits, block_hasher, make_scheduler
 from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.engine_info import EngineInfo
-from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
 from hygen_vllm.simulator.policies import Policy
 from hygen_vllm.simulator.predictor import DistortedLearner, Distortion, profile_device
 from hygen_vllm.simulator.run_log import RunLog
-from hygen_vllm.simulator.step_time import Device, Disturbance, StepClock, load_step_times
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.step_time import StepClock
 from hygen_vllm.simulator.virtual_engine import Observer, VirtualEngine
 from hygen_vllm.workloads.arrivals import Arrival, fit_length
 
@@ -35,85 +34,8 @@ OFFLINE_PRIORITY = 1
 STUCK_S = 600.0
 """Virtual seconds without a step after which a run with nothing more to come is given up."""
 PROGRESS_EVERY = 256
-SHORTEST = 2
-"""Tokens of the shortest request: one of prompt, one of output."""
 
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class SimulatedEngine:
-    """What is simulated: an engine, its device, and how well its step times are known.
-
-    Args:
-        info: model and limits; `is_async` says how it is stepped.
-        knees: where prices fitted to the device may bend.
-        predictor_error: MAPE of a systematic error of the scheduler's predictions.
-        is_profiled: the scheduler starts with prices fitted to the device, else with none.
-    """
-
-    info: EngineInfo
-    device: Device
-    knees: tuple[int, ...]
-    disturbance: Disturbance = field(default_factory=Disturbance)
-    predictor_error: float = 0.0
-    is_profiled: bool = True
-
-    @classmethod
-    def load(cls, profile: str, **limits: Any) -> "SimulatedEngine":
-        """Return the engine of a profile; `limits` are other fields of EngineInfo, None its own.
-
-        Raises: ConfigError, one line, if there is no such profile; ValueError as vLLM would if the
-        KV blocks cannot hold a request of `max_model_len` that was asked for.
-        """
-        loaded = load_profile(profile)
-        given = {name: value for name, value in limits.items() if value is not None}
-        info = _fitting(replace(loaded.engine, **given), given)
-        return cls(info, load_step_times(profile), loaded.cost.curve.knees)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of its scheduler."""
-        info = self.info
-        return Limits(
-            max_num_seqs=info.max_num_seqs,
-            max_num_batched_tokens=info.max_num_batched_tokens,
-            max_model_len=info.max_model_len,
-            num_blocks=info.num_kv_blocks,
-            block_size=info.block_size,
-            v2_runner=info.pipeline_parallel > 1,  # as V1 does not schedule pipelines ahead
-            pipeline_parallel=info.pipeline_parallel,
-            log_stats=False,
-        )
-
-
-def _fitting(info: EngineInfo, given: Mapping[str, Any]) -> EngineInfo:
-    """Return the engine with limits that fit together; those that were `given` stay or are refused.
-
-    vLLM would not start with more tokens a request than its KV blocks hold, nor with more requests
-    than tokens in a step.
-    """
-    capacity = info.block_size * (info.num_kv_blocks - 1)
-    if min(capacity, info.max_model_len) < SHORTEST:
-        raise ValueError(
-            f"a request has {SHORTEST} tokens at least, got {info.num_kv_blocks} KV blocks "
-            f"that hold {max(0, capacity)} and max_model_len {info.max_model_len}"
-        )
-    if info.max_model_len > capacity and "max_model_len" in given:
-        raise ValueError(
-            f"{info.num_kv_blocks} KV blocks hold {capacity} tokens, fewer than "
-            f"max_model_len {info.max_model_len}"
-        )
-    if info.max_num_seqs > info.max_num_batched_tokens and "max_num_seqs" in given:
-        raise ValueError(
-            f"a step of {info.max_num_batched_tokens} tokens holds no more requests, got "
-            f"{info.max_num_seqs}"
-        )
-    return replace(
-        info,
-        max_model_len=min(info.max_model_len, capacity),
-        max_num_seqs=min(info.max_num_seqs, info.max_num_batched_tokens),
-    )
 
 
 @dataclass(frozen=True)
@@ -262,12 +184,27 @@ def virtual_engine(
     return VirtualEngine(scheduler, clock.step_seconds, depth, num_stages, observer)
 
 
+def limits_of(engine: SimulatedEngine) -> Limits:
+    """Return the limits of an engine's scheduler."""
+    info = engine.info
+    return Limits(
+        max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
+        max_model_len=info.max_model_len,
+        num_blocks=info.num_kv_blocks,
+        block_size=info.block_size,
+        v2_runner=info.pipeline_parallel > 1,  # as V1 does not schedule pipelines ahead
+        pipeline_parallel=info.pipeline_parallel,
+        log_stats=False,
+    )
+
+
 def scheduler_of(
     engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int
 ) -> Any:
     """Return the scheduler of a policy for an engine."""
     limits = replace(
-        engine.limits,
+        limits_of(engine),
         policy=policy.vllm_policy,
         scheduler_options={"async_scheduling": engine.info.is_async},
     )

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from hygen_vllm.simulator.command import SimulateOptions, load_engine, load_workloads
 from hygen_vllm.simulator.figures import Latencies, tokens_per_s
+from hygen_vllm.simulator.options import SimulateOptions, load_engine, load_workloads
 from hygen_vllm.simulator.policies import find_policy
 from hygen_vllm.simulator.simulation import Requests, simulate
 from hygen_vllm.tuner.served import Progress, Served

@@ -7,7 +7,7 @@ import pytest
 
 from hygen_vllm.cli import main
 from hygen_vllm.planner.plan import offline_rates
-from hygen_vllm.planner.sampled_slots import SampledSlot
+from hygen_vllm.planner.slot_job import SampledSlot
 from hygen_vllm.planner.slots import Slot
 
 FLAGS = ["plan", "--profile", "a100-llama2-7b", "--jobs", "2"]

@@ -7,7 +7,7 @@ import pytest
 
 from hygen_vllm.cli import main
 from hygen_vllm.latency.profile_file import Profile, save_profile
-from hygen_vllm.simulator.simulation import SimulatedEngine
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from tests.support.simulation import engine_of, simulate_command, simulate_flags
 from tests.support.step_traces import COST, ENGINE
 

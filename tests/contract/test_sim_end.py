@@ -4,7 +4,8 @@
 import pytest
 
 from hygen_vllm.latency.profile_file import Profile, save_profile
-from hygen_vllm.simulator.simulation import STUCK_S, Requests, SimulatedEngine
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.simulation import STUCK_S, Requests, limits_of
 from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 from tests.support.step_traces import COST, ENGINE
@@ -103,7 +104,7 @@ def test_kv_blocks_too_few_for_max_model_len_shorten_it(profile):
     """The profile's own length gives way, as little as it must; vLLM keeps one block to itself."""
     assert 128 == SimulatedEngine.load(profile, num_kv_blocks=33).info.max_model_len
     engine = SimulatedEngine.load(profile, num_kv_blocks=32)
-    assert (124, 124) == (engine.info.max_model_len, engine.limits.max_model_len)
+    assert (124, 124) == (engine.info.max_model_len, limits_of(engine).max_model_len)
 
 
 def test_kv_blocks_too_few_for_the_length_asked_for_are_refused(profile):

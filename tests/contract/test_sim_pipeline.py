@@ -8,7 +8,8 @@ import pytest
 from hygen_vllm.simulator import simulation
 from hygen_vllm.simulator.figures import Latencies, tokens_per_s
 from hygen_vllm.simulator.policies import find_policy
-from hygen_vllm.simulator.simulation import Requests, SimulatedEngine, scheduler_of, simulate
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.simulation import Requests, scheduler_of, simulate
 from hygen_vllm.workloads.arrival_processes import (
     ARXIV_LENGTHS,
     generate_azure_like,

@@ -14,7 +14,8 @@ from hygen_vllm.latency.profile_file import Profile, save_profile
 from hygen_vllm.simulator.figures import result_of
 from hygen_vllm.simulator.policies import Policy, find_policy
 from hygen_vllm.simulator.run_log import STEP_COLUMNS, RequestRecord
-from hygen_vllm.simulator.simulation import Requests, Run, SimulatedEngine, simulate
+from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.simulator.step_work import StepWork
 from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.step_traces import COST, ENGINE

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a simulation is asked for, and the engine and the requests that this names.
 
-Does not import vLLM: bad input is found at once.
+Does not import vLLM: who only asks for simulations finds bad input at once.
 """
 
 import math

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One simulated run: requests, a real scheduler, a virtual clock; and what came of it.
 
-Reading order of the package: `step_work.py` and `step_time.py` (how long a step really takes),
+Reading order of the package: `options.py` and `simulated_engine.py` (what is asked for),
+`step_work.py` and `step_time.py` (how long a step really takes),
 `predictor.py` (what the scheduler believes), `policies.py` (which scheduler), `lazy_request.py` and
 `virtual_engine.py` (the run), `run_log.py` (what happened, and that it adds up), `figures.py`
 (the result).

@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from hygen_vllm.planner.slot_job import SampledSlot
 
 ONLINE_COLOUR, OFFLINE_COLOUR, WHOLE_COLOUR = "#2b6cb0", "#e0861a", "#8a8f98"
-KEPT = 1.05
-"""Of its limit, up to which a target counts as kept in a slot: the scheduler keeps it over a longer
-time than these two minutes."""
+KEPT = 1.02
+"""Of its limit, up to which a target counts as kept in a slot of some minutes."""
 
 
 def write_plan(plan: "Plan", folder: Path, gpu_hour_price: float | None) -> str:

@@ -16,12 +16,7 @@ from hygen_vllm.simulator.fleet_run import PULLED, Fleet, simulate_fleet
 from hygen_vllm.simulator.options import SimulateOptions, load_engine, load_workloads
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import (
-    Requests,
-    Run,
-    progress_bar,
-    simulate,
-)
+from hygen_vllm.simulator.simulation import Requests, Run, progress_bar, simulate
 from hygen_vllm.slo.slo import LatencyStats, Slo
 
 ONLINE_ONLY = "online-only"

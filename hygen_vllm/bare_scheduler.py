@@ -34,6 +34,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+Clock = Callable[[], float]
+
 _TINY_LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -70,9 +72,14 @@ class Limits:
 
 
 def make_scheduler(
-    cls: type[Scheduler], limits: Limits, hygen: dict[str, Any] | None = None
+    cls: type[Scheduler], limits: Limits, hygen: dict[str, Any] | None = None, **clocks: Clock
 ) -> Scheduler:
-    """Return a scheduler of class `cls`; `hygen` is its section of --additional-config."""
+    """Return a scheduler of class `cls`.
+
+    Args:
+        hygen: its section of --additional-config.
+        clocks: `clock` and `wall_clock`, which only HyGen's classes take.
+    """
     vllm_config = _vllm_config(limits, hygen)
     spec = FullAttentionSpec(
         block_size=limits.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
@@ -91,6 +98,7 @@ def make_scheduler(
         structured_output_manager=StructuredOutputManager(vllm_config),
         block_size=limits.block_size,
         log_stats=limits.log_stats,
+        **clocks,
     )
     scheduler.use_v2_model_runner = limits.v2_runner
     return scheduler

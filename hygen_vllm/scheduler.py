@@ -53,6 +53,7 @@ logger = init_logger(__name__)
 check_release(vllm_version)
 answer_through_engine_core()
 
+Clock = Callable[[], float]
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
 
@@ -62,13 +63,23 @@ class HyGenScheduler(Scheduler):
 
     Calling it returns the synchronous scheduler, or the asynchronous one where the engine
     schedules asynchronously. Configuration: `config.HyGenConfig`. Raises ConfigError.
+
+    Args:
+        clock: monotonic seconds; of whoever drives the scheduler in virtual time.
+        wall_clock: the clock of `Request.arrival_time`.
     """
 
     running: list[Request]
-    clock: Callable[[], float] = staticmethod(time.monotonic)
-    """Monotonic seconds; whoever drives the scheduler in virtual time sets another one."""
-    wall_clock: Callable[[], float] = staticmethod(time.time)
-    """The clock of `Request.arrival_time`."""
+    has_policy = False
+    """Whether the constructor has run. Without it, as vLLM's own tests build some schedulers, every
+    method is vLLM's."""
+    offline_ids: set[str] = set()  # noqa: RUF012 - empty for good: the constructor makes another
+    """Requests of the offline class in this engine."""
+    slo_control: SloControl | None = None
+    """Steers by SLOs; None in the other modes."""
+    trace: Any = None
+    """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
+    _step: OpenStep | None = None
     prefix_of: Callable[[Request], Sequence[Any]] = staticmethod(attrgetter("block_hashes"))
     """The chained block hashes of a prompt; whoever makes prompts on demand sets another one."""
 
@@ -78,7 +89,15 @@ class HyGenScheduler(Scheduler):
             return super().__new__(_asynchronous(cls))
         return super().__new__(cls)
 
-    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        vllm_config: Any,
+        *args: Any,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+        **kwargs: Any,
+    ) -> None:
+        self._clock, self._wall_clock = clock, wall_clock
         self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
         self._kv_offloading = KvOffloading(vllm_config, self.hygen_config.offload_online)
         super().__init__(vllm_config, *args, **kwargs)
@@ -95,29 +114,37 @@ class HyGenScheduler(Scheduler):
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
         self.trace = new_trace(self.hygen_config, vllm_config, self.clock())
-        """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
         self._class_rule = self.hygen_config.class_rule(self.policy.value)
-        self.slo_control = SloControl(self) if self.hygen_config.targets else None
-        """Steers by SLOs; None in the other modes."""
+        if self.hygen_config.targets:
+            self.slo_control = SloControl(self)
         self.gate: Gate = LatencyGate.from_config(self.hygen_config)
         """Says what offline may do in a step; another one may be set between two steps."""
         if self.slo_control is not None:
             self.gate = self.slo_control.controller
         self._has_seen_online = False
-        self.offline_ids: set[str] = set()
-        """Requests of the offline class in this engine."""
+        self.offline_ids = set()
         self.step_limit_s: float | None = None
         """Seconds that the last step could take, None without offline requests in the engine."""
         self.step_price = 0.0
         """Price of a second in the last step; see slo.step_terms.StepTerms."""
         rate_per_s = self.hygen_config.offline_rate_per_s
         self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
-        self._step: OpenStep | None = None
         self._offline_is_stuck = False
         self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
         self._num_traced = 0
         self.most_blocks_per_decode = view.most_blocks_per_decode(self)
         """Upper bound of the KV blocks that one decode may take in one step."""
+        self.has_policy = True
+
+    @property
+    def clock(self) -> Clock:
+        """Monotonic seconds. Given to the constructor: times that are kept are by this clock."""
+        return self._clock
+
+    @property
+    def wall_clock(self) -> Clock:
+        """The clock of `Request.arrival_time`."""
+        return self._wall_clock
 
     def shutdown(self) -> None:
         if isinstance(self.trace, TraceWriter):
@@ -131,7 +158,7 @@ class HyGenScheduler(Scheduler):
     # --- class ---------------------------------------------------------------------------------
 
     def add_request(self, request: Request) -> None:
-        if request.request_id not in self.requests:
+        if self.has_policy and request.request_id not in self.requests:
             is_offline = self._classify(request)
             self._kv_offloading.added(request, is_offline)
             self.leftovers.added(request, is_offline)
@@ -171,6 +198,8 @@ class HyGenScheduler(Scheduler):
     # --- step ----------------------------------------------------------------------------------
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        if not self.has_policy:
+            return super().schedule(throttle_prefills)
         started_s = self.clock()
         self.step_limit_s, self.step_price = None, 0.0
         if self.offline_ids:
@@ -343,6 +372,8 @@ class HyGenScheduler(Scheduler):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
+        if not self.has_policy:
+            return super().update_from_output(scheduler_output, model_runner_output)
         now_s = self.clock()
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         sample = self._feedback.completed(scheduler_output, now_s, self.has_unfinished_requests())

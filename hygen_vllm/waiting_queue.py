@@ -3,11 +3,12 @@
 
 The online lane is vLLM's own queue, so that without offline requests nothing differs from stock.
 While a step is built the scheduler closes the offline lane when offline may not be admitted: a
-closed lane is not offered, but still counted by len() and iteration.
+closed lane is not offered, but still counted by len(), iteration and indices.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, create_request_queue
@@ -20,7 +21,7 @@ from hygen_vllm.offline_lane.offline_queue import Labels, OfflineQueue, QueueRul
 from hygen_vllm.request_class import tenant_of
 
 
-class TwoLaneQueue(RequestQueue):
+class TwoLaneQueue(RequestQueue, Sequence[Request]):
     """vLLM's waiting queue for the online class, an OfflineQueue behind it.
 
     Args:
@@ -110,6 +111,16 @@ class TwoLaneQueue(RequestQueue):
     def __iter__(self) -> Iterator[Request]:
         yield from self.online
         yield from self.offline
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a request by its place, as vLLM's queues do. Complexity: that of its place."""
+        if isinstance(index, slice):
+            raise TypeError("a queue of requests has no slices, only single places")
+        place = index + len(self) if index < 0 else index
+        found = next(islice(self, place, None), None) if place >= 0 else None
+        if found is None:
+            raise IndexError(f"queue of {len(self)} requests has no place {index}")
+        return found
 
     def _offline_candidate(self) -> Request | None:
         return self.offline.next_candidate() if self.offline_is_open else None

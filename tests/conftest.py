@@ -2,6 +2,7 @@
 """Prints the releases under test; keeps vLLM quiet and off the network."""
 
 import os
+from importlib import metadata
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,9 +10,11 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
 def pytest_report_header() -> str:
+    return ", ".join(f"{name}: {_version(name)}" for name in ("vllm", "torch"))
+
+
+def _version(name: str) -> str:
     try:
-        import torch
-        import vllm
-    except ImportError as error:
-        return f"vllm: {error}"
-    return f"vllm: {vllm.__version__}, torch: {torch.__version__}"
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"

@@ -52,17 +52,7 @@ TESTS = [
 ]
 """Under tests/v1; the cases of test_priority_scheduling_blast left out take minutes."""
 
-UNSUPPORTED = {
-    "core/test_scheduler.py::test_scheduler_reset_prefix_cache": (
-        "indexes scheduler.waiting, which here is two queues in one"
-    ),
-    "core/test_scheduler.py::test_abort_request_when_structured_output_fsm_cannot_advance": (
-        "builds the scheduler without its constructor"
-    ),
-    "core/test_async_scheduler.py::test_abort_request_when_structured_output_fsm_cannot_advance": (
-        "builds the scheduler without its constructor"
-    ),
-}
+UNSUPPORTED: dict[str, str] = {}
 """Tests that have to fail with our classes, with the reason."""
 
 OPT = {"model_type": "opt", "architectures": ["OPTForCausalLM"]}

@@ -18,7 +18,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.simulator.device_model import DeviceModel
 from hygen_vllm.simulator.step_work import StepWork
-from hygen_vllm.simulator.virtual_engine import VirtualEngine, VirtualStep
+from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine, VirtualStep
 from hygen_vllm.workloads.arrival_processes import generate_azure_like
 
 PROFILES = Path(__file__).parents[2] / "profiles"
@@ -134,10 +134,11 @@ def serve(
         hygen: the scheduler's settings.
         given: the prices it starts with, as from a profile.
     """
-    scheduler = make_scheduler(HyGenScheduler, LIMITS, hygen)
+    clock = VirtualClock()
+    scheduler = make_scheduler(HyGenScheduler, LIMITS, hygen, clock=clock, wall_clock=clock)
     scheduler.learner = CostLearner(given)
     watcher = Watcher(scheduler, device)
-    engine = VirtualEngine(scheduler, device.step_seconds, observer=watcher)
+    engine = VirtualEngine(scheduler, clock, device.step_seconds, observer=watcher)
     requests = Requests(engine, seed)
     while len(watcher.served) < num_steps:
         requests.add_due()

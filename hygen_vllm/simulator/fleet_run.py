@@ -35,7 +35,7 @@ from hygen_vllm.simulator.simulation import (
     scheduler_of,
     virtual_engine,
 )
-from hygen_vllm.simulator.virtual_engine import VirtualStep
+from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualStep
 
 REPORT_EVERY_S = 1.0
 """As Ray Serve is told to ask."""
@@ -61,9 +61,10 @@ class _Replica:
     def __init__(
         self, engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int
     ) -> None:
-        self.scheduler = scheduler_of(engine, policy, settings, seed)
+        clock = VirtualClock()
+        self.scheduler = scheduler_of(engine, policy, settings, seed, clock)
         self.log = RunLog(self.scheduler)
-        self.virtual = virtual_engine(engine, self.scheduler, seed, self)
+        self.virtual = virtual_engine(engine, self.scheduler, clock, seed, self)
         self.load = EngineLoad()
         self.finished: list[str] = []
         """Requests that are done and were not asked for yet."""

@@ -52,6 +52,10 @@ class Policy:
             return HyGenAsyncScheduler if is_async else HyGenScheduler
         return AsyncScheduler if is_async else Scheduler
 
+    def clocks(self, clock: Callable[[], float]) -> dict[str, Callable[[], float]]:
+        """Return the arguments of the scheduler's class that give it a clock; vLLM's has none."""
+        return {"clock": clock, "wall_clock": clock} if self.is_hygen else {}
+
 
 def _rate_capped(given: PolicyInput) -> dict[str, Any]:
     if given.offline_rate_per_s is None:

@@ -26,7 +26,7 @@ from hygen_vllm.simulator.predictor import DistortedLearner, Distortion, profile
 from hygen_vllm.simulator.run_log import RunLog
 from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.step_time import StepClock
-from hygen_vllm.simulator.virtual_engine import Observer, VirtualEngine
+from hygen_vllm.simulator.virtual_engine import Observer, VirtualClock, VirtualEngine
 from hygen_vllm.workloads.arrivals import Arrival, fit_length
 
 ONLINE, OFFLINE = "online", "offline"
@@ -96,9 +96,10 @@ def simulate(  # noqa: PLR0913 - the parts of a simulation
     Raises: LawError if the run does not add up; RuntimeError if nothing can ever run.
     """
     started_s = time.perf_counter()
-    scheduler = scheduler_of(engine, policy, settings, seed)
+    clock = VirtualClock()
+    scheduler = scheduler_of(engine, policy, settings, seed, clock)
     log = RunLog(scheduler)
-    virtual = virtual_engine(engine, scheduler, seed, log)
+    virtual = virtual_engine(engine, scheduler, clock, seed, log)
     with calm_garbage_collector():
         end_s = _Serving(virtual, log, requests, engine.info.block_size).serve(until_s, progress)
     log.check_ids()
@@ -176,13 +177,13 @@ class _Serving:
 
 
 def virtual_engine(
-    engine: SimulatedEngine, scheduler: Any, seed: int, observer: Observer
+    engine: SimulatedEngine, scheduler: Any, clock: VirtualClock, seed: int, observer: Observer
 ) -> VirtualEngine:
-    """Return the engine that a scheduler of it drives."""
-    clock = StepClock(engine.device, engine.disturbance, seed)
+    """Return the engine that a scheduler of it drives, which was made with the same clock."""
+    step_clock = StepClock(engine.device, engine.disturbance, seed)
     num_stages = engine.info.pipeline_parallel
     depth = num_stages + int(engine.info.is_async)
-    return VirtualEngine(scheduler, clock.step_seconds, depth, num_stages, observer)
+    return VirtualEngine(scheduler, clock, step_clock.step_seconds, depth, num_stages, observer)
 
 
 def limits_of(engine: SimulatedEngine) -> Limits:
@@ -201,7 +202,11 @@ def limits_of(engine: SimulatedEngine) -> Limits:
 
 
 def scheduler_of(
-    engine: SimulatedEngine, policy: Policy, settings: dict[str, Any], seed: int
+    engine: SimulatedEngine,
+    policy: Policy,
+    settings: dict[str, Any],
+    seed: int,
+    clock: VirtualClock,
 ) -> Any:
     """Return the scheduler of a policy for an engine."""
     limits = replace(
@@ -210,9 +215,10 @@ def scheduler_of(
         scheduler_options={"async_scheduling": engine.info.is_async},
     )
     cls = policy.scheduler_class(engine.info.is_async)
+    hygen = settings if policy.is_hygen else None
+    scheduler: Any = make_scheduler(cls, limits, hygen, **policy.clocks(clock))
     if not policy.is_hygen:
-        return make_scheduler(cls, limits)
-    scheduler: Any = make_scheduler(cls, limits, settings)
+        return scheduler
     scheduler.prefix_of = attrgetter("shared_prefix")
     if not engine.is_profiled:
         return scheduler

@@ -35,6 +35,18 @@ EMPTY_STEP_S = 1e-3
 """EngineCore sleeps so long after a step in which nothing could run."""
 
 
+class VirtualClock:
+    """Seconds that pass when they are told to; stands where `time.monotonic` would."""
+
+    __slots__ = ("now_s",)
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @dataclass(slots=True)
 class VirtualStep:
     """A step in flight or completed; all seconds are virtual.
@@ -67,7 +79,7 @@ class VirtualEngine:
     """A scheduler without a model.
 
     Args:
-        scheduler: its `clock` is set to the virtual one.
+        clock: moved on as steps complete; the one that HyGen's scheduler was made with.
         step_seconds: how long a step takes from end to end; called once a step, in order.
         depth: steps in flight at most.
         num_stages: of the pipeline; each takes an equal part of a step's seconds, and begins a
@@ -78,20 +90,28 @@ class VirtualEngine:
     def __init__(
         self,
         scheduler: Scheduler,
+        clock: VirtualClock,
         step_seconds: StepSeconds,
         depth: int = 1,
         num_stages: int = 1,
         observer: Observer | None = None,
     ) -> None:
         self.scheduler: Any = scheduler
-        self.now_s = 0.0
+        self._clock = clock
         self._step_seconds = step_seconds
         self._depth = depth
         self._stages_free_s = [0.0] * num_stages
         self._observer = observer
         self._in_flight: deque[VirtualStep] = deque()
-        scheduler.clock = lambda: self.now_s
-        scheduler.wall_clock = scheduler.clock
+
+    @property
+    def now_s(self) -> float:
+        """Virtual seconds; may be moved on while there is no work."""
+        return self._clock.now_s
+
+    @now_s.setter
+    def now_s(self, now_s: float) -> None:
+        self._clock.now_s = now_s
 
     @property
     def has_work(self) -> bool:

@@ -145,8 +145,7 @@ def step_with_a_running_offline_prefill(is_async, latency_budget_s, max_num_batc
     """
     limits = Limits(max_num_batched_tokens=max_num_batched_tokens)
     hygen = {"latency_budget_s": latency_budget_s}
-    scheduler = make_scheduler(HYGEN[is_async], limits, hygen)
-    scheduler.clock = lambda: 0.0
+    scheduler = make_scheduler(HYGEN[is_async], limits, hygen, clock=lambda: 0.0)
     scheduler.learner = CostLearner(FLAT)
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
     engine.add(make_request("offline-0", prompt_of(0, 200), slo_class="offline"))

@@ -23,9 +23,10 @@ class Clocked:
 
     def __init__(self, is_async, mode="off", **limits):
         limits = {"num_blocks": 101, "max_num_seqs": 8, "max_num_batched_tokens": 100, **limits}
-        self.scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), {"mode": mode})
         self.now_s = 0.0
-        self.scheduler.clock = lambda: self.now_s
+        self.scheduler = make_scheduler(
+            HYGEN[is_async], Limits(**limits), {"mode": mode}, clock=lambda: self.now_s
+        )
         self.engine = FakeEngine(self.scheduler, depth=2 if is_async else 1)
 
     def add(self, slo_class, number, num_tokens=8, max_tokens=50):

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "as
 BLOCK = 4
 
 
-def engine_of(is_async, hygen=None, **limits):
+def engine_of(is_async, hygen=None, clock=lambda: 0.0, **limits):
     hygen = {"mode": "off", **(hygen or {})}
-    scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), hygen)
+    scheduler = make_scheduler(HYGEN[is_async], Limits(**limits), hygen, clock=clock)
     return FakeEngine(scheduler, depth=2 if is_async else 1)
 
 
@@ -102,9 +102,9 @@ def test_equal_tokens_of_another_identity_are_no_sharers(is_async, identity):
 
 def test_request_that_waited_too_long_starts_next(is_async):
     """Setting offline_max_wait_s, on the scheduler's clock."""
-    engine = engine_of(is_async, {"offline_max_wait_s": 50.0}, max_num_seqs=1)
     now_s = [0.0]
-    engine.scheduler.clock = lambda: now_s[0]
+    hygen = {"offline_max_wait_s": 50.0}
+    engine = engine_of(is_async, hygen, clock=lambda: now_s[0], max_num_seqs=1)
     for number in range(3):
         engine.add(offline(0, number))
     engine.step()

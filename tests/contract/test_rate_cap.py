@@ -9,6 +9,7 @@ from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+START_S = 1000.0
 STEP_S = 0.0625
 """A sixteenth of a second, which adds up without rounding."""
 
@@ -18,13 +19,12 @@ class CappedEngine:
 
     def __init__(self, is_async, rate_per_s, **limits):
         hygen = {"mode": "off", "offline_rate_per_s": rate_per_s}
-        scheduler = make_scheduler(HYGEN[is_async], Limits(**{"num_blocks": 2000, **limits}), hygen)
-        scheduler.clock = lambda: self.now_s
-        self.scheduler = scheduler
-        self.now_s = 1000.0
+        self.now_s = START_S
+        limits = Limits(**{"num_blocks": 2000, **limits})
+        self.scheduler = make_scheduler(HYGEN[is_async], limits, hygen, clock=lambda: self.now_s)
         self.starts = {}
         self.preempted = []
-        self._engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+        self._engine = FakeEngine(self.scheduler, depth=2 if is_async else 1)
 
     def add(self, name, num_tokens=12, **options):
         slo_class, number = name.split("-")
@@ -41,7 +41,7 @@ class CappedEngine:
         output = self._engine.step()
         tokens = dict(output.num_scheduled_tokens) if output else {}
         for name in tokens:
-            self.starts.setdefault(name, self.now_s - 1000.0)
+            self.starts.setdefault(name, self.now_s - START_S)
         self.preempted += output.preempted_req_ids or () if output else ()
         self.now_s += STEP_S
         return tokens
@@ -81,7 +81,7 @@ def test_rate_saves_one_seconds_worth(is_async):
     engine.add_offline(1, max_tokens=1)
     engine.run_for(1.0)
     engine.now_s += 3600.0
-    idle_since_s = engine.now_s - 1000.0
+    idle_since_s = engine.now_s - START_S
     for i in range(1, 9):
         engine.add(f"offline-{i}", max_tokens=1)
     engine.run_for(1.0)
@@ -137,7 +137,7 @@ def test_preempted_request_starts_again_without_counting(v2_runner, is_async):
     tokens = {}
     while "offline-0" not in tokens:
         tokens = engine.step()
-    assert engine.now_s - 1000.0 < 2.0, "long before the next one may start"
+    assert engine.now_s - START_S < 2.0, "long before the next one may start"
     engine.run_for(4.0)
     assert [0.0, 4.0] == engine.start_times_s
 

@@ -19,9 +19,9 @@ class TickingEngine(FakeEngine):
     """A fake engine whose clock moves a tick each time somebody looks at it."""
 
     def __init__(self, is_async, hygen):
-        super().__init__(make_scheduler(HYGEN[is_async], Limits(), hygen), depth=1 + is_async)
         self.now_s = 0.0
-        self.scheduler.clock = self._tick
+        scheduler = make_scheduler(HYGEN[is_async], Limits(), hygen, clock=self._tick)
+        super().__init__(scheduler, depth=1 + is_async)
 
     def _tick(self):
         self.now_s += TICK_S

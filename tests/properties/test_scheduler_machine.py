@@ -119,7 +119,7 @@ def profile() -> str:
     return str(folder)
 
 
-def build(cls, limits: dict, num_blocks: int, v2_runner: bool, hygen=None):
+def build(cls, limits: dict, num_blocks: int, v2_runner: bool, hygen=None, **clocks):
     base = template(json.dumps(limits, sort_keys=True))
     vllm_config = copy.copy(base.vllm_config)
     if hygen is not None:
@@ -134,6 +134,7 @@ def build(cls, limits: dict, num_blocks: int, v2_runner: bool, hygen=None):
         structured_output_manager=base.structured_output_manager,
         block_size=base.block_size,
         log_stats=True,
+        **clocks,
     )
     scheduler.use_v2_model_runner = v2_runner
     return scheduler
@@ -202,8 +203,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.budget_s = hygen.get("latency_budget_s") if "profile" in hygen else None
         self.now_s = 100.0
         depth = 2 if self.is_async else 1
-        scheduler = build(HYGEN[self.is_async], limits, num_blocks, v2_runner, hygen)
-        scheduler.clock = lambda: self.now_s
+        scheduler = build(
+            HYGEN[self.is_async], limits, num_blocks, v2_runner, hygen, clock=lambda: self.now_s
+        )
         self.engine = TimedEngine(scheduler, depth, self)
         self.shadow = None
         if not prefix_caching:

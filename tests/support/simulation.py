@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from hygen_vllm.bare_scheduler import Clock
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import Profile, save_profile
 from hygen_vllm.simulator.figures import result_of
@@ -54,11 +55,22 @@ class DeviceOf:
         return self.seconds(work)
 
 
+class Clocked:
+    """Gives a scheduler class of vLLM the clock of the simulation."""
+
+    def __init__(self, *args: Any, clock: Clock, wall_clock: Clock, **kwargs: Any) -> None:
+        self.clock = clock
+        super().__init__(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class PolicyOf(Policy):
     """A policy of stock vLLM with another scheduler class."""
 
     cls: type[Scheduler] = Scheduler
+
+    def clocks(self, clock: Clock) -> dict[str, Clock]:
+        return {"clock": clock, "wall_clock": clock} if issubclass(self.cls, Clocked) else {}
 
     def scheduler_class(self, is_async: bool) -> type[Scheduler]:
         return self.cls

@@ -18,9 +18,8 @@ class VirtualDevice:
     """A scheduler in virtual time: each step takes what `cost` says, with some noise."""
 
     def __init__(self, cls, cost, hygen, seed=0, noise=0.03):
-        self.scheduler = make_scheduler(cls, LIMITS, hygen)
-        self.scheduler.clock = lambda: self.now_s
         self.now_s = 100.0
+        self.scheduler = make_scheduler(cls, LIMITS, hygen, clock=lambda: self.now_s)
         self.steps = []
         self.outputs = {}
         self._cost = cost

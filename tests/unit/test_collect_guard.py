@@ -12,7 +12,7 @@ ONE_TEST = "def test_one():\n    pass\n"
 
 
 def run_pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    options = ["-p", "tests.collect_guard", "-c", "/dev/null"]
+    options = ["--disable-plugin-autoload", "-p", "tests.collect_guard", "-c", "/dev/null"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *args],
         check=False,
@@ -36,6 +36,16 @@ def test_file_without_test_fails_the_run(tmp_path: Path, content: str) -> None:
     assert "collect no test" in run.stderr
     assert "test_empty.py" in run.stderr
     assert "test_full.py" not in run.stderr
+
+
+def test_file_without_test_fails_a_run_in_several_processes(tmp_path: Path) -> None:
+    """The workers collect; the run as a whole fails, although every test passed."""
+    (tmp_path / "test_full.py").write_text(ONE_TEST)
+    (tmp_path / "test_empty.py").touch()
+    run = run_pytest(tmp_path, "-p", "xdist", "-n", "1", ".")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "1 passed" in run.stdout
+    assert "collect no test: " + str(tmp_path / "test_empty.py") in run.stdout
 
 
 def test_deselected_tests_count_as_collected(tmp_path: Path) -> None:

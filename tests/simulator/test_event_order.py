@@ -11,6 +11,7 @@ from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.classes import STOCK
 from tests.support.simulation import (
     SETTINGS,
+    Clocked,
     DeviceOf,
     PolicyOf,
     SimpleDevice,
@@ -28,7 +29,7 @@ def events_of(is_async, online, offline=()):
     """Return (time, what an engine does with its scheduler) of a run with steps of one second."""
     events = []
 
-    class Recording(STOCK[is_async]):
+    class Recording(Clocked, STOCK[is_async]):
         def add_request(self, request):
             events.append((self.clock(), f"add {request.request_id}"))
             super().add_request(request)

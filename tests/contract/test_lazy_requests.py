@@ -8,7 +8,7 @@ import pytest
 
 from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
 from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
-from hygen_vllm.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine
 from hygen_vllm.workloads.arrivals import Arrival
 from hygen_vllm.workloads.prompt_tokens import SharedBlocks
 from tests.support.classes import HYGEN, STOCK
@@ -60,8 +60,12 @@ def ordinary(name, arrival, number, slo_class):
 def engine_of(kind, is_async, observer=None, **limits):
     cls = (HYGEN if kind == "hygen" else STOCK)[is_async]
     policy = "priority" if kind == "stock priority" else "fcfs"
-    scheduler = make_scheduler(cls, Limits(**LIMITS, policy=policy, **limits))
-    return VirtualEngine(scheduler, lambda work, begins_s: 1.0, 1 + is_async, observer=observer)
+    clock = VirtualClock()
+    clocks = {"clock": clock, "wall_clock": clock} if kind == "hygen" else {}
+    scheduler = make_scheduler(cls, Limits(**LIMITS, policy=policy, **limits), **clocks)
+    return VirtualEngine(
+        scheduler, clock, lambda work, begins_s: 1.0, 1 + is_async, observer=observer
+    )
 
 
 def serve(kind, is_async, make, workload):

@@ -6,12 +6,12 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.simulator.run_log import LawError, RunLog
-from hygen_vllm.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine
 from hygen_vllm.workloads.arrivals import Arrival
-from tests.support.simulation import PolicyOf, engine_of, run_of
+from tests.support.simulation import Clocked, PolicyOf, engine_of, run_of
 
 
-class Broken(Scheduler):
+class Broken(Clocked, Scheduler):
     """vLLM's scheduler, which does something wrong once, before the step at `breaks_at_s`."""
 
     breaks_at_s = 5.0
@@ -133,7 +133,7 @@ def test_request_that_finishes_before_it_arrived_is_noticed():
     """Cause comes before effect."""
     scheduler = make_scheduler(Scheduler, Limits())
     log = RunLog(scheduler)
-    engine = VirtualEngine(scheduler, lambda work, begins_s: 1.0, observer=log)
+    engine = VirtualEngine(scheduler, VirtualClock(), lambda work, begins_s: 1.0, observer=log)
     log.arrived("online-0", Arrival(9.0, 8, 2), is_offline=False)
     engine.add(make_request("online-0", [1] * 8, max_tokens=2))
     engine.turn()

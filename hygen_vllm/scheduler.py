@@ -54,6 +54,10 @@ check_release(vllm_version)
 answer_through_engine_core()
 
 Clock = Callable[[], float]
+ORDERING_SHARE = 0.02
+"""Share of the time of steps that putting a backlog in order may take."""
+UNKNOWN_STEP_S = 0.01
+"""Taken for the seconds of a step before one has completed."""
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
 
@@ -243,7 +247,8 @@ class HyGenScheduler(Scheduler):
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         self.kv_holding_waiting.start_step(offline_is_open=True, now_s=now_s)
-        self.waiting.start_step(can_admit and not room.num_preempted, now_s)
+        order_s = ORDERING_SHARE * (self._feedback.step_s or UNKNOWN_STEP_S)
+        self.waiting.start_step(can_admit and not room.num_preempted, now_s, order_s)
         self._step = OpenStep(
             self,
             make_plan(self, num_online, arrivals, room.blocks_left),

@@ -79,6 +79,8 @@ class StepFeedback:
         self._last_size: StepSize | None = None
         """Of the last that completed, if another was scheduled before that."""
         self._is_busy = False
+        self.step_s = 0.0
+        """Seconds of the last step that completed."""
 
     def scheduled(
         self, step: Any, started_s: float, record: StepRecord | None, size: StepSize
@@ -103,6 +105,7 @@ class StepFeedback:
         before, self._last_size = self._last_size, size
         started_s, self._last_completion_s = self._last_completion_s, now_s
         self._is_busy = is_busy
+        self.step_s = now_s - started_s
         if record is None or size is None:
             return None
         behind = self._in_flight[0][2] if self._in_flight else None

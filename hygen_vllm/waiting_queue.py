@@ -6,6 +6,7 @@ While a step is built the scheduler closes the offline lane when offline may not
 closed lane is not offered, but still counted by len(), iteration and indices.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -46,11 +47,11 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
 
-    def start_step(self, offline_is_open: bool, now_s: float) -> None:
-        """Begin a new scan of the offline lane, open or closed."""
+    def start_step(self, offline_is_open: bool, now_s: float, order_s: float = math.inf) -> None:
+        """Begin a new scan of the offline lane, open or closed; see `OfflineQueue.start_scan`."""
         self.offline_is_open = offline_is_open
         self.offered = None
-        self.offline.start_scan(now_s)
+        self.offline.start_scan(now_s, order_s)
 
     def add_request(self, request: Request) -> None:
         if self._is_offline(request):
@@ -133,7 +134,7 @@ def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
     rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
     label = partial(_label, scheduler)
     return (
-        _make_queue(scheduler, OfflineQueue(label, rules)),
+        _make_queue(scheduler, OfflineQueue(label, rules, scheduler.clock)),
         _make_queue(scheduler, OfflineQueue(lambda _: Labels())),
     )
 

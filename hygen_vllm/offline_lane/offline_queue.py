@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """OfflineQueue: the offline requests that wait, as the scheduler sees them. Pure.
 
-A request comes into an inbox, from which a bounded number is put in order in each step. It is
+A request comes into an inbox, from which as many are put in order in each step as the scheduler
+has time for. It is
 offered, taken for admission, and either runs or is put back. More urgent ones (vLLM's priority
 policy) come before all others; of equal ones come first those that could not run when they were
 taken, a few of them in a step and each in its turn; then those that were preempted; then whoever is
 next by `fair_share` and `admission_order`. No operation takes time in proportion to the queue.
 """
 
+import math
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +29,9 @@ from hygen_vllm.offline_lane.prefix_tree import Hashes
 
 DEFAULT_TENANT = ""
 ORDERED_PER_SCAN = 128
-"""Requests of the inbox that are put in order in a step: a millisecond or two."""
+"""Requests of the inbox that are put in order in a step at most: a millisecond or two."""
+ORDER_S = 1.25e-5
+"""Least that putting a request in order counts for; what it takes on a clock that stands still."""
 TAKEN_PER_SCAN = 64
 PARKED_PER_SCAN = 32
 """Requests that could not run which are offered again in a step; fewer than TAKEN_PER_SCAN."""
@@ -103,11 +108,19 @@ class OfflineQueue(Generic[R]):
     taken but could not run (its grammar is not compiled yet, its LoRA adapter has no slot) is
     `put_back`; a scan takes at most TAKEN_PER_SCAN, so those cost bounded time and hide nobody.
 
-    Args: label: asked for when a request is put in order, and when it is taken.
+    Args:
+        label: asked for when a request is put in order, and when it is taken.
+        clock: monotonic seconds, to see how long putting in order takes.
     """
 
-    def __init__(self, label: Callable[[R], Labels], rules: QueueRules | None = None) -> None:
+    def __init__(
+        self,
+        label: Callable[[R], Labels],
+        rules: QueueRules | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._label = label
+        self._clock = clock
         self._rules = rules or QueueRules()
         self._waiting: dict[Hashable, Waiting[R]] = {}
         self._inbox: deque[Waiting[R]] = deque()
@@ -118,6 +131,8 @@ class OfflineQueue(Generic[R]):
         """Urgency, tenant and tokens of those that were admitted and are not finished."""
         self._offered: Waiting[R] | None = None
         self._now_s = 0.0
+        self._order_left_s = 0.0
+        """Seconds that are left for putting in order; what was taken too much, if negative."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -157,17 +172,21 @@ class OfflineQueue(Generic[R]):
         self._offered = None
         return True
 
-    def start_scan(self, now_s: float) -> None:
-        """Begin the scan of a new step. Puts up to ORDERED_PER_SCAN new requests in order."""
+    def start_scan(self, now_s: float, order_s: float = math.inf) -> None:
+        """Begin the scan of a new step. Puts up to ORDERED_PER_SCAN new requests in order.
+
+        Args:
+            order_s: seconds that this may take. If one request takes longer the scans after it have
+                as much less; while nothing else is in order one request is put in order anyway.
+        """
         self._now_s = now_s
         self._taken.clear()
         self._offered = None
         for level in self._levels.values():
             level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
-        for _ in range(min(len(self._inbox), ORDERED_PER_SCAN)):
-            waiting = self._inbox.popleft()
-            if self._is_new(waiting):
-                self._put_in_order(waiting)
+        self._order_left_s = min(0.0, self._order_left_s) + order_s
+        if self._inbox:
+            self._order_inbox()
 
     def next_candidate(self) -> R | None:
         """Return the request this scan offers next, None at its end. Does not change the order."""
@@ -235,6 +254,18 @@ class OfflineQueue(Generic[R]):
     def _is_new(self, waiting: Waiting[R]) -> bool:
         """Whether a request of the inbox is still there."""
         return self._waiting.get(waiting.request.request_id) is waiting
+
+    def _order_inbox(self) -> None:
+        started_s = self._clock()
+        for _ in range(min(len(self._inbox), ORDERED_PER_SCAN)):
+            if self._order_left_s <= 0.0 and any(self._levels.values()):
+                return
+            waiting = self._inbox.popleft()
+            if self._is_new(waiting):
+                self._put_in_order(waiting)
+            now_s = self._clock()
+            self._order_left_s -= max(now_s - started_s, ORDER_S)
+            started_s = now_s
 
     def _put_in_order(self, waiting: Waiting[R]) -> None:
         level, labels = self._find_level(waiting)

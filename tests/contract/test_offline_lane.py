@@ -9,7 +9,9 @@ from vllm.v1.request import RequestStatus
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.offline_grant import Refusal
+from hygen_vllm.offline_lane.offline_queue import ORDER_S
 from tests.support.classes import HYGEN
+from tests.support.clocks import SteppingClock
 from tests.support.fake_engine import FakeEngine, expected_tokens
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -384,3 +386,19 @@ def test_thousands_of_requests_that_come_at_once_are_all_served(is_async):
     engine.run()
     assert 2000 == len(engine.finished)
     assert 0 == len(engine.scheduler.waiting)
+
+
+def test_putting_a_backlog_in_order_takes_a_fiftieth_of_the_steps(is_async):
+    """A thousand requests come at once; however long steps are, their order takes 2 % of them."""
+    clock = SteppingClock()
+    engine = engine_of(is_async, clock=clock, num_blocks=2000)
+    engine.add(make_request("online-0", [1] * 8, max_tokens=400))
+    for _ in range(4):
+        engine.step()
+    for number in range(1000):
+        engine.add(offline(number, number))
+    waiting = engine.scheduler.waiting.offline
+    started_s = clock.now_s
+    while waiting.num_new:
+        engine.step()
+    assert 1000 * ORDER_S == pytest.approx(0.02 * (clock.now_s - started_s), rel=0.1)

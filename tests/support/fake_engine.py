@@ -19,6 +19,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_offloading import FakeOffloading
 
 VOCABULARY = 1000
@@ -174,6 +175,9 @@ class FakeEngine:
 
     def _complete(self) -> None:
         scheduled, result = self._in_flight.popleft()
+        clock = getattr(self.scheduler, "clock", None)
+        if isinstance(clock, SteppingClock):
+            clock.now_s += STEP_S
         self._deliver(scheduled, result)
         if self.scheduler.num_spec_tokens:
             self._propose(scheduled)

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import (
+    ORDER_S,
     ORDERED_PER_SCAN,
     PARKED_PER_SCAN,
     TAKEN_PER_SCAN,
@@ -42,7 +43,8 @@ def label(request: Request) -> Labels:
 
 
 def queue_of(*requests: Request, by_prefix: bool = False) -> OfflineQueue[Request]:
-    queue = OfflineQueue(label, QueueRules(OrderRules(by_prefix=by_prefix)))
+    rules = QueueRules(OrderRules(by_prefix=by_prefix))
+    queue = OfflineQueue(label, rules, clock=lambda: 0.0)
     for request in requests:
         queue.add(request, 0.0)
     return queue
@@ -168,6 +170,68 @@ def test_new_requests_are_put_in_order_a_bounded_number_in_a_scan() -> None:
         queue.start_scan(0.0)
         assert rest * ORDERED_PER_SCAN == queue.num_new
     assert 3 * ORDERED_PER_SCAN == len(queue)
+
+
+def test_new_requests_are_put_in_order_as_long_as_there_is_time() -> None:
+    """What is allowed is used up and not exceeded, where a request takes what it is taken for."""
+    queue, _ = numbered(100)
+    for rest in (90, 81, 71):
+        queue.start_scan(0.0, order_s=9.5 * ORDER_S)
+        assert rest == queue.num_new
+
+
+class SlowQueue:
+    """A queue in which putting a request in order takes as many seconds as its number says."""
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        self.now_s = 0.0
+        self._seconds = seconds
+        self.queue = OfflineQueue(self._label, clock=lambda: self.now_s)
+        for number in range(len(seconds)):
+            self.queue.add(Request(number), 0.0)
+
+    def _label(self, request: Request) -> Labels:
+        self.now_s += self._seconds[request.request_id]
+        return label(request)
+
+    def scan(self, order_s: float) -> int:
+        """Return how many are put in order."""
+        num_new = self.queue.num_new
+        self.queue.start_scan(self.now_s, order_s)
+        return num_new - self.queue.num_new
+
+
+def test_request_that_took_long_to_be_put_in_order_is_paid_back() -> None:
+    """Over many steps no more time is taken than is allowed."""
+    slow = SlowQueue([0.001] * 2 + [0.1] + [0.001] * 200)
+    assert [3, 0, 0, 0] == [slow.scan(0.02) for _ in range(4)]
+    num_scans = 4
+    while slow.queue.num_new:
+        slow.scan(0.02)
+        num_scans += 1
+    assert 0.302 == pytest.approx(slow.now_s)
+    assert slow.now_s <= 0.02 * num_scans <= slow.now_s + 0.02 + 0.001
+
+
+def test_time_that_was_not_needed_is_not_kept() -> None:
+    """A backlog that comes after an hour gets no more of a step than any other."""
+    slow = SlowQueue([])
+    for _ in range(100):
+        slow.scan(1.0)
+    for number in range(100):
+        slow.queue.add(Request(number), 0.0)
+    slow._seconds = [0.1] * 100
+    assert 10 == slow.scan(0.95)
+
+
+def test_one_request_is_put_in_order_where_nobody_else_is() -> None:
+    """However little time there is: offline work goes on."""
+    slow = SlowQueue([5.0] * 3)
+    for _ in range(3):
+        assert 1 == slow.scan(1e-6)
+        request = slow.queue.next_candidate()
+        assert request is not None
+        slow.queue.take(request)
 
 
 def test_requests_that_could_not_run_are_offered_first_in_the_next_scan() -> None:

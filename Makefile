@@ -5,14 +5,14 @@ BIN               := .venv/bin
 INSTALL           := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 OTHER_RELEASES    := 0.31.0 0.33.0
-OWN_TESTS_RELEASE := 0.33.0
+OWN_TESTS_RELEASE ?= 0.33.0
+STARTED           := $(shell date +%s)
 PROFILE_OUT       := profiles/cpu/smollm2-135m
 # With collect_guard a test file that collects no test fails the run.
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
-ONE_REPLICA       := -m "not two_replicas"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-ray test test-fast test-releases test-ray test-vllm-own check experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
+.PHONY: help setup model demo demo-ray test test-fast test-long test-releases test-ray test-vllm-own check check-wheel stale ci experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -42,14 +42,14 @@ demo: model ## serve mixed traffic on the real model and compare five policies; 
 demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)
 	$(BIN)/python experiments/06-fleet/two_replicas.py
 
-test: model ## run all tests, the scheduler tests against other vLLM releases, vLLM's own, short experiments
-	$(PYTEST) $(ONE_REPLICA) tests
-	$(MAKE) test-releases
-	$(MAKE) test-vllm-own
-	$(MAKE) experiments-quick
+test: model ## run all tests: on each vLLM release, with real engines, vLLM's own (about 12 minutes on two cores)
+	$(BIN)/python tools/run_tests.py --since $(STARTED) $(TEST_ARGS)
 
-test-fast: setup ## run the tests that need no vLLM
-	$(PYTEST) -q tests/unit
+test-fast: setup ## run the tests that need no vLLM (half a minute)
+	$(PYTEST) -q -n auto tests/unit
+
+test-long: model ## random traffic, two replicas on Ray, whether anything measured got slower (an hour or more)
+	$(BIN)/python tools/run_tests.py --long --since $(STARTED) $(TEST_ARGS)
 
 test-releases: $(OTHER_RELEASES:%=test-release-%) ## run tests/contract on the other vLLM releases
 
@@ -63,6 +63,14 @@ test-ray: model ## run the tests that need two replicas on Ray: faults (about 15
 
 test-vllm-own: setup ## run vLLM's own scheduler tests with our scheduler in place of vLLM's
 	$(BIN)/python tools/vllm_own_tests.py $(OWN_TESTS_RELEASE)
+
+check-wheel: model ## build sdist and wheel, install the wheel in empty environments, serve with it (about 3 minutes)
+	$(BIN)/python tools/check_wheel.py
+
+stale: setup ## list the measured results that are older than the code that they measure
+	$(BIN)/python tools/stale_results.py
+
+ci: check test check-wheel stale ## all that is checked of a commit
 
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .

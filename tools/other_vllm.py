@@ -98,14 +98,16 @@ def folder_of(name: str) -> str | None:
 
 
 def main() -> None:
-    """Print the PYTHONPATH."""
+    """Print the PYTHONPATH of each release, a line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("version", help="for example 0.33.0")
-    version = parser.parse_args().version
-    try:
-        print(prepare_release(version))
-    except subprocess.CalledProcessError:
-        sys.exit(f"cannot get vLLM {version}: pip's message is above")
+    parser.add_argument("versions", nargs="+", metavar="VERSION", help="for example 0.33.0")
+    parser.add_argument("--with-tests", action="store_true", help="get vLLM's own tests, too")
+    options = parser.parse_args()
+    for version in options.versions:
+        try:
+            print(prepare_release(version, with_tests=options.with_tests))
+        except subprocess.CalledProcessError:
+            sys.exit(f"cannot get vLLM {version}: pip's message is above")
 
 
 if __name__ == "__main__":

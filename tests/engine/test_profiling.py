@@ -20,7 +20,7 @@ from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.step_traces import composition
 from tests.support.vllm_server import VLLM
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 HYGEN = str(Path(sys.executable).with_name("hygen"))
 LIMIT_S = 300.0
@@ -111,6 +111,7 @@ def test_profile_names_the_model_its_numbers_and_this_device(profiled, model):
     assert {"report.md", "report.png"} <= {path.name for path in profiled.folder.iterdir()}
 
 
+@pytest.mark.long  # tests/unit/test_profile_run.py has the same of an engine that is none
 def test_profile_again_measures_nothing_again(profiled, tmp_path):
     """The same command finds all visits made, and makes the same profile of them."""
     expected, profile = profiled.trace.read_bytes(), profiled.profile

@@ -8,7 +8,7 @@ import pytest
 from tests.support.processes import ENGINE_ENVIRONMENT, run_process
 from tests.support.vllm_server import VLLM
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 EXIT_LIMIT_S = 200.0
 
 
@@ -16,7 +16,7 @@ EXIT_LIMIT_S = 200.0
     ("settings", "words"),
     [
         ({"latency_budgets": 1}, ["latency_budgets", 'did you mean "latency_budget_s"']),
-        ("missing.yaml", ["missing.yaml", "No such file"]),
+        pytest.param("missing.yaml", ["missing.yaml", "No such file"], marks=pytest.mark.long),
     ],
 )
 def test_wrong_settings_stop_the_server_before_the_model_is_loaded(

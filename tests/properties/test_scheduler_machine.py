@@ -418,18 +418,34 @@ class AsyncSchedulerMachine(SchedulerMachine):
     is_async = True
 
 
-PROFILES = {
-    "ci": {"max_examples": 1000, "stateful_step_count": 24, "derandomize": True},
-    "random": {"max_examples": int(os.environ.get("EXAMPLES", "5000")), "stateful_step_count": 40},
-}
-CHOSEN = settings(
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    **PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")],
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+FIXED = settings(
+    max_examples=300, stateful_step_count=24, derandomize=True, database=None, **COMMON
 )
+"""The same traffic each time."""
+RANDOM = settings(
+    max_examples=int(os.environ.get("RANDOM_EXAMPLES", "150")),
+    stateful_step_count=40,
+    print_blob=True,
+    **COMMON,
+)
+"""Other traffic each time; what failed is kept in .hypothesis and tried first."""
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = CHOSEN
+TestScheduler.settings = FIXED
 TestAsyncScheduler = AsyncSchedulerMachine.TestCase
-TestAsyncScheduler.settings = CHOSEN
+TestAsyncScheduler.settings = FIXED
+
+
+class RandomMachine(SchedulerMachine):
+    """Its own class, for another setting."""
+
+
+class AsyncRandomMachine(AsyncSchedulerMachine):
+    """Its own class, for another setting."""
+
+
+TestRandomTraffic = RandomMachine.TestCase
+TestRandomTraffic.settings = RANDOM
+TestAsyncRandomTraffic = AsyncRandomMachine.TestCase
+TestAsyncRandomTraffic.settings = RANDOM

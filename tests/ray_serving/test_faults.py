@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.engine, pytest.mark.two_replicas]
+pytestmark = [pytest.mark.engine, pytest.mark.two_replicas, pytest.mark.timeout(900)]
 REPLICA, ENGINE = "ray::ServeReplica:default:HyGenServer", "VLLM::EngineCore"
 ROWS = 60
 ONLINE_EVERY_S = 0.25

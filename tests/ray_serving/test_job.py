@@ -8,7 +8,7 @@ from ray.exceptions import RayError
 
 from hygen_vllm.batch_job import job
 from hygen_vllm.openai_request import OpenAiRequest, error_of
-from tests.support.processes import free_port
+from tests.support.processes import reserved_port
 
 ROWS = {str(i): OpenAiRequest("/v1/completions", {"prompt": "x"}) for i in range(4)}
 GOOD = {"response": {}}
@@ -97,6 +97,6 @@ def test_application_that_is_not_there_is_refused(monkeypatch, deployments):
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_cluster_that_is_not_there_is_refused(scheme):
     """In one line, before Ray has tried for a minute."""
-    with pytest.raises(RuntimeError, match="no Ray cluster") as error:
-        job.connect(f"{scheme}127.0.0.1:{free_port()}")
+    with reserved_port() as port, pytest.raises(RuntimeError, match="no Ray cluster") as error:
+        job.connect(f"{scheme}127.0.0.1:{port}")
     assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.ray_serving.conftest import RAY_ENVIRONMENT, TARGET
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 OFFLINE = {"vllm_xargs": {"slo_class": "offline"}}
 TOO_LONG = "word " * 600
 

@@ -12,9 +12,20 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 TERMINATION_S = 20.0
 LOG_TAIL_CHARACTERS = 6000
+
+
+def engine_cores() -> str:
+    """Return the cores for an engine's threads, as vLLM wants them: one for each xdist worker."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return "auto"
+    cores = sorted(os.sched_getaffinity(0))
+    return str(cores[int(worker.removeprefix("gw")) % len(cores)])
+
+
 ENGINE_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    "VLLM_CPU_OMP_THREADS_BIND": engine_cores(),
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -73,8 +84,14 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port of the loopback interface that nobody else gets and nobody listens on.
+
+    A server that sets SO_REUSEADDR, as vLLM and Ray Serve do, can listen on it meanwhile.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])

@@ -20,7 +20,7 @@ from ray import serve
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving import build_app
-from tests.support.processes import free_port
+from tests.support.processes import reserved_port
 
 LOOPBACK = "127.0.0.1"
 
@@ -52,8 +52,10 @@ def keep_up(config, up, path):
 
 def main():
     config = json.loads(sys.argv[1])
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="hygen", ignore_cleanup_errors=True) as folder:
+    with (
+        reserved_port() as port,
+        tempfile.TemporaryDirectory(prefix="hygen", ignore_cleanup_errors=True) as folder,
+    ):
         ray.init(
             num_cpus=2 * config["num_replicas"] + 2,
             num_gpus=0,

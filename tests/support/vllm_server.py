@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-from tests.support.processes import ENGINE_ENVIRONMENT, child_process, free_port, log_tail
+from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail, reserved_port
 from tests.support.recording_scheduler import RECORD_ENV
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -51,11 +51,15 @@ class Server:
 
 @contextmanager
 def vllm_server(model: Path, arguments: Sequence[str], folder: Path) -> Iterator[Server]:
-    """Start a server on a free port of this machine; ends it with all its processes.
+    """Start a server on a port of this machine; ends it with all its processes.
 
     Raises: AssertionError with the end of its log if it does not start.
     """
-    port = free_port()
+    with reserved_port() as port:
+        yield from _serve(model, arguments, folder, port)
+
+
+def _serve(model: Path, arguments: Sequence[str], folder: Path, port: int) -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{port}", model.name, folder / "log", folder / "record.jsonl")
     command = [str(VLLM), "serve", str(model), "--served-model-name", model.name]
     command += ["--host", "127.0.0.1", "--port", str(port), *arguments]

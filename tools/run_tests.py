@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs all tests in stages, side by side where cores are free, and says where the time went.
+
+    python tools/run_tests.py [--long] [--seed N] [--since SECONDS] [STAGE ...]
+
+The unit and contract tests run on each supported vLLM release: on the installed one as things are
+here, on the two others in a strange place: a machine that has been up for seconds, or for years, in
+another time zone, with another locale, with an empty home folder. Order and hashes follow a seed
+that is printed. A stage that takes too long is ended, and shows the stacks of its threads.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+from other_vllm import CACHE, prepare_release
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = CACHE / "tests"
+PYTHON = sys.executable
+PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "tests.collect_guard")
+"""A test file that collects no test fails the run."""
+ALL_CORES = 2
+JUST_STARTED_S, YEARS_S = 5, 10 * 365 * 86400
+RELEASES = ("0.31.0", "0.32.0", "0.33.0")
+TAG = "HYGEN_TEST_STAGE"
+"""Environment variable that all processes of a stage have."""
+STACK_S = 10.0
+"""How long a stage that was told to end may take to write its stacks."""
+SHOWN_LINES, SHOWN_FILES = 60, 12
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tests run, in all that must not matter to them.
+
+    Args:
+        uptime_s: seconds since the machine was started; None: its own.
+        release: of vLLM; None: the installed one.
+    """
+
+    uptime_s: int | None = None
+    release: str | None = None
+    time_zone: str = ""
+    locale: str = ""
+    has_empty_home: bool = False
+
+    def environment(self, home: str) -> dict[str, str]:
+        """Return the variables of the place; `home` is an empty folder."""
+        env = {"HYGEN_CACHE": str(model_cache())}
+        if self.release is not None:
+            env["PYTHONPATH"] = prepare_release(self.release, with_tests=True)
+        if self.time_zone:
+            env["TZ"] = self.time_zone
+        if self.locale:
+            # Python would take UTF-8 where a locale has no encoding of its own.
+            env |= {"LC_ALL": self.locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+        if self.has_empty_home:
+            env["HOME"] = home
+        return env
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that has to succeed.
+
+    Args:
+        cores: that it keeps busy.
+        limit_s: after which it is ended.
+        needs: the stage that has to end before.
+        is_pytest: it takes pytest's options.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    cores: int = 1
+    limit_s: float = 600.0
+    place: Place = Place()
+    needs: str = ""
+    is_pytest: bool = True
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def pytest_stage(name: str, *arguments: str, cores: int = 1, **options: object) -> Stage:
+    workers = ("-n", str(cores), "--dist", "loadfile") if cores > 1 else ()
+    return Stage(name, (*PYTEST, *workers, *arguments), cores, **options)  # type: ignore[arg-type]
+
+
+def script(name: str, *command: str, **options: object) -> Stage:
+    return Stage(name, (PYTHON, *command), is_pytest=False, **options)  # type: ignore[arg-type]
+
+
+def own_tests(release: str) -> Stage:
+    command = "tools/vllm_own_tests.py", release
+    return script(f"vLLM's own, {release}", *command, limit_s=900.0, needs=GET_RELEASES)
+
+
+NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
+OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_home=True)
+PURE = ("tests/unit", "tests/contract")
+GET_RELEASES = "get releases"
+STAGES = (
+    script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
+    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", limit_s=900.0),
+    pytest_stage("engines", "tests/engine", "-m", "not long", cores=2, limit_s=900.0),
+    pytest_stage("tests", *PURE, "tests/properties", "tests/simulator", cores=2),
+    pytest_stage("0.31, just started", *PURE, place=NEW_MACHINE, needs=GET_RELEASES),
+    pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=GET_RELEASES),
+    *(own_tests(release) for release in RELEASES),
+    script("experiments", "experiments/run.py", "--quick", cores=2, limit_s=900.0),
+)
+LONG_STAGES = (
+    pytest_stage(
+        *("random traffic", "tests/properties", "--timeout", "3600"),
+        cores=2,
+        limit_s=7200.0,
+        env={"RANDOM_EXAMPLES": "5000"},
+    ),
+    pytest_stage("engines, long", "tests/engine", "-m", "long", limit_s=1800.0),
+    pytest_stage(
+        "Ray, two replicas", "tests/ray_serving", "-m", "two_replicas", cores=2, limit_s=3600.0
+    ),
+    script("speed", "experiments/check_speed.py", cores=2, limit_s=3600.0),
+)
+
+
+class Running:
+    """A stage that was started; its output goes into a log."""
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        self.stage = stage
+        self.log = LOGS / f"{stage.name}.log"
+        self.report = LOGS / f"{stage.name}.xml"
+        self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        command = [*stage.command]
+        if stage.is_pytest:
+            command += [f"--junitxml={self.report}", f"--randomly-seed={seed}"]
+            command += [f"--hypothesis-seed={seed}"]
+        if stage.place.uptime_s is not None:
+            command = at_uptime(command, stage.place.uptime_s)
+        self._tag = f"{os.getpid()} {stage.name}"
+        env = {"PYTHONHASHSEED": str(seed), "PYTHONFAULTHANDLER": "1", TAG: self._tag}
+        env |= {**stage.place.environment(self._home.name), **stage.env}
+        self._file: IO[bytes] = self.log.open("wb")
+        self.started_s = time.monotonic()
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.seconds = 0.0
+        self.status: int | None = None
+        self._ends_by_s = self.started_s + stage.limit_s
+
+    def has_ended(self) -> bool:
+        """Look whether it has ended; end it if its time is over."""
+        self.status = self._process.poll()
+        if self.status is None and time.monotonic() > self._ends_by_s:
+            self._show_stacks()
+            self.status = -signal.SIGKILL
+        if self.status is None:
+            return False
+        self.seconds = time.monotonic() - self.started_s
+        self.kill()
+        return True
+
+    def kill(self) -> None:
+        """End whatever it has left running, in whatever session that is."""
+        for process in self._processes():
+            with suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
+        self._file.close()
+        self._home.cleanup()
+
+    def _show_stacks(self) -> None:
+        """Let its Python processes write their stacks, which ends them."""
+        for process in self._processes():
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGABRT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STACK_S)
+
+    def _processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(TAG) == self._tag:
+                    found.append(process)
+        return found
+
+    def tests(self) -> list[tuple[str, float]]:
+        """Return (file, seconds) of each of its tests."""
+        if not self.report.exists():
+            return []
+        cases = ET.parse(self.report).iter("testcase")  # noqa: S314 - pytest wrote it
+        return [(_file_of(case), float(case.get("time") or 0.0)) for case in cases]
+
+    def tail(self) -> str:
+        """Return the end of its output: more of it if it failed."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-SHOWN_LINES if self.status else -1 :])
+
+
+def _file_of(case: ET.Element) -> str:
+    parts = (case.get("classname") or "?").split(".")
+    return "/".join(part for part in parts if not part[:1].isupper())
+
+
+def model_cache() -> Path:
+    """Return the folder of the small model, which an empty home would hide."""
+    return Path(os.environ.get("HYGEN_CACHE") or Path.home() / ".cache" / "hygen")
+
+
+def at_uptime(command: Sequence[str], uptime_s: int) -> list[str]:
+    """Return a command that runs as if the machine had been started that long ago.
+
+    In a time namespace if the kernel and our rights allow it; else the tests move Python's clock.
+    """
+    offset = str(round(uptime_s - time.monotonic()))
+    prefix = ["unshare", "--time", f"--monotonic={offset}", f"--boottime={offset}"]
+    code = f"import time; assert abs(time.monotonic() - {uptime_s}) < 60"
+    try:
+        probe = subprocess.run([*prefix, PYTHON, "-c", code], check=False, capture_output=True)
+    except OSError:
+        return [*command, f"--uptime={uptime_s}"]
+    return [*prefix, *command] if probe.returncode == 0 else [*command, f"--uptime={uptime_s}"]
+
+
+def run_all(stages: Sequence[Stage], seed: int) -> list[Running]:
+    """Run stages, in order, as many at a time as cores allow; return them as they ended."""
+    waiting, running, done = list(stages), list[Running](), list[Running]()
+    started_s = time.monotonic()
+    try:
+        while waiting or running:
+            for each in [r for r in running if r.has_ended()]:
+                running.remove(each)
+                done.append(each)
+                word = "passed" if each.status == 0 else f"FAILED ({each.status})"
+                print(f"[{time.monotonic() - started_s:4.0f} s] {each.stage.name}: {word}")
+                print(each.tail(), flush=True)
+            free = ALL_CORES - sum(each.stage.cores for each in running)
+            busy = {stage.name for stage in waiting} | {each.stage.name for each in running}
+            fits = next((s for s in waiting if s.cores <= free and s.needs not in busy), None)
+            if fits is not None:
+                waiting.remove(fits)
+                print(f"[{time.monotonic() - started_s:4.0f} s] {fits.name} ...", flush=True)
+                running.append(Running(fits, seed))
+            else:
+                time.sleep(0.2)
+    finally:
+        for each in running:
+            each.kill()
+    return done
+
+
+def print_table(done: Sequence[Running], setup_s: float, total_s: float) -> None:
+    print(f"\n{'stage':28} {'':6} {'seconds':>8} {'tests':>6}")
+    if setup_s:
+        print(f"{'set-up':28} {'':6} {setup_s:8.0f}")
+    of_file: dict[str, list[float]] = defaultdict(list)
+    for each in done:
+        tests = each.tests()
+        for file, seconds in tests:
+            of_file[file].append(seconds)
+        word = "ok" if each.status == 0 else "FAILED"
+        count = str(len(tests) or "")
+        print(f"{each.stage.name:28} {word:6} {each.seconds:8.0f} {count:>6}")
+    print(f"{'all':28} {'':6} {setup_s + total_s:8.0f}")
+    slowest = sorted(of_file.items(), key=lambda item: -sum(item[1]))[:SHOWN_FILES]
+    if slowest:
+        print(f"\n{'slowest files, all releases':42} {'seconds':>8} {'tests':>6}")
+    for file, times in slowest:
+        print(f"{file:42} {sum(times):8.1f} {len(times):6}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [stage.name for stage in (*STAGES, *LONG_STAGES)]
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {'; '.join(names)}")
+    parser.add_argument("--long", action="store_true", help="the stages of make test-long")
+    parser.add_argument("--seed", type=int, help="of the order of tests and of hashes")
+    parser.add_argument("--since", type=float, help="when the set-up began, seconds since 1970")
+    options = parser.parse_args()
+    if unknown := set(options.stages) - set(names):
+        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    stages = LONG_STAGES if options.long else STAGES
+    if options.stages:
+        stages = tuple(s for s in (*STAGES, *LONG_STAGES) if s.name in options.stages)
+    seed = options.seed if options.seed is not None else random.randrange(1, 2**32)
+    setup_s = max(0.0, time.time() - options.since) if options.since else 0.0
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for old in LOGS.iterdir():
+        old.unlink()
+    print(f"seed {seed}; logs in {LOGS.relative_to(ROOT)}", flush=True)
+    started_s = time.monotonic()
+    done = run_all(stages, seed)
+    print_table(done, setup_s, time.monotonic() - started_s)
+    if failed := [each.stage.name for each in done if each.status]:
+        sys.exit(f"failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARG
 .PHONY: help setup model demo demo-ray test test-fast test-long test-releases test-ray test-vllm-own check check-wheel stale ci experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test tools (about 4 minutes, once)
 

@@ -10,18 +10,29 @@ licence); default: device_ops in $HYGEN_DATA. See profiles/README.md for what is
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 from operator_shapes import Gpu, Llm, Split
 
+from experiments.harness.provenance import ROOT, stamp
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.profiler.fit import FittedProfile, fit_steps
 from hygen_vllm.profiler.report import write_profile
 from hygen_vllm.simulator.device_model import DeviceModel, save_device
 from hygen_vllm.simulator.modelled_steps import modelled_steps
 
+FILES = ("device.json", "profile.json", "report.md", "report.png")
+MEASURES = (
+    "fits",
+    "hygen_vllm/profiler/report.py",
+    "tools/device_profiles.py",
+    "tools/operator_shapes.py",
+)
 NUM_MIXES = 3000
 BLOCK_SIZE = 16
 NOTES = (
@@ -162,6 +173,9 @@ def main() -> None:
     for modelled in chosen:
         fitted = make(modelled, options.data, options.out)
         print(f"{modelled.folder}: MAPE {fitted.profile.fit['mape']:.2%}")
+        if options.out.resolve() == ROOT / "profiles":
+            command = f"python tools/device_profiles.py {modelled.folder}"
+            stamp(options.out, [f"{modelled.folder}/{name}" for name in FILES], MEASURES, command)
 
 
 if __name__ == "__main__":

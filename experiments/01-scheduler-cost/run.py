@@ -4,6 +4,8 @@
 Two engines without a model decode side by side: a few steps of one, a few of the other, in turn.
 What counts is schedule(), as a ratio of medians; with --slos, in mode `slo`, schedule() and
 update_from_output() together, for there the controller listens.
+
+With --check FILE: are ratios still what FILE says? A short run of the cases in it.
 """
 
 import argparse
@@ -12,13 +14,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp_out
+from harness.regression import Row, Verdict, add_check, compare, read_rows, report
 from tqdm import tqdm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -27,6 +33,14 @@ from vllm.v1.outputs import ModelRunnerOutput
 from hygen_vllm import HyGenAsyncScheduler
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 
+MEASURES = (
+    "serves",
+    "hygen_vllm/bare_scheduler.py",
+    "experiments/01-scheduler-cost/run.py",
+)
+KEYS = ("running", "case", "offline_waiting")
+TURNS, MOST_WAITING = 30, 100_000
+CHECK_TURNS, CHECK_MOST_WAITING = 6, 1_000
 PROMPT_TOKENS = 512
 MAX_TOKENS = 30_000
 STEPS_PER_TURN = 20
@@ -112,7 +126,7 @@ def _request(request_id: str, slo_class: str, num_tokens: int, seed: int):
     )
 
 
-def measure(case: Case, num_turns: int, has_slos: bool) -> dict[str, object]:
+def measure(case: Case, num_turns: int, has_slos: bool) -> dict[str, Any]:
     settings = SLOS if has_slos else FIXED
     stock = DecodingEngine(AsyncScheduler, case, settings)
     hygen = DecodingEngine(HyGenAsyncScheduler, case, settings)
@@ -136,21 +150,45 @@ def measure(case: Case, num_turns: int, has_slos: bool) -> dict[str, object]:
     }
 
 
+def check(rows: Sequence[Row], num_turns: int, has_slos: bool) -> list[Verdict]:
+    """Measure the cases of a table again, shortly."""
+    by_key = {
+        (str(case.num_running), case.name, str(case.num_waiting)): case
+        for case in cases(MOST_WAITING)
+    }
+
+    def ratio(row: Row, effort: int) -> float:
+        case = by_key[tuple(row[key] for key in KEYS)]
+        return float(measure(case, effort * num_turns, has_slos)["ratio"])
+
+    return compare(tqdm(rows, unit="case", file=sys.stderr), KEYS, ratio)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
-    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--turns", type=int, help=f"{TURNS}; {CHECK_TURNS} with --check")
     parser.add_argument("--slos", action="store_true", help="in mode slo, update included")
-    parser.add_argument("--max-waiting", type=int, default=100_000)
+    parser.add_argument(
+        "--max-waiting", type=int, help=f"{MOST_WAITING}; {CHECK_MOST_WAITING} with --check"
+    )
+    add_check(parser)
     options = parser.parse_args()
-    rows = [
-        measure(case, options.turns, options.slos)
-        for case in tqdm(list(cases(options.max_waiting)), unit="case", file=sys.stderr)
+    if options.check is not None:
+        most = CHECK_MOST_WAITING if options.max_waiting is None else options.max_waiting
+        rows = [row for row in read_rows(options.check) if int(row["offline_waiting"]) <= most]
+        verdicts = check(rows, options.turns or CHECK_TURNS, options.slos)
+        sys.exit(report(verdicts, options.verdicts))
+    most = MOST_WAITING if options.max_waiting is None else options.max_waiting
+    table = [
+        measure(case, options.turns or TURNS, options.slos)
+        for case in tqdm(list(cases(most)), unit="case", file=sys.stderr)
     ]
     for stream in [sys.stdout] + ([options.out.open("w", newline="")] if options.out else []):
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(table)
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

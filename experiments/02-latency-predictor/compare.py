@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from harness.predictors import paper_sums
+from harness.provenance import stamp
 from scipy import sparse
 from scipy.optimize import linprog
 from serving import PROFILES, Disturbance, DisturbedDevice, serve
@@ -38,6 +39,16 @@ from hygen_vllm.simulator.device_model import DeviceModel, load_device
 from hygen_vllm.simulator.modelled_steps import modelled_steps
 
 HERE = Path(__file__).parent
+MEASURES = (
+    "simulates",
+    "fits",
+    "experiments/harness/predictors.py",
+    "experiments/02-latency-predictor/compare.py",
+    "experiments/02-latency-predictor/serving.py",
+    "profiles/cpu/smollm2-135m/trace.csv.gz",
+    "profiles/*/llama2-7b/*.json",
+    "profiles/a100/llama3-8b/*.json",
+)
 MEASURED = {"cpu-smollm2-135m": PROFILES / "cpu/smollm2-135m/trace.csv.gz"}
 MODELLED = ("a100/llama2-7b", "h100/llama2-7b", "a40/llama2-7b", "a100/llama3-8b")
 NUM_MIXES = 3000
@@ -187,7 +198,8 @@ def main() -> None:
         for task in tqdm(list(tasks()), unit="task", file=sys.stderr)
         for name, model in MODELS.items()
     ]
-    write_table("comparison.csv", rows)
+    write_table(HERE / "comparison.csv", rows)
+    stamp(HERE, ["comparison.csv"], MEASURES)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
+from harness.provenance import command_line, stamp
 from serving import PROFILES, Disturbance, DisturbedDevice, ServedStep, serve
 from tables import write_table
 from tqdm import tqdm
@@ -24,6 +27,14 @@ from hygen_vllm.latency.step_trace import read_trace
 from hygen_vllm.simulator.device_model import load_device
 
 HERE = Path(__file__).parent
+THIS = "experiments/02-latency-predictor/learning.py"
+MEASURES = (
+    "simulates",
+    THIS,
+    "experiments/02-latency-predictor/serving.py",
+    "profiles/a100/llama2-7b/*.json",
+)
+TRACED = "hygen demo --policies hygen --seconds 60 --trace real-run.csv"
 PROFILE = PROFILES / "a100/llama2-7b"
 BUDGET_S = 0.05
 NOISE = 0.03
@@ -119,9 +130,10 @@ def simulate(num_seeds: int) -> None:
         steps = run(name, seed)
         rows.append(figures(name, seed, steps))
         series.setdefault(name, errors(steps))
-    write_table("learning.csv", rows)
+    write_table(HERE / "learning.csv", rows)
     title = f"Simulated: Llama-2-7B on an A100 model, {NOISE:.0%} noise, prediction against truth"
     draw(HERE / "learning.png", title, series)
+    stamp(HERE, ["learning.csv", "learning.png"], MEASURES)
 
 
 def show_trace(path: Path) -> None:
@@ -133,6 +145,7 @@ def show_trace(path: Path) -> None:
         print(f"steps {first} to {last}: MAPE {mape:.2%}")
     title = f"Measured: {engine.model} on {engine.device}, no profile, prediction against measured"
     draw(HERE / "real-run.png", title, {"from the first step on": error})
+    stamp(HERE, ["real-run.png"], ["demo", THIS], f"{TRACED}; {command_line(sys.argv)}")
 
 
 def main() -> None:

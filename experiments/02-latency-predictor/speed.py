@@ -1,12 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Microseconds of pricing one more request, of solving for a chunk, and of a fit; speed.csv."""
+"""Microseconds of pricing one more request, of solving for a chunk, and of a fit; speed.csv.
 
+Each is timed in turn with a reference that nothing here changes: a call with a loop of plain
+Python, or NumPy's least squares for the same steps. The ratio to that says the same on any machine;
+NumPy has one thread, however many cores there are. With --check FILE: are ratios still what FILE
+says?
+"""
+
+import argparse
+import os
 import statistics
+import sys
 import time
 import timeit
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from harness.provenance import stamp_out
+from harness.regression import Row, add_check, compare, read_rows, report
 from tables import write_table
 
 from hygen_vllm.latency.cost_learner import CostLearner
@@ -16,9 +32,18 @@ from hygen_vllm.latency.step_features import StepComposition
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parents[1] / "profiles/a100/llama2-7b"
+MEASURES = (
+    "hygen_vllm/latency/*.py",
+    "experiments/02-latency-predictor/speed.py",
+    "profiles/a100/llama2-7b/*.json",
+)
 NUM_FIT_STEPS = 80_000
+NUM_LEARNED = 3000
 REPEATS = 5
 NUM_CALLS = 20_000
+
+Pairs = list[tuple[float, float]]
+"""Of each repeat what was measured, and the reference in the same unit."""
 
 
 def random_steps(num_steps: int, seed: int) -> np.ndarray:
@@ -35,70 +60,121 @@ def random_steps(num_steps: int, seed: int) -> np.ndarray:
     ).astype(np.float64)
 
 
-def us_per_call(call) -> list[float]:
-    """Return microseconds of a call in each of REPEATS runs, after a warm-up."""
+def reference_call() -> float:
+    """Do what takes plain Python about a microsecond."""
+    total = 0.0
+    for number in range(20):
+        total += 0.5 * number
+    return total
+
+
+def us_of(call: Callable[[], object]) -> float:
+    """Return microseconds of a call."""
+    return 1e6 * timeit.timeit(call, number=NUM_CALLS) / NUM_CALLS
+
+
+def calls(call: Callable[[], object], repeats: int) -> Pairs:
+    """Time a call, after a warm-up."""
     timeit.timeit(call, number=NUM_CALLS // 10)
-    return [1e6 * t / NUM_CALLS for t in timeit.repeat(call, number=NUM_CALLS, repeat=REPEATS)]
+    return [(us_of(call), us_of(reference_call)) for _ in range(repeats)]
 
 
-def fit_seconds(cost, num_steps: int) -> list[float]:
-    X = random_steps(num_steps, seed=0)
+def fits(cost: Any, repeats: int) -> Pairs:
+    """Time fits of many steps, seconds."""
+    X = random_steps(NUM_FIT_STEPS, seed=0)
     exact = StepTimeRegressor().fit(X[:100], np.ones(100))
     exact.cost_ = cost
-    seconds = exact.predict(X) * np.exp(np.random.default_rng(1).normal(0.0, 0.03, num_steps))
-    times = []
-    for _ in range(REPEATS):
+    noise = np.exp(np.random.default_rng(1).normal(0.0, 0.03, NUM_FIT_STEPS))
+    seconds = exact.predict(X) * noise
+    pairs = []
+    for _ in range(repeats):
         started = time.perf_counter()
         StepTimeRegressor().fit(X, seconds)
-        times.append(time.perf_counter() - started)
-    return times
+        fitted = time.perf_counter()
+        np.linalg.lstsq(X, seconds, rcond=None)
+        pairs.append((fitted - started, time.perf_counter() - fitted))
+    return pairs
 
 
-def observe_us(cost) -> list[float]:
-    """Return microseconds of learning one step, refits included, on average over 3,000 steps."""
-    times = []
-    for repeat in range(REPEATS):
+def learnings(cost: Any, repeats: int) -> Pairs:
+    """Time learning one step, refits included, on average over many."""
+    pairs = []
+    for repeat in range(repeats):
         learner = CostLearner(cost)
         rng = np.random.default_rng(repeat)
-        steps = [StepComposition(*map(int, features)) for features in random_steps(3000, repeat)]
+        X = random_steps(NUM_LEARNED, repeat)
+        steps = [StepComposition(*map(int, features)) for features in X]
         started = time.perf_counter()
         for step in steps:
             learner.observe(step, cost.seconds(step) * float(np.exp(rng.normal(0.0, 0.03))))
-        times.append(1e6 * (time.perf_counter() - started) / len(steps))
-    return times
+        each = 1e6 * (time.perf_counter() - started) / len(steps)
+        pairs.append((each, us_of(reference_call)))
+    return pairs
 
 
-def main() -> None:
+def cases() -> dict[str, tuple[str, float | None, Callable[[int], Pairs]]]:
+    """Return (unit, the most it should be, what measures it so many times) by name."""
     cost = load_profile(PROFILE).cost
     step = StepComposition()
     step.add_decode(1, 800)
     step.add_prefill(300, 900)
-    measured = {
-        ("price one more decode", "us", 2.0): us_per_call(
-            lambda: cost.added_decode_seconds(90, 1, 700)
+
+    def timed(call: Callable[[], object]) -> Callable[[int], Pairs]:
+        return lambda repeats: calls(call, repeats)
+
+    return {
+        "price one more decode": ("us", 2.0, timed(lambda: cost.added_decode_seconds(90, 1, 700))),
+        "price one more chunk": ("us", 2.0, timed(lambda: cost.added_chunk_seconds(90, 200, 700))),
+        "largest chunk for a time": (
+            "us",
+            5.0,
+            timed(lambda: cost.largest_chunk(90, 700, 400, 0.012)),
         ),
-        ("price one more chunk", "us", 2.0): us_per_call(
-            lambda: cost.added_chunk_seconds(90, 200, 700)
-        ),
-        ("largest chunk for a time", "us", 5.0): us_per_call(
-            lambda: cost.largest_chunk(90, 700, 400, 0.012)
-        ),
-        ("price a whole step", "us", None): us_per_call(lambda: cost.seconds(step)),
-        ("learn from one step", "us", None): observe_us(cost),
-        (f"fit {NUM_FIT_STEPS} steps", "s", 1.0): fit_seconds(cost, NUM_FIT_STEPS),
+        "price a whole step": ("us", None, timed(lambda: cost.seconds(step))),
+        "learn from one step": ("us", None, lambda repeats: learnings(cost, repeats)),
+        f"fit {NUM_FIT_STEPS} steps": ("s", 1.0, lambda repeats: fits(cost, repeats)),
     }
-    rows = [
-        {
-            "what": what,
-            "unit": unit,
-            "aim": aim,
-            "min": f"{min(times):.3g}",
-            "median": f"{statistics.median(times):.3g}",
-            "max": f"{max(times):.3g}",
-        }
-        for (what, unit, aim), times in measured.items()
-    ]
-    write_table("speed.csv", rows)
+
+
+def ratio_of(pairs: Pairs) -> float:
+    """Return the ratio of the shortest times, which programs beside it prolong least."""
+    return min(measured for measured, _ in pairs) / min(reference for _, reference in pairs)
+
+
+def rows() -> list[dict[str, Any]]:
+    found = []
+    for what, (unit, aim, measure) in cases().items():
+        pairs = measure(REPEATS)
+        times = [measured for measured, _ in pairs]
+        found.append(
+            {
+                "what": what,
+                "unit": unit,
+                "aim": aim,
+                "min": f"{min(times):.3g}",
+                "median": f"{statistics.median(times):.3g}",
+                "max": f"{max(times):.3g}",
+                "ratio": f"{ratio_of(pairs):.3g}",
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE / "speed.csv", help="%(default)s")
+    add_check(parser)
+    options = parser.parse_args()
+    if options.check is not None:
+        known = cases()
+
+        def ratio(row: Row, effort: int) -> float:
+            return ratio_of(known[row["what"]][2](REPEATS * effort))
+
+        verdicts = compare(read_rows(options.check), ["what"], ratio)
+        sys.exit(report(verdicts, options.verdicts))
+    write_table(options.out, rows())
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows to stdout and to a file beside this one."""
-    with Path(__file__).with_name(name).open("w", newline="", encoding="utf-8") as file:
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows to stdout and to a file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
         for stream in (sys.stdout, file):
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()

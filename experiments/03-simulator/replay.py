@@ -10,13 +10,17 @@ measured with lone requests. Prints and writes replay.csv, and draws replay.png.
 import csv
 import gzip
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
+from harness.provenance import stamp
 from record import LATENCY_BUDGET_S, LONE_TOKENS, POLICIES, RECORDED, RUN_S
 
 from hygen_vllm.demo.client import RequestLog
@@ -32,6 +36,16 @@ from hygen_vllm.simulator.step_time import Disturbance
 from hygen_vllm.workloads.arrivals import Arrival
 
 HERE = Path(__file__).parent
+MEASURES = (
+    "simulates",
+    "hygen_vllm/demo/client.py",
+    "hygen_vllm/demo/measure.py",
+    "experiments/03-simulator/record.py",
+    "experiments/03-simulator/replay.py",
+    "experiments/03-simulator/recorded/*",
+    "experiments/03-simulator/profile/profile.json",
+    "experiments/03-simulator/profile/trace.csv.gz",
+)
 PROFILE = HERE / "profile"
 TRACE = PROFILE / "trace.csv.gz"
 WINDOW = Window(12.0, RUN_S - 2.0)
@@ -177,6 +191,7 @@ def main() -> None:
     for row in table:
         print(*row.values(), sep="\t")
     draw(gaps)
+    stamp(HERE, ["replay.csv", "replay.png"], MEASURES)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,15 @@
 Mooncake's conversation trace; simulated A100 and H200, Llama-3-8B. Writes both-classes.csv.
 """
 
+import sys
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from runs import HERE, write_rows
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp
+from runs import HERE, simulated, write_rows
 
 from hygen_vllm.simulator.many_runs import simulate_all
 
@@ -64,6 +69,8 @@ def main() -> None:
             }
         )
     write_rows(HERE / "both-classes.csv", rows)
+    profiles = ("profiles/a100/llama3-8b/*.json", "profiles/h200/llama3-8b/profile.json")
+    stamp(HERE, ["both-classes.csv"], simulated(__file__, *profiles))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.apart import RESULT, run_apart
+from harness.provenance import stamp_out
 from runs import write_rows
 from tqdm import tqdm
 
+MEASURES = (
+    "engines",
+    "experiments/05-offline-lane/offload_tier.py",
+    "experiments/05-offline-lane/runs.py",
+)
 GIB = 1 << 30
 TIER_GIB = 16
 SECONDS = 30.0
@@ -119,6 +125,7 @@ def main() -> None:
     for name in tqdm(options.variants, unit="run", file=sys.stderr):
         rows.append({"variant": name, **serve_apart([*flags, *VARIANTS[name]], options.seconds)})
         write_rows(options.out, rows)
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,19 @@ utility ratio and the bound on waiting cost at 12,000 tokens. --picture only dra
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from runs import HERE, infinite_hits, read_rows, write_rows
+from harness.provenance import stamp
+from runs import A100_LLAMA2, HERE, infinite_hits, read_rows, simulated, write_rows
 
 from hygen_vllm.simulator.many_runs import simulate_all
 from hygen_vllm.workloads.sources import find_offline
@@ -124,11 +129,15 @@ def draw(rows: list[dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--picture", action="store_true", help="only draw what was measured before")
+    only_draws = parser.parse_args().picture
     path = HERE / "prefix-order.csv"
-    if not parser.parse_args().picture:
+    if not only_draws:
         write_rows(path, over_kv_sizes())
         write_rows(HERE / "fairness.csv", fairness())
     draw(read_rows(path))
+    if not only_draws:
+        results = [path.name, "prefix-order.png", "fairness.csv"]
+        stamp(HERE, results, simulated(__file__, A100_LLAMA2))
 
 
 if __name__ == "__main__":

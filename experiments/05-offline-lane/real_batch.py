@@ -25,6 +25,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.apart import RESULT, run_apart
+from harness.provenance import stamp_out
 from runs import infinite_hits, write_rows
 from tqdm import tqdm
 
@@ -32,6 +33,13 @@ from hygen_vllm.small_model import prepare_small_model
 from hygen_vllm.workloads.sources import find_offline
 from hygen_vllm.workloads.tokenizers import load_tokenizer
 
+MEASURES = (
+    "serves",
+    "requests",
+    "small model",
+    "experiments/05-offline-lane/real_batch.py",
+    "experiments/05-offline-lane/runs.py",
+)
 HYGEN = {"scheduler_cls": "hygen_vllm.HyGenScheduler"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "stock vLLM": {},
@@ -175,6 +183,7 @@ def main() -> None:
                 )
                 write_rows(options.out, rows)
                 bar.update()
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+A100_LLAMA2 = "profiles/a100/llama2-7b/*.json"
+
+
+def simulated(script: str, *profiles: str) -> list[str]:
+    """Return what a simulation by a script of this folder measures, see harness/provenance.py."""
+    here = f"experiments/{HERE.name}"
+    return ["simulates", f"{here}/{Path(script).name}", f"{here}/runs.py", *profiles]
 
 
 def infinite_hits(prompts: Iterable[Sequence[int]], block_size: int) -> float:

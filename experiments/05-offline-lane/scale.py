@@ -2,6 +2,7 @@
 """What a long queue of offline requests costs: time of a step, memory, time to take it in.
 
     python experiments/05-offline-lane/scale.py --out scale.csv
+    python experiments/05-offline-lane/scale.py --check scale.csv   # are ratios as they were?
 
 Real scheduler objects without a model. `step`: all slots are taken by decoding requests, half of
 them offline, and the queue waits. `admit`: every step finishes offline requests of one output token
@@ -20,11 +21,16 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp_out
+from harness.regression import Row, Verdict, add_check, compare, read_rows, report
 from runs import write_rows
 from tqdm import tqdm
 from vllm.v1.outputs import ModelRunnerOutput
@@ -33,6 +39,13 @@ from vllm.v1.request import Request
 from hygen_vllm import HyGenScheduler
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 
+MEASURES = (
+    "serves",
+    "hygen_vllm/bare_scheduler.py",
+    "experiments/05-offline-lane/scale.py",
+    "experiments/05-offline-lane/runs.py",
+)
+KEYS = ("case", "kind", "queued")
 BLOCK_SIZE = 16
 PROMPT_TOKENS = 128
 NUM_RUNNING = 64
@@ -40,6 +53,7 @@ SHORT = 200
 LENGTHS = (10_000, 100_000, 1_000_000)
 BURST = 100_000
 TURNS, STEPS_PER_TURN = 8, 40
+MOST, CHECK_MOST = 1_000_000, 10_000
 FAMILY = 250
 """Requests that share six blocks of eight."""
 KINDS = ("unique", "families", "identical")
@@ -120,17 +134,17 @@ class Engine:
         return seconds
 
 
-def step_rows(case: str, num_slots: int, kind: str, num_queued: int) -> dict[str, Any]:
+def step_row(case: str, kind: str, num_queued: int, turns: int = TURNS) -> dict[str, Any]:
     """Compare steps with a long queue to steps with a short one."""
     hygen = {"latency_budget_s": 100.0}
-    short, long = Engine(num_slots, hygen), Engine(num_slots, hygen)
+    short, long = (Engine(SLOTS[case], hygen) for _ in range(2))
     short.add(kind, SHORT)
     long.add(kind, num_queued)
     for engine in (short, long):
         engine.put_in_order()
     times: dict[str, list[float]] = {"short": [], "long": []}
     added = SHORT
-    for _ in range(TURNS):
+    for _ in range(turns):
         for name, engine in (("short", short), ("long", long)):
             steps = [engine.step() for _ in range(STEPS_PER_TURN)]
             times[name].append(statistics.median(steps))
@@ -202,32 +216,60 @@ def memory_row(kind: str, count: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector off, after one collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def rows(most: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
     for kind in KINDS:
         lengths = LENGTHS if kind == "families" else LENGTHS[:-1]
         for num_queued in (n for n in lengths if n <= most):
             for case in (case for case in SLOTS if case in cases):
-                gc.collect()
-                gc.disable()
-                yield step_rows(case, SLOTS[case], kind, num_queued)
-                gc.enable()
+                with no_collection():
+                    yield step_row(case, kind, num_queued)
         if "added" in cases:
-            gc.collect()
-            gc.disable()
-            yield burst_row(kind, min(BURST, most))
-            gc.enable()
+            with no_collection():
+                yield burst_row(kind, min(BURST, most))
         if "memory" in cases:
             yield memory_row(kind, min(BURST, most))
+
+
+def check(committed: Sequence[Row]) -> list[Verdict]:
+    """Measure the steps of a table again; how much is in memory is not a matter of speed."""
+
+    def ratio(row: Row, effort: int) -> float:
+        if row["kind"] not in KINDS:
+            raise LookupError(row["kind"])
+        with no_collection():
+            found = step_row(row["case"], row["kind"], int(row["queued"]), effort * TURNS)
+        return float(found["ratio"])
+
+    return compare(tqdm(committed, unit="row", file=sys.stderr), KEYS, ratio)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table as CSV")
-    parser.add_argument("--most", type=int, default=1_000_000, help="longest queue")
+    parser.add_argument("--most", type=int, help=f"longest queue: {MOST}; {CHECK_MOST} to check")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    add_check(parser)
     options = parser.parse_args()
-    found = rows(options.most, options.cases)
+    if options.check is not None:
+        most = CHECK_MOST if options.most is None else options.most
+        cases = SLOTS.keys() & options.cases
+        table = read_rows(options.check)
+        some = [row for row in table if row["case"] in cases and int(row["queued"]) <= most]
+        sys.exit(report(check(some), options.verdicts))
+    found = rows(MOST if options.most is None else options.most, options.cases)
     write_rows(options.out, list(tqdm(found, unit="row", file=sys.stderr)))
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ Llama-2-7B. Writes spike.csv: a line a seed, and the sums.
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
-from runs import HERE, write_rows
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp
+from runs import A100_LLAMA2, HERE, simulated, write_rows
 
 from hygen_vllm.simulator.many_runs import simulate_all
 
@@ -79,6 +84,7 @@ def main() -> None:
         means = sum(online), sum(preemptions), sum(recomputed), sum(tokens_per_s) / len(seeds)
         rows.append(row_of(place, headroom, "all", [*means, max(worst)]))
     write_rows(HERE / "spike.csv", rows)
+    stamp(HERE, ["spike.csv"], simulated(__file__, A100_LLAMA2))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ GSM8K, as tokens of a simulated A100, Llama-2-7B; also behind online requests. W
 """
 
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from runs import HERE, write_rows
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp
+from runs import A100_LLAMA2, HERE, simulated, write_rows
 
 from hygen_vllm.simulator.many_runs import simulate_all
 from hygen_vllm.workloads.sources import find_offline
@@ -74,6 +78,7 @@ def main() -> None:
             }
         )
     write_rows(HERE / "tenants.csv", rows)
+    stamp(HERE, ["tenants.csv"], simulated(__file__, A100_LLAMA2))
 
 
 if __name__ == "__main__":

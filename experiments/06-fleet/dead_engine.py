@@ -23,10 +23,16 @@ import httpx
 import pandas as pd
 import psutil
 from harness.apart import RESULT, run_apart
+from harness.provenance import stamp
 from small_app import HOST, MODEL, our_application, ray_cluster, rays_application
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+MEASURES = (
+    "ray",
+    "experiments/06-fleet/dead_engine.py",
+    "experiments/06-fleet/small_app.py",
+)
 VARIANTS = {"ray": rays_application, "hygen": our_application}
 ENGINE_TITLE = "VLLM::EngineCore"
 EVERY_S = 0.25
@@ -110,6 +116,7 @@ def main() -> None:
         return
     table = pd.DataFrame([measure_apart(each) for each in tqdm(VARIANTS, unit="variant")])
     table.to_csv(HERE / "dead-engine.csv", index=False)
+    stamp(HERE, ["dead-engine.csv"], MEASURES)
     print(table.to_string(index=False))
 
 

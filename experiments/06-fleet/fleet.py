@@ -11,17 +11,27 @@ of medians over seeds, fleet.csv.
 import argparse
 import csv
 import statistics
+import sys
 import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.provenance import stamp_out
 from sessions import write_sessions
 
 from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.many_runs import simulate_all
 
 HERE = Path(__file__).parent
+MEASURES = (
+    "simulates",
+    "experiments/06-fleet/fleet.py",
+    "experiments/06-fleet/sessions.py",
+    "profiles/a100/llama3-8b/*.json",
+)
 RATES = {"poisson": 3.5, "gamma": 3.5, "sessions": 2.5, "mooncake": 0.6}
 """Online requests/s of one replica: steady, bursty, with shared prefixes, with long prompts."""
 TRACE_REPLICAS = 4
@@ -100,6 +110,7 @@ def main() -> None:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)
+    stamp_out(options.out, MEASURES)
     for row in rows:
         print(*row.values(), sep="  ")
 

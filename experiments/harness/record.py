@@ -2,33 +2,31 @@
 """What stays of an experiment in its folder: every run, what they were made with, what came of it.
 
 runs.csv has a line for each run, summary.csv the numbers behind figure.png, claims.json the rows of
-RESULTS.md, meta.json what the runs were made with. The result in README.md, between its marks, is
-written here too, so that no number in it is typed.
+RESULTS.md, meta.json what was measured, see provenance.py, and with what. The result in README.md,
+between its marks, is written here too, so that no number in it is typed.
 """
 
 import hashlib
 import json
-import platform
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from harness.experiment import Config, Done, Experiment
-from harness.store import DECIDES, ROOT
+from harness.provenance import ROOT, stamp
 from harness.tables import write_csv
 
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.sources import ARXIV, AZURE, MOONCAKE, SHAREGPT
 
-PACKAGES = ("vllm", "torch", "numpy", "scipy", "hygen-vllm")
 DATA = {"azure": AZURE, "mooncake": MOONCAKE, "arxiv": ARXIV, "sharegpt": SHAREGPT}
 """Files in HYGEN_DATA by the name of the workload."""
 FOLDERS = {"mmlu": Path("mmlu"), "gsm8k": Path("gsm8k")}
+RESULTS = ("runs.csv", "summary.csv", "claims.json", "figure.png")
 MARKS = re.compile(r"(<!-- result -->\n).*?(<!-- end of result -->)", re.DOTALL)
 
 
@@ -48,14 +46,28 @@ def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "runs.csv", [run.row for run in runs])
     write_csv(out / "summary.csv", findings.summary)
-    _write_json(out / "meta.json", meta(runs))
     _write_json(out / "claims.json", [asdict(claim) for claim in findings.claims])
     figure = experiment.draw(config, findings.summary)
     figure.savefig(out / "figure.png", dpi=110)
+    command = f"python experiments/run.py {place.folder.name[:2]}"
+    stamp(out, RESULTS, measures_of(place.folder), command, **meta(runs))
     text = f"{findings.table}\n\n![figure](figure.png)\n\n{_effort(runs)}\n"
     fill_result(place.folder / "README.md", text, out / "README.md")
     if findings.headline and out == place.folder:
         fill_result(ROOT / "README.md", f"{findings.headline}\n", ROOT / "README.md")
+
+
+def measures_of(folder: Path) -> list[str]:
+    """Return what the results of an experiment measure, see provenance.py."""
+    own = [folder / "experiment.py", *config_files(folder)]
+    return ["runs", "findings", *(f"experiments/{p.parent.name}/{p.name}" for p in own)]
+
+
+def config_files(folder: Path) -> list[Path]:
+    """Return the config of an experiment, and the one that it names under `runs_of`."""
+    path = folder / "config.yaml"
+    other = yaml.safe_load(path.read_text(encoding="utf-8")).get("runs_of")
+    return [path] if other is None else [path, *config_files(folder.parent / other)]
 
 
 def check_backlog(runs: Sequence[Done]) -> None:
@@ -92,31 +104,15 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def meta(runs: Sequence[Done]) -> dict[str, Any]:
-    """Return what runs were made with."""
+    """Return with what runs were made."""
     cases = [run.case for run in runs]
     return {
         "kind": "simulated",
         "runs": len(runs),
         "core_minutes": round(sum(run.wall_s for run in runs) / 60.0, 1),
         "seeds": sorted({case.labels["seed"] for case in cases if "seed" in case.labels}),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}},
         "data": _checksums(case.flags for case in cases),
     }
-
-
-def _commit() -> str:
-    """Return the commit of the code, with a mark if the code differs from it."""
-    if not (ROOT / ".git").exists():
-        return "unknown"
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    harness = [f"experiments/harness/{name}" for name in DECIDES]
-    changed = git("status", "--porcelain", "--", "hygen_vllm", "profiles", *harness)
-    return git("rev-parse", "--short", "HEAD") + (", changed" if changed else "")
 
 
 def _checksums(flags: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -9,12 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness.provenance import DECIDES, ROOT
+
 from hygen_vllm.workloads import data_dir
 
-ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "experiments"
-DECIDES = ("tasks.py", "predictors.py")
-"""Files of this folder on which the result of a run depends."""
 
 
 def path_of(*what: Any) -> Path:
@@ -40,8 +39,8 @@ def write(path: Path, value: Any) -> None:
 def _code() -> str:
     """Return what tells this code from any other: another one may come to other results."""
     files = sorted((ROOT / "hygen_vllm").rglob("*.py"))
-    files += sorted((ROOT / "profiles").rglob("*.json"))
-    files += [Path(__file__).with_name(name) for name in DECIDES]
+    files += sorted((ROOT / "profiles").glob("*/*/*.json"))
+    files += [ROOT / name for name in DECIDES]
     digest = hashlib.sha256(version("vllm").encode())
     for path in files:
         digest.update(path.read_bytes())

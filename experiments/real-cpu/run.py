@@ -31,6 +31,7 @@ import yaml
 from harness.claims import BEHIND, MISSED
 from harness.comparison import PRIORITY
 from harness.experiment import Claim, Row
+from harness.provenance import stamp
 from harness.real_engine import (
     FIXED,
     KNOWN,
@@ -55,6 +56,15 @@ from hygen_vllm.workloads.tokenizers import HashTokenizer
 from hygen_vllm.workloads.trace_files import AZURE_COLUMNS
 
 HERE = Path(__file__).parent
+OWN = ("experiments/real-cpu/run.py", "experiments/real-cpu/config.yaml")
+SERVED = ("engines", "profiles", "small model", "experiments/harness/real_engine.py", *OWN)
+COMPARED = (
+    "simulates",
+    "findings",
+    "small model",
+    "experiments/harness/real_engine.py",
+    *OWN,
+)
 PROFILE = HERE / "profile"
 RESULTS = HERE / "results.json"
 TRACE_S = 3600.0
@@ -307,6 +317,8 @@ def main() -> None:
         if not only_simulates:
             profile(config, model)
             run_engine(options, engine_flags(config))
+            files = [f"profile/{path.name}" for path in sorted(PROFILE.iterdir())]
+            stamp(HERE, [RESULTS.name, *files], SERVED)
         result = json.loads(RESULTS.read_text())
         modelled = simulated(config, options)
     result["simulated"] = modelled
@@ -319,6 +331,7 @@ def main() -> None:
     (HERE.parent / "RESULTS.md").write_text(results_page(HERE.parent), encoding="utf-8")
     text = f"{table_of(result, summary)}\n\n![figure](figure.png)\n"
     fill_result(HERE / "README.md", text, HERE / "README.md")
+    stamp(HERE, ["summary.csv", "figure.png", "claims.json"], COMPARED)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.provenance import stamp_out
 from harness.real_engine import add_options, run_engine, table
+
+MEASURES = (
+    "engines",
+    "experiments/harness/real_engine.py",
+    "experiments/real-gpu/run.py",
+)
 
 
 def main() -> None:
@@ -19,6 +26,7 @@ def main() -> None:
     add_options(parser)
     options, flags = parser.parse_known_args()
     print(table(run_engine(options, flags)["rows"], options.slo))
+    stamp_out(options.out, MEASURES)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ MODEL = "small"
 TARGET = "tbt_mean=+30%"
 ENVIRONMENT = {
     **ENGINE_ENVIRONMENT,
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray says how many
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 RAY_ENVIRONMENT = {

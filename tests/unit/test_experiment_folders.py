@@ -56,7 +56,8 @@ def test_results_are_there_for_every_run_of_the_config(folder: Path) -> None:
         rows = list(csv.DictReader(file))
     expected = [{name: str(value) for name, value in case.labels.items()} for case in cases]
     assert expected == [{name: row[name] for name in expected[0]} for row in rows]
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    (meta,) = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    assert {"results", "command", "measures"} <= set(meta)
     assert {"kind", "runs", "seeds", "commit", "versions", "data"} <= set(meta)
     assert len(cases) == meta["runs"]
     assert re.fullmatch(r"[0-9a-f]{7,}", meta["commit"]), "made with code that was not committed"

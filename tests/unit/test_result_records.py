@@ -14,9 +14,7 @@ import pytest
 
 from tests.support.git_checkout import Checkout
 
-ROOT = Path(__file__).parents[2]
-EXPERIMENTS = ROOT / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 from harness.experiment import load_config
 from harness.provenance import (
@@ -35,6 +33,8 @@ from harness.record import RESULTS, measures_of
 from run import find_folders
 from stamp import main as stamp_main
 
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
 RECORDS = [*find_records()]
 NAMES = [f"{record.folder.name}-{record.results[0]}" for record in RECORDS]
 record_of_each = pytest.mark.parametrize("record", RECORDS, ids=NAMES)
@@ -49,8 +49,25 @@ STARTS = {
     "make profile": [f"hygen_vllm/profiler/{name}.py" for name in ("run", "fit", "report")],
 }
 """Files that commands begin with."""
-LAZY = {"hygen_vllm/__init__.py", "hygen_vllm/cli.py"}
+LAZY = {"hygen_vllm/__init__.py", "hygen_vllm/cli.py", "experiments/harness/tasks.py"}
 """They import something of everything, but only what is asked for."""
+SETTINGS = ("hygen_vllm/config.py", "hygen_vllm/request_class.py", "hygen_vllm/slo/slo.py")
+HARNESS, TUNER = "experiments/harness/*.py", "hygen_vllm/tuner/*.py"
+UNUSED = {
+    "02-latency-predictor/real-run.png": (
+        "experiments/02-latency-predictor/serving.py",
+        "hygen_vllm/bare_scheduler.py",
+        "hygen_vllm/profiler/*.py",
+        "hygen_vllm/simulator/*.py",
+    ),
+    "03-simulator/profile/profile.json": SETTINGS,
+    "03-simulator/replay.csv": ("hygen_vllm/demo/*.py", "hygen_vllm/small_model.py"),
+    "real-cpu/results.json": (HARNESS,),
+    "real-cpu/summary.csv": (HARNESS, TUNER, "hygen_vllm/profiler/engine_flags.py"),
+    "profiles/cpu/smollm2-135m/profile.json": SETTINGS,
+    "profiles/h200/llama3-8b/profile.json": SETTINGS,
+}
+"""What a command imports, but only for something else than this result."""
 
 
 def all_results() -> set[Path]:
@@ -112,7 +129,7 @@ def starts_of(command: str) -> list[str]:
     """Return the files that a command begins with."""
     scripts = re.findall(r"\b(?:experiments|tools)/\S+\.py", command)
     if scripts == ["experiments/run.py"]:
-        (folder,) = EXPERIMENTS.glob(f"{command.split()[-1]}-*")
+        (folder,) = EXPERIMENTS.glob(f"{command.rsplit(maxsplit=1)[-1]}-*")
         path = folder.relative_to(ROOT).as_posix()
         return [f"{path}/experiment.py", "experiments/harness/tasks.py"]
     return scripts + [path for name, some in STARTS.items() if name in command for path in some]
@@ -128,7 +145,7 @@ def imported_by(path: str) -> frozenset[str]:
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            modules += [str(node.module)]
+            modules += [str(node.module)] * (modules != ["hygen_vllm.config.ConfigError"])
         else:
             continue
         if any(module.startswith("hygen_vllm.HyGen") for module in modules):
@@ -148,7 +165,7 @@ def reached_from(starts: list[str]) -> set[str]:
         path = ahead.pop()
         if path not in found:
             found.add(path)
-            ahead += () if path in LAZY else imported_by(path)
+            ahead += () if path in LAZY and path not in starts else imported_by(path)
     return found
 
 
@@ -156,8 +173,29 @@ def reached_from(starts: list[str]) -> set[str]:
 def test_record_measures_all_that_its_command_imports(record: Record) -> None:
     starts = starts_of(record.command)
     assert starts or record.command.startswith("none: ")
-    known = files_of(patterns_of(record.measures)) | files_of(CHANGES_NOTHING)
+    unused = UNUSED.get(f"{record.folder.name}/{record.results[0]}", ())
+    known = files_of((*patterns_of(record.measures), *CHANGES_NOTHING, *unused))
     assert sorted(reached_from(starts) - known) == []
+
+
+def written_measures(path: str) -> set[str]:
+    """Return the MEASURES that a script writes out, names of other constants aside."""
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEASURES":
+            assert isinstance(node.value, ast.Tuple)
+            return {each.value for each in node.value.elts if isinstance(each, ast.Constant)}
+    return set()
+
+
+def test_records_say_what_scripts_will_write() -> None:
+    """Of a script with MEASURES: a change of them is made in both."""
+    scripts = [*EXPERIMENTS.glob("*/*.py"), *ROOT.glob("tools/*.py")]
+    written = {path: written_measures(path) for path in map(str, scripts)}
+    for path in [path for path, measures in written.items() if measures]:
+        script = Path(path).relative_to(ROOT).as_posix()
+        recorded = [{*each.measures} for each in RECORDS if script in starts_of(each.command)]
+        assert any(written[path] | {script} == {*each} for each in recorded), script
+    assert 10 <= sum(map(bool, written.values()))
 
 
 def test_imports_are_found_through_scripts_functions_and_the_package() -> None:

@@ -9,6 +9,7 @@ RESULTS.md is made anew; with --quick, a short version of everything, they go el
 
 import argparse
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     out = options.out or (QUICK_OUT if options.quick else HERE)
+    if out == QUICK_OUT:
+        shutil.rmtree(out, ignore_errors=True)
     experiments = {folder: load_experiment(folder) for folder in folders}
     configs = {folder: load_config(folder, options.quick) for folder in folders}
     cases = {folder: experiments[folder].cases(configs[folder]) for folder in folders}

@@ -33,7 +33,8 @@ LOGS = CACHE / "tests"
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "tests.collect_guard")
 """A test file that collects no test fails the run."""
-ALL_CORES = 2
+ALL_CORES = 2.5
+"""Two, and what a stage may take beside those that keep them busy."""
 JUST_STARTED_S, YEARS_S = 5, 10 * 365 * 86400
 RELEASES = ("0.31.0", "0.32.0", "0.33.0")
 TAG = "HYGEN_TEST_STAGE"
@@ -66,8 +67,7 @@ class Place:
         if self.time_zone:
             env["TZ"] = self.time_zone
         if self.locale:
-            # Python would take UTF-8 where a locale has no encoding of its own.
-            env |= {"LC_ALL": self.locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+            env["LC_ALL"] = self.locale
         if self.has_empty_home:
             env["HOME"] = home
         return env
@@ -78,7 +78,7 @@ class Stage:
     """A command that has to succeed.
 
     Args:
-        cores: that it keeps busy.
+        cores: that it keeps busy; less than one if it mostly waits.
         limit_s: after which it is ended.
         needs: the stage that has to end before.
         is_pytest: it takes pytest's options.
@@ -86,7 +86,7 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    cores: int = 1
+    cores: float = 1
     limit_s: float = 600.0
     place: Place = Place()
     needs: str = ""
@@ -94,9 +94,8 @@ class Stage:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def pytest_stage(name: str, *arguments: str, cores: int = 1, **options: object) -> Stage:
-    workers = ("-n", str(cores), "--dist", "loadfile") if cores > 1 else ()
-    return Stage(name, (*PYTEST, *workers, *arguments), cores, **options)  # type: ignore[arg-type]
+def pytest_stage(name: str, *arguments: str, **options: object) -> Stage:
+    return Stage(name, (*PYTEST, *arguments), **options)  # type: ignore[arg-type]
 
 
 def script(name: str, *command: str, **options: object) -> Stage:
@@ -111,20 +110,25 @@ def own_tests(release: str) -> Stage:
 NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
 OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_home=True)
 PURE = ("tests/unit", "tests/contract")
+BOTH_CORES = ("-n", "2")
+THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
+"""At a time: each spends half of its time waiting. The tests of a file share engines."""
 GET_RELEASES = "get releases"
 STAGES = (
     script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
-    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", limit_s=900.0),
-    pytest_stage("engines", "tests/engine", "-m", "not long", cores=2, limit_s=900.0),
-    pytest_stage("tests", *PURE, "tests/properties", "tests/simulator", cores=2),
+    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", cores=0.5, limit_s=900.0),
     pytest_stage("0.31, just started", *PURE, place=NEW_MACHINE, needs=GET_RELEASES),
     pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=GET_RELEASES),
     *(own_tests(release) for release in RELEASES),
+    pytest_stage(
+        "engines", *THREE_ENGINES, "tests/engine", "-m", "not long", cores=2, limit_s=900.0
+    ),
+    pytest_stage("tests", *BOTH_CORES, *PURE, "tests/properties", "tests/simulator", cores=2),
     script("experiments", "experiments/run.py", "--quick", cores=2, limit_s=900.0),
 )
 LONG_STAGES = (
     pytest_stage(
-        *("random traffic", "tests/properties", "--timeout", "3600"),
+        *("random traffic", *BOTH_CORES, "tests/properties", "--timeout", "3600"),
         cores=2,
         limit_s=7200.0,
         env={"RANDOM_EXAMPLES": "5000"},
@@ -153,6 +157,7 @@ class Running:
             command = at_uptime(command, stage.place.uptime_s)
         self._tag = f"{os.getpid()} {stage.name}"
         env = {"PYTHONHASHSEED": str(seed), "PYTHONFAULTHANDLER": "1", TAG: self._tag}
+        env["PYTHONWARNDEFAULTENCODING"] = "1"  # an error where it is ours, see pyproject.toml
         env |= {**stage.place.environment(self._home.name), **stage.env}
         self._file: IO[bytes] = self.log.open("wb")
         self.started_s = time.monotonic()

@@ -55,9 +55,9 @@ def limits_of(name, **more):
     return Limits(**{**SETTINGS[name], **more})
 
 
-def traffic_of(name, seed, offline_share):
+def traffic_of(name, offline_share):
     return plan_traffic(
-        seed,
+        0,
         40,
         offline_share=offline_share,
         num_priorities=3 if name == "priority policy" else 1,
@@ -69,12 +69,11 @@ def traffic_of(name, seed, offline_share):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("throttle_every", [0, 3])
 @pytest.mark.parametrize("hygen", [{}, {"slos": ["tbt_p99=1ms"]}], ids=["default", "slo"])
-@pytest.mark.parametrize("seed", range(2))
-def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, hygen, seed):
+def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, hygen):
     """Each step has the same tokens, blocks and preemptions as vLLM's own scheduler."""
     skip_unsupported(name, is_async)
     depth = 2 if is_async else 1
-    plans = traffic_of(name, seed, offline_share=0.0)
+    plans = traffic_of(name, offline_share=0.0)
     stock = FakeEngine(make_scheduler(STOCK[is_async], limits_of(name)), depth)
     ours = FakeEngine(make_scheduler(HYGEN[is_async], limits_of(name), hygen), depth)
     expected = run_lockstep(stock, plans, True, throttle_every)
@@ -92,13 +91,12 @@ def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, h
     [{"mode": "off"}, {"mode": "tolerance"}, {"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]}],
     ids=["off", "tolerance", "slo"],
 )
-@pytest.mark.parametrize("seed", range(2))
-def test_online_schedule_does_not_depend_on_offline(is_async, name, throttle_every, hygen, seed):
+def test_online_schedule_does_not_depend_on_offline(is_async, name, throttle_every, hygen):
     """Online requests get the same tokens in the same steps with and without offline load."""
     skip_unsupported(name, is_async)
     depth = 2 if is_async else 1
     limits = limits_of(name, prefix_caching=False)
-    plans = traffic_of(name, seed, offline_share=0.6)
+    plans = traffic_of(name, offline_share=0.6)
     alone = FakeEngine(make_scheduler(STOCK[is_async], limits), depth)
     mixed = FakeEngine(make_scheduler(HYGEN[is_async], limits, hygen), depth)
     expected = run_lockstep(alone, plans, True, throttle_every)

@@ -28,7 +28,7 @@ ARGUMENTS = [
     *("--num-gpu-blocks-override", "80"),
 ]
 CLIENT_LIMIT_S = 240.0
-NUM_CROWD = 96
+NUM_CROWD = 48
 
 # Label: fields of the body, headers, and the class the engine should see.
 LABELS = {

@@ -116,7 +116,7 @@ class TestCommand:
         """One line, and no page without its charts."""
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         out = tmp_path / "page.html"
-        assert 1 == main(["report", write_result(), "--out", str(out)])
+        assert 2 == main(["report", write_result(), "--out", str(out)])
         hint = 'hygen: the charts need matplotlib: pip install "hygen-vllm[plots]"\n'
         assert (hint, False) == (capsys.readouterr().err, out.exists())
         assert 0 == main(["report", write_result(details=...), "--out", str(out)])

@@ -2,7 +2,7 @@
 
 PYTHON            ?= $(shell command -v python3.11 || command -v python3)
 BIN               := .venv/bin
-INSTALL           := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL           := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 OTHER_RELEASES    := 0.31.0 0.33.0
 OWN_TESTS_RELEASE ?= 0.33.0

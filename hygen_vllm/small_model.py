@@ -36,7 +36,7 @@ def prepare_small_model(cache_dir: Path | None = None) -> Path:
         return model_dir
     gguf_dir = _find_gguf_dir()
     model_dir.parent.mkdir(parents=True, exist_ok=True)
-    with (model_dir.parent / ".lock").open("w") as lock:
+    with (model_dir.parent / ".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (model_dir / COMPLETE_MARKER).exists():
             _build(gguf_dir, model_dir)

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints the releases under test; keeps vLLM quiet and off the network."""
 
+import gc
 import os
 from importlib import metadata
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking over all of vLLM and torch again and again."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_report_header() -> str:

@@ -109,7 +109,7 @@ def own_tests(release: str) -> Stage:
 
 NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
 OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_home=True)
-PURE = ("tests/unit", "tests/contract")
+PURE = ("tests/unit", "tests/contract", "tests/properties")
 BOTH_CORES = ("-n", "2")
 THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
 """At a time: each spends half of its time waiting. The tests of a file share engines."""
@@ -123,7 +123,7 @@ STAGES = (
     pytest_stage(
         "engines", *THREE_ENGINES, "tests/engine", "-m", "not long", cores=2, limit_s=900.0
     ),
-    pytest_stage("tests", *BOTH_CORES, *PURE, "tests/properties", "tests/simulator", cores=2),
+    pytest_stage("tests", *BOTH_CORES, *PURE, "tests/simulator", cores=2),
     script("experiments", "experiments/run.py", "--quick", cores=2, limit_s=900.0),
 )
 LONG_STAGES = (

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pytest plug-in for vllm_own_tests.py: the scheduler to test, and the outcome of every test."""
 
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("scheduler") == "hygen":
         replace_schedulers()
     config.pluginmanager.register(OutcomeWriter(config.getoption("outcomes")))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking over all of vLLM and torch again and again."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def replace_schedulers() -> None:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 HYGEN = str(Path(sys.executable).with_name("hygen"))
 LIMIT_S = 300.0
-PROBES, SECONDS = 4, 3.0
+PROBES, SECONDS = 6, 3.0
 LEAST_MS = 200.0
 """A budget into which an offline chunk fits on a busy machine too: a decode step of online alone,
 from which budgets are tried otherwise, may leave nothing."""

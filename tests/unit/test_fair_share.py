@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from hygen_vllm.offline_lane import fair_share
 from hygen_vllm.offline_lane.admission_order import AdmissionOrder, OrderRules, Waiting
-from hygen_vllm.offline_lane.fair_share import MOST_IDLE_TENANTS, FairShare
+from hygen_vllm.offline_lane.fair_share import FairShare
 
 
 class Lane:
@@ -141,17 +142,18 @@ def test_charge_that_is_taken_back_gives_the_turn_back() -> None:
     assert "b" == lane.admit()
 
 
-def test_tenants_that_have_caught_up_are_forgotten() -> None:
-    """Three thousand names do not stay; whoever is still in debt does."""
+def test_tenants_that_have_caught_up_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hundred names do not stay where a hundred may; whoever is still in debt does."""
+    monkeypatch.setattr(fair_share, "MOST_IDLE_TENANTS", 100)
     lane = Lane()
     lane.add("debtor", 1)
-    lane.add("busy", 8 * MOST_IDLE_TENANTS)
+    lane.add("busy", 800)
     lane.admit(tokens=100_000)
-    for number in range(3 * MOST_IDLE_TENANTS):
+    for number in range(300):
         lane.add(f"once-{number}", 1)
         lane.admit(tokens=1)
         lane.admit(tokens=1)
-    assert len(lane.share._tenants) <= MOST_IDLE_TENANTS + 3
+    assert len(lane.share._tenants) <= 100 + 3
     assert "debtor" in lane.share._tenants
     lane.share.charge("never heard of", 10)
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate keeps steps short on a device whose speed it has to learn. Virtual time throughout."""
+
+import random
+
+import pytest
+
+from hygen_vllm.bare_scheduler import make_request
+from tests.support.classes import HYGEN
+from tests.support.virtual_device import CPU, GPU, VirtualDevice
+
+
+def prompt_of(i, num_tokens):
+    return [(i * 131 + j * 7) % 1000 for j in range(num_tokens)]
+
+
+def serve(device, num_steps, online_every, seed=1):
+    """Serve an offline backlog, with an online request every so many steps (0: never)."""
+    rng = random.Random(seed)
+    for i in range(200):
+        prompt = prompt_of(i, rng.randrange(50, 400))
+        device.add(make_request(f"offline-{i}", prompt, slo_class="offline", max_tokens=100))
+    for step in range(num_steps):
+        if online_every and step % online_every == 0:
+            prompt = prompt_of(1000 + step, rng.randrange(50, 300))
+            device.add(make_request(f"online-{step}", prompt, max_tokens=60))
+        device.step()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_fixed_budget_holds_while_the_device_is_learned(cost, is_async):
+    """From the first step on, offline work hardly ever takes a step past the budget."""
+    budget_s = 12 * cost.base_s if cost is CPU else 2 * cost.base_s
+    device = VirtualDevice(HYGEN[is_async], cost, {"latency_budget_s": budget_s})
+    serve(device, 600, online_every=12)
+    gated = [s for s, online_s, n in device.steps if n and (online_s or 0) <= budget_s]
+    assert sum(s > 1.25 * budget_s for s in gated) <= 0.01 * len(gated)
+    assert sum(s > 1.1 * budget_s for s in gated[300:]) <= 0.02 * len(gated[300:])
+    # and the budget is used: a gate that refuses everything would pass the lines above
+    assert sum(s > 0.8 * budget_s for s in gated[300:]) >= 0.3 * len(gated[300:])
+
+
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_mode_tolerance_lengthens_online_steps_by_its_share_at_most(cost):
+    """A step with online work takes at most a fifth longer for offline."""
+    device = VirtualDevice(HYGEN[False], cost, {"mode": "tolerance"})
+    serve(device, 800, online_every=12)
+    shared = [(s, o) for s, o, n in device.steps[100:] if n and o is not None]
+    assert len(shared) > 300
+    excess = sorted(s / o for s, o in shared)
+    assert excess[len(excess) // 2] <= 1.22
+    assert excess[int(0.95 * len(excess))] <= 1.35
+
+
+@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
+def test_default_mode_between_online_requests_keeps_steps_short(cost):
+    """With offline work alone a step takes about idle_step_s, so an arrival waits no longer."""
+    device = VirtualDevice(HYGEN[False], cost, {})
+    device.add(make_request("online", [1, 2, 3], slo_class="online", max_tokens=1))
+    serve(device, 400, online_every=0)
+    steps = [s for s, _, n in device.steps[50:] if n]
+    assert sum(s > 1.25 * 0.1 for s in steps) <= 0.02 * len(steps)
+    assert max(steps) > 0.05
+
+
+def test_default_mode_before_any_online_request_takes_full_steps():
+    """Nobody is expected to wait: an engine for batch work alone is as fast as it can be."""
+    device = VirtualDevice(HYGEN[False], CPU, {})
+    serve(device, 100, online_every=0)
+    assert max(s for s, _, _ in device.steps) > 4 * 0.1
+    assert device.steps[0][0] > 4 * 0.1, "nothing has to be learned first"

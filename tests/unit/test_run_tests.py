@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make test` promises: nothing is left out, nothing hangs, and clocks really move."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import run_tests
+from run_tests import LONG_STAGES, RELEASES, STAGES, Place, Running, Stage, at_uptime, run_all
+
+ROOT = Path(__file__).parents[2]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml")]
+NAMES = [stage.name for stage in (*STAGES, *LONG_STAGES)]
+UPTIME_S = 1000
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_tests, "LOGS", tmp_path)
+    return tmp_path
+
+
+def python_stage(name: str, code: str, **options: object) -> Stage:
+    return Stage(name, (sys.executable, "-c", code), is_pytest=False, **options)  # type: ignore[arg-type]
+
+
+def printed(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def test_every_folder_of_tests_is_in_a_stage() -> None:
+    """A new one is not forgotten."""
+    folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/test_*.py")}
+    named = {argument for stage in STAGES for argument in stage.command}
+    assert folders <= named
+
+
+def test_long_tests_are_in_the_long_stages() -> None:
+    """What `make test` leaves out by its mark is in `make test-long`."""
+    for mark in ("long", "two_replicas"):
+        assert any(f"not {mark}" in stage.command for stage in STAGES)
+        assert any(mark in stage.command for stage in LONG_STAGES)
+
+
+def test_unit_and_contract_tests_run_on_new_and_old_machines_and_on_each_release() -> None:
+    """The installed release is the one that is in no place."""
+    pure = [s for s in STAGES if {"tests/unit", "tests/contract"} <= {*s.command}]
+    places = [stage.place for stage in pure]
+    uptimes_s = [place.uptime_s for place in places if place.uptime_s is not None]
+    assert min(uptimes_s) < 60
+    assert max(uptimes_s) > 365 * 86400
+    assert {"0.32.0"} == {*RELEASES} - {place.release for place in places}
+    strange = [place for place in places if place.uptime_s is not None]
+    assert all(p.time_zone and p.locale and p.has_empty_home for p in strange)
+
+
+def test_stages_have_names_of_their_own_and_need_only_stages_before_them() -> None:
+    """Else one would wait for ever."""
+    assert len(set(NAMES)) == len(NAMES)
+    for number, stage in enumerate(STAGES):
+        assert not stage.needs or stage.needs in NAMES[:number]
+
+
+def test_command_at_an_uptime_sees_that_time() -> None:
+    """By a time namespace where there may be one, else by the plug-in that the command is given."""
+    command = at_uptime([sys.executable, "-c", "import time; print(time.monotonic())"], UPTIME_S)
+    if command[0] != "unshare":
+        assert f"--uptime={UPTIME_S}" == command[-1]
+        return
+    assert UPTIME_S <= float(printed(command)) <= UPTIME_S + 60
+
+
+def test_plug_in_moves_the_clock_of_a_test(tmp_path: Path) -> None:
+    """Both forms of it, and in the workers of pytest-xdist as well."""
+    test = tmp_path / "test_clock.py"
+    test.write_text(
+        "import time\n"
+        "def test_clock():\n"
+        f"    assert {UPTIME_S} <= time.monotonic() < {UPTIME_S + 60}\n"
+        f"    assert {UPTIME_S} <= 1e-9 * time.monotonic_ns() < {UPTIME_S + 60}\n"
+    )
+    for workers in ([], ["-n", "1"]):
+        out = printed([*PYTEST, f"--uptime={UPTIME_S}", *workers, str(test)])
+        assert "1 passed" in out
+
+
+def test_test_that_hangs_fails_with_its_stack_after_its_own_limit(tmp_path: Path) -> None:
+    """The others go on."""
+    test = tmp_path / "test_hang.py"
+    test.write_text(
+        "import time\n"
+        "def wait_for_nothing():\n    time.sleep(60)\n"
+        "def test_hangs():\n    wait_for_nothing()\n"
+        "def test_goes_on():\n    pass\n"
+    )
+    command = [*PYTEST, "--timeout=0.5", str(test)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "wait_for_nothing" in run.stdout
+    assert "1 failed, 1 passed" in run.stdout
+
+
+def test_stage_that_takes_too_long_is_ended_with_all_that_it_started(logs: Path) -> None:
+    """Its log has its stack, and no process is left, in whatever session it hides."""
+    code = (
+        "import subprocess, sys, time\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(300)']\n"
+        "print(subprocess.Popen(child, start_new_session=True).pid, flush=True)\n"
+        "def wait_for_nothing(): time.sleep(300)\n"
+        "wait_for_nothing()"
+    )
+    (done,) = run_all([python_stage("hangs", code, limit_s=3.0)], seed=1)
+    assert done.status != 0
+    text = (logs / "hangs.log").read_text()
+    assert "wait_for_nothing" in text
+    child = int(text.split()[0])
+    deadline_s = time.monotonic() + 10.0
+    while psutil.pid_exists(child) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(child)
+
+
+def test_stages_run_in_order_beside_each_other_and_after_what_they_need(logs: Path) -> None:
+    """A failure does not keep the others from running."""
+    stages = [
+        python_stage("first", "raise SystemExit(3)"),
+        python_stage("second", "", needs="first"),
+        python_stage("wide", "", cores=2),
+    ]
+    done = run_all(stages, seed=1)
+    assert {"first": 3, "second": 0, "wide": 0} == {each.stage.name: each.status for each in done}
+    names = [each.stage.name for each in done]
+    assert names.index("first") < names.index("second")
+
+
+def test_place_is_what_a_stage_sees(logs: Path) -> None:
+    """An empty home folder, a locale, a time zone, and hashes by the seed."""
+    place = Place(time_zone="Pacific/Chatham", locale="C", has_empty_home=True)
+    names = ("HOME", "TZ", "LC_ALL", "PYTHONHASHSEED")
+    code = "import os, sys\n"
+    code += f"print(*(os.environ[n] for n in {names}), os.listdir(os.environ['HOME']))"
+    running = Running(replace(python_stage("place", code), place=place), seed=7)
+    while not running.has_ended():
+        time.sleep(0.05)
+    home, *rest = (logs / "place.log").read_text().split()
+    assert ["Pacific/Chatham", "C", "7", "[]"] == rest
+    assert home != os.environ.get("HOME")
+    assert not Path(home).exists(), "it is gone afterwards"

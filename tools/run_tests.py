@@ -10,6 +10,7 @@ that is printed. A stage that takes too long is ended, and shows the stacks of i
 """
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -239,7 +240,7 @@ def at_uptime(command: Sequence[str], uptime_s: int) -> list[str]:
 
     In a time namespace if the kernel and our rights allow it; else the tests move Python's clock.
     """
-    offset = str(round(uptime_s - time.monotonic()))
+    offset = str(math.ceil(uptime_s - time.monotonic()))
     prefix = ["unshare", "--time", f"--monotonic={offset}", f"--boottime={offset}"]
     code = f"import time; assert abs(time.monotonic() - {uptime_s}) < 60"
     try:

@@ -3,10 +3,11 @@
 
     python tools/run_tests.py [--long] [--seed N] [--since SECONDS] [STAGE ...]
 
-The unit and contract tests run on each supported vLLM release: on the installed one as things are
-here, on the two others in a strange place: a machine that has been up for seconds, or for years, in
-another time zone, with another locale, with an empty home folder. Order and hashes follow a seed
-that is printed. A stage that takes too long is ended, and shows the stacks of its threads.
+The contract tests run on each supported vLLM release: on the installed one as things are here, on
+the two others, with the unit tests, in a strange place: a machine that has been up for seconds, or
+for years, in another time zone, with another locale, with an empty home folder. Order and hashes
+follow a seed that is printed. A stage that takes too long is ended, and shows the stacks of its
+threads.
 """
 
 import argparse
@@ -34,8 +35,7 @@ LOGS = CACHE / "tests"
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "tests.collect_guard")
 """A test file that collects no test fails the run."""
-ALL_CORES = 2.5
-"""Two, and what a stage may take beside those that keep them busy."""
+ALL_CORES = 2
 JUST_STARTED_S, YEARS_S = 5, 10 * 365 * 86400
 RELEASES = ("0.31.0", "0.32.0", "0.33.0")
 TAG = "HYGEN_TEST_STAGE"
@@ -79,7 +79,7 @@ class Stage:
     """A command that has to succeed.
 
     Args:
-        cores: that it keeps busy; less than one if it mostly waits.
+        cores: that it keeps busy.
         limit_s: after which it is ended.
         needs: the stage that has to end before.
         is_pytest: it takes pytest's options.
@@ -87,7 +87,7 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    cores: float = 1
+    cores: int = 1
     limit_s: float = 600.0
     place: Place = Place()
     needs: str = ""
@@ -110,22 +110,26 @@ def own_tests(release: str) -> Stage:
 
 NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
 OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_home=True)
-PURE = ("tests/unit", "tests/contract", "tests/properties")
+CONTRACT = ("tests/contract", "tests/properties")
+PURE = ("tests/unit", *CONTRACT)
 BOTH_CORES = ("-n", "2")
 THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
 """At a time: each spends half of its time waiting. The tests of a file share engines."""
+QUICK = ("experiments/run.py", "--quick")
+SOME_EXPERIMENTS = ("10", "12", "13", "15", "26")
+"""One of each kind; the others are in the long stages."""
 GET_RELEASES = "get releases"
 STAGES = (
     script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
-    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", cores=0.5, limit_s=900.0),
+    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", limit_s=900.0),
     pytest_stage("0.31, just started", *PURE, place=NEW_MACHINE, needs=GET_RELEASES),
     pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=GET_RELEASES),
     *(own_tests(release) for release in RELEASES),
     pytest_stage(
         "engines", *THREE_ENGINES, "tests/engine", "-m", "not long", cores=2, limit_s=900.0
     ),
-    pytest_stage("tests", *BOTH_CORES, *PURE, "tests/simulator", cores=2),
-    script("experiments", "experiments/run.py", "--quick", cores=2, limit_s=900.0),
+    pytest_stage("0.32 and simulator", *BOTH_CORES, *CONTRACT, "tests/simulator", cores=2),
+    script("experiments", *QUICK, *SOME_EXPERIMENTS, cores=2, limit_s=900.0),
 )
 LONG_STAGES = (
     pytest_stage(
@@ -138,6 +142,7 @@ LONG_STAGES = (
     pytest_stage(
         "Ray, two replicas", "tests/ray_serving", "-m", "two_replicas", cores=2, limit_s=3600.0
     ),
+    script("all experiments", *QUICK, cores=2, limit_s=1800.0),
     script("speed", "experiments/check_speed.py", cores=2, limit_s=3600.0),
 )
 

@@ -92,7 +92,7 @@ ENGINES: dict[str, Job] = {
         {"offloading": Run(STAGGERED)},
     ),
 }
-"""Engines that serve the same prompts; the last two in processes of their own, as vLLM has it."""
+"""Engines that serve the same prompts; the asynchronous one in its own process, as vLLM has it."""
 ENGINE_OF = {run: name for name, job in ENGINES.items() for run in job.runs}
 
 
@@ -163,7 +163,7 @@ def _serve(name: str, model: Path, prompts: list[Prompt], folder: Path) -> dict[
         {
             **ENGINE_ENVIRONMENT,
             RECORD_ENV: str(_record(folder, name)),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(name != "exchanged")),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(name == "asynchronous")),
         },
         ENGINE_LIMIT_S,
     )

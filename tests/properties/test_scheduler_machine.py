@@ -420,11 +420,11 @@ class AsyncSchedulerMachine(SchedulerMachine):
 
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 FIXED = settings(
-    max_examples=300, stateful_step_count=24, derandomize=True, database=None, **COMMON
+    max_examples=200, stateful_step_count=24, derandomize=True, database=None, **COMMON
 )
 """The same traffic each time."""
 RANDOM = settings(
-    max_examples=int(os.environ.get("RANDOM_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("RANDOM_EXAMPLES", "100")),
     stateful_step_count=40,
     print_blob=True,
     **COMMON,

@@ -77,7 +77,7 @@ class HyGenScheduler(Scheduler):
     has_policy = False
     """Whether the constructor has run. Without it, as vLLM's own tests build some schedulers, every
     method is vLLM's."""
-    offline_ids: set[str] = set()  # noqa: RUF012 - empty for good: the constructor makes another
+    offline_ids: set[str] = frozenset()  # type: ignore[assignment]
     """Requests of the offline class in this engine."""
     slo_control: SloControl | None = None
     """Steers by SLOs; None in the other modes."""
@@ -87,8 +87,8 @@ class HyGenScheduler(Scheduler):
     prefix_of: Callable[[Request], Sequence[Any]] = staticmethod(attrgetter("block_hashes"))
     """The chained block hashes of a prompt; whoever makes prompts on demand sets another one."""
 
-    def __new__(cls, vllm_config: Any, *_: Any, **__: Any) -> Any:
-        is_async = vllm_config.scheduler_config.async_scheduling
+    def __new__(cls, vllm_config: Any = None, *_: Any, **__: Any) -> Any:
+        is_async = vllm_config is not None and vllm_config.scheduler_config.async_scheduling
         if is_async and not issubclass(cls, AsyncScheduler):
             return super().__new__(_asynchronous(cls))
         return super().__new__(cls)
@@ -247,8 +247,8 @@ class HyGenScheduler(Scheduler):
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         self.kv_holding_waiting.start_step(offline_is_open=True, now_s=now_s)
-        order_s = ORDERING_SHARE * (self._feedback.step_s or UNKNOWN_STEP_S)
-        self.waiting.start_step(can_admit and not room.num_preempted, now_s, order_s)
+        is_open = can_admit and not room.num_preempted
+        self.waiting.start_step(is_open, now_s, *self._ordering(num_online))
         self._step = OpenStep(
             self,
             make_plan(self, num_online, arrivals, room.blocks_left),
@@ -261,6 +261,16 @@ class HyGenScheduler(Scheduler):
             is_throttled=throttle_prefills,
         )
         return defers_prefills
+
+    def _ordering(self, num_online: int) -> tuple[float, int]:
+        """Return the seconds for putting a backlog in order, and how many have to be in order.
+
+        Where no online request is here nobody waits for it: then every free slot gets a request.
+        """
+        order_s = ORDERING_SHARE * (self._feedback.step_s or UNKNOWN_STEP_S)
+        if num_online or self.num_waiting_online():
+            return order_s, 1
+        return order_s, max(1, self.max_num_running_reqs - len(self.running))
 
     def _defers_prefills(self, num_online: int) -> bool:
         """Whether a throttled step defers prefills (:636): online ones for online decodes only."""

@@ -47,11 +47,13 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
 
-    def start_step(self, offline_is_open: bool, now_s: float, order_s: float = math.inf) -> None:
+    def start_step(
+        self, offline_is_open: bool, now_s: float, order_s: float = math.inf, least: int = 1
+    ) -> None:
         """Begin a new scan of the offline lane, open or closed; see `OfflineQueue.start_scan`."""
         self.offline_is_open = offline_is_open
         self.offered = None
-        self.offline.start_scan(now_s, order_s)
+        self.offline.start_scan(now_s, order_s, least)
 
     def add_request(self, request: Request) -> None:
         if self._is_offline(request):
@@ -112,6 +114,9 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
     def __iter__(self) -> Iterator[Request]:
         yield from self.online
         yield from self.offline
+
+    def __contains__(self, request: object) -> bool:
+        return request in self.online or any(request is one for one in self.offline)
 
     def __getitem__(self, index: Any) -> Any:
         """Return a request by its place, as vLLM's queues do. Complexity: that of its place."""

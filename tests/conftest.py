@@ -8,6 +8,8 @@ from importlib import metadata
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+for name in ("HYGEN_CONFIG", "HYGEN_ALLOW_UNSUPPORTED_VLLM"):
+    os.environ.pop(name, None)  # settings of whoever runs the tests
 
 
 def pytest_collection_finish() -> None:

@@ -21,9 +21,9 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +40,8 @@ JUST_STARTED_S, YEARS_S = 5, 10 * 365 * 86400
 RELEASES = ("0.31.0", "0.32.0", "0.33.0")
 TAG = "HYGEN_TEST_STAGE"
 """Environment variable that all processes of a stage have."""
+FOLDERS_OF_A_USER = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR")
+"""Environment variables that would lead past an empty home folder."""
 STACK_S = 10.0
 """How long a stage that was told to end may take to write its stacks."""
 SHOWN_LINES, SHOWN_FILES = 60, 12
@@ -52,6 +54,7 @@ class Place:
     Args:
         uptime_s: seconds since the machine was started; None: its own.
         release: of vLLM; None: the installed one.
+        is_ascii: text files without an encoding are ASCII.
     """
 
     uptime_s: int | None = None
@@ -59,18 +62,25 @@ class Place:
     time_zone: str = ""
     locale: str = ""
     has_empty_home: bool = False
+    is_ascii: bool = False
 
     def environment(self, home: str) -> dict[str, str]:
-        """Return the variables of the place; `home` is an empty folder."""
-        env = {"HYGEN_CACHE": str(model_cache())}
+        """Return all variables of the place; `home` is an empty folder."""
+        hidden = FOLDERS_OF_A_USER if self.has_empty_home else ()
+        env = {name: value for name, value in os.environ.items() if name not in hidden}
+        env["HYGEN_CACHE"] = str(model_cache())
         if self.release is not None:
             env["PYTHONPATH"] = prepare_release(self.release, with_tests=True)
         if self.time_zone:
             env["TZ"] = self.time_zone
         if self.locale:
             env["LC_ALL"] = self.locale
+        if self.is_ascii:
+            # Else Python takes UTF-8 where the locale is C; torch cannot be imported without.
+            env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
         if self.has_empty_home:
-            env["HOME"] = home
+            # vLLM would look into each model class anew, in a process of its own.
+            env |= {"HOME": home, "VLLM_CACHE_ROOT": str(CACHE / "vllm-cache")}
         return env
 
 
@@ -94,6 +104,13 @@ class Stage:
     is_pytest: bool = True
     env: dict[str, str] = field(default_factory=dict)
 
+    def unless(self, failed: Collection[str]) -> "Stage":
+        """Return the stage, or one that fails with the reason if what it needs has failed."""
+        if self.needs not in failed:
+            return self
+        code = f"raise SystemExit('not run: {self.needs} failed')"
+        return replace(self, command=(PYTHON, "-c", code), place=Place(), is_pytest=False)
+
 
 def pytest_stage(name: str, *arguments: str, **options: object) -> Stage:
     return Stage(name, (*PYTEST, *arguments), **options)  # type: ignore[arg-type]
@@ -109,6 +126,7 @@ def own_tests(release: str) -> Stage:
 
 
 NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
+NEW_ASCII_MACHINE = replace(NEW_MACHINE, release=None, is_ascii=True)
 OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_home=True)
 CONTRACT = ("tests/contract", "tests/properties")
 PURE = ("tests/unit", *CONTRACT)
@@ -122,7 +140,8 @@ GET_RELEASES = "get releases"
 STAGES = (
     script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
     pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", limit_s=900.0),
-    pytest_stage("0.31, just started", *PURE, place=NEW_MACHINE, needs=GET_RELEASES),
+    pytest_stage("0.31, just started", *CONTRACT, place=NEW_MACHINE, needs=GET_RELEASES),
+    pytest_stage("unit, just started", "tests/unit", place=NEW_ASCII_MACHINE),
     pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=GET_RELEASES),
     *(own_tests(release) for release in RELEASES),
     pytest_stage(
@@ -142,6 +161,12 @@ LONG_STAGES = (
     pytest_stage(
         "Ray, two replicas", "tests/ray_serving", "-m", "two_replicas", cores=2, limit_s=3600.0
     ),
+    *(
+        pytest_stage(f"simulator, {release}", "tests/simulator", place=Place(release=release))
+        for release in RELEASES
+        if release != "0.32.0"
+    ),
+    pytest_stage("unit, as things are here", "tests/unit"),
     script("all experiments", *QUICK, cores=2, limit_s=1800.0),
     script("speed", "experiments/check_speed.py", cores=2, limit_s=3600.0),
 )
@@ -162,15 +187,17 @@ class Running:
         if stage.place.uptime_s is not None:
             command = at_uptime(command, stage.place.uptime_s)
         self._tag = f"{os.getpid()} {stage.name}"
-        env = {"PYTHONHASHSEED": str(seed), "PYTHONFAULTHANDLER": "1", TAG: self._tag}
+        env = stage.place.environment(self._home.name)
+        env |= {"PYTHONHASHSEED": str(seed), "PYTHONFAULTHANDLER": "1", TAG: self._tag}
+        env["SPT_NOENV"] = "1"  # processes that change their title keep their environment readable
         env["PYTHONWARNDEFAULTENCODING"] = "1"  # an error where it is ours, see pyproject.toml
-        env |= {**stage.place.environment(self._home.name), **stage.env}
+        env |= stage.env
         self._file: IO[bytes] = self.log.open("wb")
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | env,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,
@@ -197,6 +224,7 @@ class Running:
         for process in self._processes():
             with suppress(psutil.Error):
                 process.kill()
+        self._process.kill()
         self._process.wait()
         self._file.close()
         self._home.cleanup()
@@ -273,7 +301,8 @@ def run_all(stages: Sequence[Stage], seed: int) -> list[Running]:
             if fits is not None:
                 waiting.remove(fits)
                 print(f"[{time.monotonic() - started_s:4.0f} s] {fits.name} ...", flush=True)
-                running.append(Running(fits, seed))
+                failed = {each.stage.name for each in done if each.status}
+                running.append(Running(fits.unless(failed), seed))
             else:
                 time.sleep(0.2)
     finally:
@@ -310,6 +339,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the order of tests and of hashes")
     parser.add_argument("--since", type=float, help="when the set-up began, seconds since 1970")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # stages end with us
     if unknown := set(options.stages) - set(names):
         parser.error(f"no stage {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
     stages = LONG_STAGES if options.long else STAGES

@@ -123,7 +123,7 @@ class OwnTests:
         # Neither this project's settings nor its tests: vLLM's package `tests` is another one.
         options = ["-c", os.devnull, "--rootdir=tests/v1", "-p", "no:cacheprovider", "-W", "ignore"]
         options += ["-q", "--tb=short", "--continue-on-collection-errors"]
-        options += ["--disable-plugin-autoload", "-p", "anyio"]
+        options += ["--disable-plugin-autoload", "-p", "anyio", "-p", "timeout", "--timeout=300"]
         options += ["-p", "vllm_own_tests_plugin", f"--scheduler={scheduler}"]
         options += [f"--outcomes={self.logs / scheduler}.json", *(f"tests/v1/{t}" for t in tests)]
         log = self.logs / f"{scheduler}.txt"

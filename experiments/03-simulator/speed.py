@@ -99,8 +99,8 @@ def shares(policy_name: str, requests: Requests, seconds: float) -> dict[str, fl
     parts = {name: Stopwatch() for name in ("schedule", "update", "device", "log", "add")}
     make = simulation.make_scheduler
 
-    def watched(*args: Any) -> Any:
-        scheduler = make(*args)
+    def watched(*args: Any, **clocks: Any) -> Any:
+        scheduler = make(*args, **clocks)
         scheduler.schedule = parts["schedule"].wrap(scheduler.schedule)
         scheduler.update_from_output = parts["update"].wrap(scheduler.update_from_output)
         return scheduler

@@ -97,12 +97,13 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def report(verdicts: Sequence[Verdict], out: Path | None = None) -> int:
     """Print what came of rows, and write it as JSON if wanted; return the exit status.
 
-    It is 1 if a row is worse or cannot be measured, and if there is none.
+    It is 1 if a row is worse or cannot be measured, and if none has a ratio.
     """
     print(table_of([("row", "committed", "measured", "verdict"), *map(cells_of, verdicts)]))
     if out is not None:
         out.write_text(json.dumps([asdict(each) for each in verdicts]), encoding="utf-8")
-    return int(not verdicts or any(each.is_bad for each in verdicts))
+    has_ratio = any(each.verdict != NOT_COMMITTED for each in verdicts)
+    return int(not has_ratio or any(each.is_bad for each in verdicts))
 
 
 def cells_of(verdict: Verdict) -> tuple[str, ...]:

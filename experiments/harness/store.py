@@ -40,6 +40,7 @@ def _code() -> str:
     """Return what tells this code from any other: another one may come to other results."""
     files = sorted((ROOT / "hygen_vllm").rglob("*.py"))
     files += sorted((ROOT / "profiles").glob("*/*/*.json"))
+    files += sorted((ROOT / "profiles").glob("*/*/trace.csv.gz"))
     files += [ROOT / name for name in DECIDES]
     digest = hashlib.sha256(version("vllm").encode())
     for path in files:

@@ -65,9 +65,13 @@ class FairShare(Generic[R]):
         self._latest = 0.0
         """Latest clock of any tenant."""
         self._num_made = 0
+        self._num_waiting = 0
 
     def __bool__(self) -> bool:
         return bool(self._turns)
+
+    def __len__(self) -> int:
+        return self._num_waiting
 
     def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
         """Add a request of `waiting.tenant`. Complexity: O(log tenants + AdmissionOrder.add)."""
@@ -78,11 +82,13 @@ class FairShare(Generic[R]):
             tenant.clock = max(tenant.clock, self._now)
             self._turns[tenant.turn] = tenant
         tenant.order.add(waiting, hashes)
+        self._num_waiting += 1
 
     def remove(self, waiting: Waiting[R]) -> None:
         """Remove a request that waits here. Complexity: as `add`."""
         tenant = self._tenants[waiting.tenant]
         tenant.order.remove(waiting)
+        self._num_waiting -= 1
         if not tenant.order:
             del self._turns[tenant.turn]
 
@@ -120,6 +126,7 @@ class FairShare(Generic[R]):
         """Raise AssertionError if turns and tenants disagree."""
         busy = {tenant.turn: tenant for tenant in self._tenants.values() if tenant.order}
         assert dict(self._turns) == busy, (self._turns, busy)
+        assert self._num_waiting == sum(len(tenant.order) for tenant in busy.values())
         for tenant in busy.values():
             tenant.order.check_invariants()
 

@@ -2,11 +2,11 @@
 """OfflineQueue: the offline requests that wait, as the scheduler sees them. Pure.
 
 A request comes into an inbox, from which as many are put in order in each step as the scheduler
-has time for. It is
-offered, taken for admission, and either runs or is put back. More urgent ones (vLLM's priority
-policy) come before all others; of equal ones come first those that could not run when they were
-taken, a few of them in a step and each in its turn; then those that were preempted; then whoever is
-next by `fair_share` and `admission_order`. No operation takes time in proportion to the queue.
+has time for. It is offered, taken for admission, and either runs or is put back. More urgent ones
+(vLLM's priority policy) come before all others; of equal ones come first those that could not run
+when they were taken, a few of them in a step and each in its turn; then those that were preempted;
+then whoever is next by `fair_share` and `admission_order`. No operation takes time in proportion to
+the queue.
 """
 
 import math
@@ -32,6 +32,8 @@ ORDERED_PER_SCAN = 128
 """Requests of the inbox that are put in order in a step at most: a millisecond or two."""
 ORDER_S = 1.25e-5
 """Least that putting a request in order counts for; what it takes on a clock that stands still."""
+SCANS_OWED = 50
+"""Scans that may have to pay for a request that took long; the process may have slept meanwhile."""
 TAKEN_PER_SCAN = 64
 PARKED_PER_SCAN = 32
 """Requests that could not run which are offered again in a step; fewer than TAKEN_PER_SCAN."""
@@ -132,7 +134,7 @@ class OfflineQueue(Generic[R]):
         self._offered: Waiting[R] | None = None
         self._now_s = 0.0
         self._order_left_s = 0.0
-        """Seconds that are left for putting in order; what was taken too much, if negative."""
+        """Seconds that are left for putting in order; negative if overspent."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -172,21 +174,23 @@ class OfflineQueue(Generic[R]):
         self._offered = None
         return True
 
-    def start_scan(self, now_s: float, order_s: float = math.inf) -> None:
+    def start_scan(self, now_s: float, order_s: float = math.inf, least: int = 1) -> None:
         """Begin the scan of a new step. Puts up to ORDERED_PER_SCAN new requests in order.
 
         Args:
             order_s: seconds that this may take. If one request takes longer the scans after it have
-                as much less; while nothing else is in order one request is put in order anyway.
+                as much less.
+            least: requests that are to be in order, whatever the time.
         """
         self._now_s = now_s
         self._taken.clear()
         self._offered = None
         for level in self._levels.values():
             level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
-        self._order_left_s = min(0.0, self._order_left_s) + order_s
+        owed_s = min(0.0, self._order_left_s)
+        self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
-            self._order_inbox()
+            self._order_inbox(least - self._num_in_order())
 
     def next_candidate(self) -> R | None:
         """Return the request this scan offers next, None at its end. Does not change the order."""
@@ -255,14 +259,20 @@ class OfflineQueue(Generic[R]):
         """Whether a request of the inbox is still there."""
         return self._waiting.get(waiting.request.request_id) is waiting
 
-    def _order_inbox(self) -> None:
+    def _num_in_order(self) -> int:
+        """Return how many requests that are not blocked can be offered."""
+        return sum(len(level.preempted) + len(level.fresh) for level in self._levels.values())
+
+    def _order_inbox(self, least: int) -> None:
         started_s = self._clock()
         for _ in range(min(len(self._inbox), ORDERED_PER_SCAN)):
-            if self._order_left_s <= 0.0 and any(self._levels.values()):
+            if self._order_left_s <= 0.0 and least <= 0:
                 return
             waiting = self._inbox.popleft()
-            if self._is_new(waiting):
-                self._put_in_order(waiting)
+            if not self._is_new(waiting):
+                continue
+            self._put_in_order(waiting)
+            least -= 1
             now_s = self._clock()
             self._order_left_s -= max(now_s - started_s, ORDER_S)
             started_s = now_s

@@ -11,7 +11,7 @@ from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.offline_grant import Refusal
 from hygen_vllm.offline_lane.offline_queue import ORDER_S
 from tests.support.classes import HYGEN
-from tests.support.clocks import SteppingClock
+from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine, expected_tokens
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -402,3 +402,35 @@ def test_putting_a_backlog_in_order_takes_a_fiftieth_of_the_steps(is_async):
     while waiting.num_new:
         engine.step()
     assert 1000 * ORDER_S == pytest.approx(0.02 * (clock.now_s - started_s), rel=0.1)
+
+
+def test_batch_alone_fills_every_slot_in_its_first_step(is_async):
+    """Nobody waits for the step: what could start is put in order first."""
+    engine = engine_of(is_async, max_num_seqs=64, max_num_batched_tokens=8192, num_blocks=2000)
+    for number in range(500):
+        engine.add(offline(number, number))
+    assert 64 == len(engine.step().num_scheduled_tokens)
+
+
+def test_order_is_timed_by_the_clock_of_the_scheduler(is_async):
+    """A clock on which each look takes a millisecond allows one request in fifty milliseconds."""
+    clock = SteppingClock()
+    engine = engine_of(is_async, clock=clock)
+    engine.add(make_request("online-0", [1] * 8, max_tokens=400))
+    for _ in range(4):
+        engine.step()
+    for number in range(40):
+        engine.add(offline(number, number))
+    queue = engine.scheduler.waiting.offline
+    label = queue._label
+
+    def slow_label(request):
+        clock.now_s += 0.001
+        return label(request)
+
+    queue._label = slow_label
+    num_steps = 0
+    while queue.num_new > 20:
+        engine.step()
+        num_steps += 1
+    assert num_steps >= 20 * 0.001 / (0.02 * STEP_S) * 0.5

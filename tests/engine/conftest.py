@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from hygen_vllm.small_model import prepare_small_model
-from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.prompts import load_questions
 from tests.support.engine_runner import (
     ABORTED,
@@ -112,7 +111,7 @@ def model() -> Path:
 @pytest.fixture(scope="session")
 def prompts() -> list[Prompt]:
     """Twelve real prompts of about 30 to 250 tokens: one to three questions; the model goes on."""
-    questions = load_questions(data_dir(), seed=0)
+    questions = load_questions(None, seed=0)
     rng = random.Random(0)
     prompts = []
     for i in range(12):

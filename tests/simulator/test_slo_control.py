@@ -3,7 +3,6 @@
 
 import math
 import random
-import time
 
 import pytest
 from vllm.v1.request import RequestStatus
@@ -68,7 +67,7 @@ def serving(is_async):
 @pytest.mark.parametrize("offset_s", [-2 * HOUR_S, -HOUR_S / 4, 2 * HOUR_S])
 def test_arrival_by_a_clock_that_jumped_is_not_believed(serving, offset_s):
     """The wall clock was set: nobody waited for hours, nor will a request come in two."""
-    late = serving.add("online", arrival_time=time.time() + offset_s)
+    late = serving.add("online", arrival_time=serving.device.now_s + offset_s)
     serving.steps(100)
     assert 20 == len(serving.device.outputs[late])
     assert serving.longest_s("ttft") < 2.0

@@ -19,7 +19,8 @@ class VirtualDevice:
 
     def __init__(self, cls, cost, hygen, seed=0, noise=0.03):
         self.now_s = 100.0
-        self.scheduler = make_scheduler(cls, LIMITS, hygen, clock=lambda: self.now_s)
+        clocks = {"clock": lambda: self.now_s, "wall_clock": lambda: self.now_s}
+        self.scheduler = make_scheduler(cls, LIMITS, hygen, **clocks)
         self.steps = []
         self.outputs = {}
         self._cost = cost

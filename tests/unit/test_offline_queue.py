@@ -21,6 +21,7 @@ from hygen_vllm.offline_lane.offline_queue import (
     ORDER_S,
     ORDERED_PER_SCAN,
     PARKED_PER_SCAN,
+    SCANS_OWED,
     TAKEN_PER_SCAN,
     Labels,
     OfflineQueue,
@@ -222,6 +223,39 @@ def test_time_that_was_not_needed_is_not_kept() -> None:
         slow.queue.add(Request(number), 0.0)
     slow._seconds = [0.1] * 100
     assert 10 == slow.scan(0.95)
+
+
+def test_pause_of_the_process_is_not_paid_back_for_ever() -> None:
+    """A minute in which nothing ran costs fifty scans."""
+    slow = SlowQueue([0.0001, 60.0] + [0.0001] * 1000)
+    slow.scan(0.001)
+    num_scans = 0
+    while not slow.scan(0.001):
+        num_scans += 1
+    assert 40 <= num_scans <= SCANS_OWED
+
+
+def test_requests_that_have_left_take_no_time() -> None:
+    """Whoever comes after a backlog that was aborted is put in order in the next scans."""
+    queue, requests = numbered(ORDERED_PER_SCAN + 2)
+    for request in requests[:ORDERED_PER_SCAN]:
+        queue.discard(request)
+    queue.start_scan(0.0, order_s=1.5 * ORDER_S)
+    queue.start_scan(0.0, order_s=1.5 * ORDER_S)
+    assert 0 == queue.num_new
+
+
+def test_as_many_are_in_order_as_have_to_be() -> None:
+    """However little time there is; those that are there already count, blocked ones do not."""
+    queue, requests = numbered(60)
+    for least, num_new in ((10, 50), (10, 50), (30, 30)):
+        queue.start_scan(0.0, order_s=0.0, least=least)
+        assert num_new == queue.num_new
+    for request in requests[:20]:
+        queue.take(request)
+        queue.put_back(request)
+    queue.start_scan(0.0, order_s=0.0, least=15)
+    assert 25 == queue.num_new
 
 
 def test_one_request_is_put_in_order_where_nobody_else_is() -> None:

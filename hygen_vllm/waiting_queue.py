@@ -115,9 +115,6 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         yield from self.online
         yield from self.offline
 
-    def __contains__(self, request: object) -> bool:
-        return request in self.online or any(request is one for one in self.offline)
-
     def __getitem__(self, index: Any) -> Any:
         """Return a request by its place, as vLLM's queues do. Complexity: that of its place."""
         if isinstance(index, slice):

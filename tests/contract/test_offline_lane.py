@@ -388,15 +388,21 @@ def test_thousands_of_requests_that_come_at_once_are_all_served(is_async):
     assert 0 == len(engine.scheduler.waiting)
 
 
-def test_putting_a_backlog_in_order_takes_a_fiftieth_of_the_steps(is_async):
-    """A thousand requests come at once; however long steps are, their order takes 2 % of them."""
-    clock = SteppingClock()
-    engine = engine_of(is_async, clock=clock, num_blocks=2000)
+def engine_with_a_backlog(is_async, count, max_tokens=2, **options):
+    """Return an engine that runs an online request, to which a backlog has just come."""
+    engine = engine_of(is_async, **options)
     engine.add(make_request("online-0", [1] * 8, max_tokens=400))
     for _ in range(4):
         engine.step()
-    for number in range(1000):
-        engine.add(offline(number, number))
+    for number in range(count):
+        engine.add(offline(number, number, max_tokens=max_tokens))
+    return engine
+
+
+def test_putting_a_backlog_in_order_takes_a_fiftieth_of_the_steps(is_async):
+    """A thousand requests come at once; however long steps are, their order takes 2 % of them."""
+    clock = SteppingClock()
+    engine = engine_with_a_backlog(is_async, 1000, clock=clock, num_blocks=2000)
     waiting = engine.scheduler.waiting.offline
     started_s = clock.now_s
     while waiting.num_new:
@@ -415,12 +421,7 @@ def test_batch_alone_fills_every_slot_in_its_first_step(is_async):
 def test_order_is_timed_by_the_clock_of_the_scheduler(is_async):
     """Where putting one in order takes a millisecond, that is what fifty milliseconds allow."""
     clock = SteppingClock()
-    engine = engine_of(is_async, clock=clock, max_num_seqs=2)
-    engine.add(make_request("online-0", [1] * 8, max_tokens=400))
-    for _ in range(4):
-        engine.step()
-    for number in range(40):
-        engine.add(offline(number, number, max_tokens=200))
+    engine = engine_with_a_backlog(is_async, 40, max_tokens=200, clock=clock, max_num_seqs=2)
     queue = engine.scheduler.waiting.offline
     label = queue._label
 

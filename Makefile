@@ -44,10 +44,10 @@ demo: model ## serve mixed traffic on the real model and compare five policies; 
 demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)
 	$(BIN)/python experiments/06-fleet/two_replicas.py
 
-test: model ## run all tests: on each vLLM release, with real engines, vLLM's own (about 12 minutes on two cores)
+test: model ## run all tests: on each vLLM release, with real engines, vLLM's own (about 15 minutes on two cores)
 	$(BIN)/python tools/run_tests.py --since $(STARTED) $(TEST_ARGS)
 
-test-fast: setup ## run the tests that need no vLLM (half a minute)
+test-fast: setup ## run the tests that need no vLLM (half a minute on two idle cores)
 	$(PYTEST) -q -n auto tests/unit
 
 test-long: model ## random traffic, two replicas on Ray, whether anything measured got slower (an hour or more)
@@ -89,7 +89,7 @@ experiment-real-cpu: model ## the main comparison in a real engine (about 40 min
 	$(BIN)/python experiments/real-cpu/run.py
 
 bench: setup ## measure the cost of schedule() against vLLM's own
-	$(BIN)/python experiments/01-scheduler-cost/run.py $(BENCH_ARGS)
+	$(BIN)/python experiments/01-scheduler-cost/run.py --turns 16 --out experiments/01-scheduler-cost/results.csv $(BENCH_ARGS)
 
 bench-predictor: setup ## measure the latency predictor: accuracy, speed, learning (about 3 minutes)
 	$(BIN)/python experiments/02-latency-predictor/compare.py

@@ -6,7 +6,6 @@ While a step is built the scheduler closes the offline lane when offline may not
 closed lane is not offered, but still counted by len(), iteration and indices.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -47,13 +46,11 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
 
-    def start_step(
-        self, offline_is_open: bool, now_s: float, order_s: float = math.inf, least: int = 1
-    ) -> None:
+    def start_step(self, offline_is_open: bool, now_s: float, *scan: Any) -> None:
         """Begin a new scan of the offline lane, open or closed; see `OfflineQueue.start_scan`."""
         self.offline_is_open = offline_is_open
         self.offered = None
-        self.offline.start_scan(now_s, order_s, least)
+        self.offline.start_scan(now_s, *scan)
 
     def add_request(self, request: Request) -> None:
         if self._is_offline(request):
@@ -115,9 +112,16 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         yield from self.online
         yield from self.offline
 
+    def __reversed__(self) -> Iterator[Request]:
+        return reversed([*self])
+
+    def index(self, request: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the place of a request. Raises ValueError if it is not there. O(len)."""
+        return [*self].index(request, start, len(self) if stop is None else stop)
+
     def __getitem__(self, index: Any) -> Any:
         """Return a request by its place, as vLLM's queues do. Complexity: that of its place."""
-        if isinstance(index, slice):
+        if not isinstance(index, int):
             raise TypeError("a queue of requests has no slices, only single places")
         place = index + len(self) if index < 0 else index
         found = next(islice(self, place, None), None) if place >= 0 else None

@@ -5,6 +5,9 @@ import gc
 import os
 from importlib import metadata
 
+import pytest
+
+pytest.register_assert_rewrite("tests.support")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

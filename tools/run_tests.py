@@ -42,6 +42,10 @@ TAG = "HYGEN_TEST_STAGE"
 """Environment variable that all processes of a stage have."""
 FOLDERS_OF_A_USER = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR")
 """Environment variables that would lead past an empty home folder."""
+CHANGE_TESTS = ("PYTEST_", "PYTHONOPTIMIZE")
+"""Variables beginning so would leave tests out, or their assertions."""
+NO_TEST = "no test"
+"""Status of a stage of pytest that ran none."""
 STACK_S = 10.0
 """How long a stage that was told to end may take to write its stacks."""
 SHOWN_LINES, SHOWN_FILES = 60, 12
@@ -67,7 +71,11 @@ class Place:
     def environment(self, home: str) -> dict[str, str]:
         """Return all variables of the place; `home` is an empty folder."""
         hidden = FOLDERS_OF_A_USER if self.has_empty_home else ()
-        env = {name: value for name, value in os.environ.items() if name not in hidden}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in hidden and not name.startswith(CHANGE_TESTS)
+        }
         env["HYGEN_CACHE"] = str(model_cache())
         if self.release is not None:
             env["PYTHONPATH"] = prepare_release(self.release, with_tests=True)
@@ -204,7 +212,7 @@ class Running:
             start_new_session=True,
         )
         self.seconds = 0.0
-        self.status: int | None = None
+        self.status: int | str | None = None
         self._ends_by_s = self.started_s + stage.limit_s
 
     def has_ended(self) -> bool:
@@ -217,6 +225,8 @@ class Running:
             return False
         self.seconds = time.monotonic() - self.started_s
         self.kill()
+        if self.stage.is_pytest and self.status == 0 and not self.tests():
+            self.status = NO_TEST
         return True
 
     def kill(self) -> None:
@@ -339,7 +349,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the order of tests and of hashes")
     parser.add_argument("--since", type=float, help="when the set-up began, seconds since 1970")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # stages end with us
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("terminated"))  # stages end with us
     if unknown := set(options.stages) - set(names):
         parser.error(f"no stage {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
     stages = LONG_STAGES if options.long else STAGES
@@ -348,7 +359,7 @@ def main() -> None:
     seed = options.seed if options.seed is not None else random.randrange(1, 2**32)
     setup_s = max(0.0, time.time() - options.since) if options.since else 0.0
     LOGS.mkdir(parents=True, exist_ok=True)
-    for old in LOGS.iterdir():
+    for old in filter(Path.is_file, LOGS.iterdir()):
         old.unlink()
     print(f"seed {seed}; logs in {LOGS.relative_to(ROOT)}", flush=True)
     started_s = time.monotonic()

@@ -7,7 +7,8 @@ A record in a meta.json says at which commit results were measured and which fil
 (experiments/harness/provenance.py). A file counts as changed if it means something else now than
 in that commit, committed or not: comments, docstrings and the layout of Python files mean nothing,
 nor does the short version of an experiment in its config.yaml.
-Exit status 0, with --fail 1 if a result is older; where git has no whole history, a line says so.
+Exit status 0, with --fail 1 if a result is older. Where git has no whole history, a line says so,
+and the status is 3 with --fail.
 """
 
 import argparse
@@ -32,10 +33,12 @@ from experiments.harness.provenance import (
     UNKNOWN,
     Record,
     find_records,
+    git_environment,
     pathspecs_of,
 )
 
 NO_BLOB = "0" * 40
+CANNOT_SAY = 3
 MOST_SHOWN = 2
 """Files of a result that the table names without --files."""
 
@@ -123,14 +126,16 @@ class Repository:
         """Return what git prints; None if it fails."""
         command = ["git", "--no-optional-locks", "-C", str(self.root), *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, check=False)
+            done = subprocess.run(command, capture_output=True, check=False, env=git_environment())
         except FileNotFoundError:
             raise NoHistoryError("there is no git") from None
         return done.stdout if done.returncode == 0 else None
 
 
 def _texts(output: bytes | None) -> list[str]:
-    return (output or b"").decode().split("\0")[:-1]
+    if output is None:
+        raise NoHistoryError("git cannot compare this checkout with older commits")
+    return output.decode().split("\0")[:-1]
 
 
 @dataclass(frozen=True)
@@ -258,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ages = [age_of(record, repository) for record in find_records(options.root)]
     except NoHistoryError as error:
         print(f"which results are older cannot be said: {error}", file=sys.stderr)
-        return 0
+        return CANNOT_SAY if options.fail else 0
     ages.sort(key=lambda age: age.rank)
     if options.json:
         print(json.dumps([as_json(age) for age in ages], indent=1))

@@ -19,6 +19,7 @@ they measure.
 """
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -230,11 +231,17 @@ class Tree:
         return self.head + ("" if changed == new == "" else CHANGED)
 
 
+def git_environment() -> dict[str, str]:
+    """Return the environment without git's own variables: they may name another repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     """Return what git prints; None if it fails or is not there."""
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    env = git_environment()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

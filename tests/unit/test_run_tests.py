@@ -38,9 +38,9 @@ def printed(command: list[str]) -> str:
 
 def test_every_folder_of_tests_is_in_a_stage() -> None:
     """A new one is not forgotten."""
-    folders = {f"tests/{path.parent.name}" for path in ROOT.glob("tests/*/test_*.py")}
-    named = {argument for stage in STAGES for argument in stage.command}
-    assert folders <= named
+    folders = {path.parent for path in ROOT.glob("tests/**/test_*.py")}
+    named = {ROOT / argument for stage in STAGES for argument in stage.command}
+    assert all({folder, *folder.parents} & named for folder in folders), folders
 
 
 def test_long_tests_are_in_the_long_stages() -> None:
@@ -147,16 +147,41 @@ def test_stages_run_in_order_beside_each_other_and_after_what_they_need(logs: Pa
     assert "not run: broken failed" in (logs / "needs it.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [("PYTEST_ADDOPTS", "--collect-only"), ("PYTEST_TIMEOUT", "0"), ("PYTHONOPTIMIZE", "1")],
+)
+def test_variables_that_leave_out_tests_or_assertions_do_not_reach_a_stage(
+    monkeypatch: pytest.MonkeyPatch, variable: tuple[str, str]
+) -> None:
+    """Whoever runs the tests may have set them for others."""
+    monkeypatch.setenv(*variable)
+    assert variable[0] not in Place().environment("")
+
+
+def test_stage_of_pytest_that_ran_no_test_has_failed(logs: Path, tmp_path: Path) -> None:
+    """Whatever its status says."""
+    test = tmp_path / "test_one.py"
+    test.write_text("def test_one(): pass")
+    stages = [
+        Stage(name, (*PYTEST, str(test), *more))
+        for name, more in (("one", ()), ("none", ("--collect-only",)))
+    ]
+    assert {"one": 0, "none": run_tests.NO_TEST} == {
+        each.stage.name: each.status for each in run_all(stages, seed=1)
+    }
+
+
 def test_place_is_what_a_stage_sees(logs: Path) -> None:
     """An empty home folder, a locale, a time zone, and hashes by the seed."""
     place = Place(time_zone="Pacific/Chatham", locale="C", has_empty_home=True)
     names = ("HOME", "TZ", "LC_ALL", "PYTHONHASHSEED")
-    code = "import os, sys\n"
-    code += f"print(*(os.environ[n] for n in {names}), os.listdir(os.environ['HOME']))"
+    code = "import os\n"
+    code += f"print(*(os.environ[n] for n in {names}), os.listdir(os.environ['HOME']), sep='\\n')"
     running = Running(replace(python_stage("place", code), place=place), seed=7)
     while not running.has_ended():
         time.sleep(0.05)
-    home, *rest = (logs / "place.log").read_text().split()
+    home, *rest = (logs / "place.log").read_text().splitlines()[-len(names) - 1 :]
     assert ["Pacific/Chatham", "C", "7", "[]"] == rest
     assert home != os.environ.get("HOME")
     assert not Path(home).exists(), "it is gone afterwards"

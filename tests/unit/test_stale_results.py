@@ -13,7 +13,8 @@ from tests.support.git_checkout import Checkout
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from stale_results import main, meaning
+import stale_results
+from stale_results import CANNOT_SAY, main, meaning
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not here")
 CODE = '''"""What this is."""
@@ -194,12 +195,39 @@ def test_shallow_clone_says_so_in_a_line(
     record(checkout, checkout.head())
     shallow = tmp_path / "shallow"
     checkout.git("clone", "--quiet", "--depth=1", checkout.root.as_uri(), shallow)
-    assert main(["--root", str(shallow), *flags]) == 0
+    assert main(["--root", str(shallow), *flags]) == (CANNOT_SAY if flags == ["--fail"] else 0)
     out, err = capsys.readouterr()
     assert "" == out
     assert [
         "which results are older cannot be said: this is a shallow clone, its history is not whole"
     ] == err.splitlines()
+
+
+@pytest.mark.parametrize(
+    "variable", [("GIT_LITERAL_PATHSPECS", "1"), ("GIT_DIR", "/nowhere"), ("GIT_INDEX_FILE", "/x")]
+)
+def test_variables_of_git_change_nothing(
+    checkout: Checkout,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: tuple[str, str],
+) -> None:
+    """A hook, or an editor that runs git, has set them for another command."""
+    record(checkout, checkout.head())
+    checkout.write("src/a.py", OTHER)
+    monkeypatch.setenv(*variable)
+    (one,) = listed(checkout, capsys)
+    assert ["src/a.py"] == one["files"] == one["uncommitted"]
+
+
+def test_commit_that_git_cannot_read_is_not_up_to_date(
+    checkout: Checkout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone without trees, whose origin is gone, knows its commits and not what is in them."""
+    record(checkout, "0" * 40)
+    monkeypatch.setattr(stale_results.Repository, "has", lambda *_: True)
+    assert main(["--root", str(checkout.root), "--fail"]) == CANNOT_SAY
+    assert "git cannot compare this checkout" in capsys.readouterr().err
 
 
 def test_copy_without_git_says_so_in_a_line(
@@ -211,7 +239,7 @@ def test_copy_without_git_says_so_in_a_line(
     assert main(["--root", str(inner)]) == 0
     assert "there is no git repository here" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
-    assert main(["--root", str(checkout.root), "--fail"]) == 0
+    assert main(["--root", str(checkout.root), "--fail"]) == CANNOT_SAY
     assert "there is no git" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ smaller share of all blocks at most where they are what offline lacks.
 """
 
 from collections.abc import Collection
+from itertools import chain
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -60,7 +61,9 @@ class KvReserve:
         is_due = self._scheduler.current_step % UPDATED_EVERY == 0
         if is_due and self._headroom is not None:
             running = self._scheduler.running[:num_online]
-            held = view.tokens_held(running, self._scheduler.waiting.online)
+            waiting = view.unordered(self._scheduler.waiting.online)
+            most = self._num_blocks * self._scheduler.block_size
+            held = view.tokens_held(chain(running, waiting), most)
             tightness = min(1.0, self._shortage / SHORTAGE)
             self._headroom.quantile = 1.0 - (1.0 - self._quantile) * tightness
             held_blocks = held / self._scheduler.block_size
@@ -84,9 +87,16 @@ class KvReserve:
         """
         blocks = view.blocks_to_admit(self._scheduler, request)
         if not self.num_running:
-            return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
+            return self._alone(blocks)
         growth = self._forecast.most_blocks(self.remaining_tokens(request))
         return blocks + self.online_blocks + growth
+
+    def blocks_to_start_alone(self, request: Request) -> float:
+        """Return the free blocks with which it may start where no other offline one runs."""
+        return self._alone(view.blocks_to_admit(self._scheduler, request))
+
+    def _alone(self, blocks: int) -> int:
+        return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
 
     @property
     def num_running(self) -> int:

@@ -33,7 +33,8 @@ class LoadReport:
     def now(self) -> EngineLoad:
         """Return the present load. Takes O(running + waiting online requests)."""
         scheduler = self._scheduler
-        waiting = [*scheduler.waiting.online, *scheduler.kv_holding_waiting.online]
+        lanes = scheduler.waiting.online, scheduler.kv_holding_waiting.online
+        waiting = [request for lane in lanes for request in view.unordered(lane)]
         running = [r for r in scheduler.running if not scheduler.is_offline(r)]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The waiting online requests that vLLM could admit in the next step, and what each would take."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -10,6 +11,28 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Cached blocks of one group of layers.
+
+    Args: are_prefix: all blocks from the first on, so that whoever holds one holds those before it.
+    """
+
+    blocks: Sequence[KVCacheBlock]
+    are_prefix: bool
+
+    def num_held(self, adopted: AbstractSet[int], offline_refs: Mapping[int, int]) -> int:
+        """Return how many are held; see Arrival.blocks_taken. O(log blocks) for a prefix."""
+
+        def is_free(hit: KVCacheBlock) -> bool:
+            is_held = hit.ref_cnt > offline_refs.get(hit.block_id, 0)
+            return not (is_held or hit.block_id in adopted)
+
+        if self.are_prefix:
+            return bisect_left(self.blocks, True, key=is_free)
+        return sum(not is_free(hit) for hit in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +45,7 @@ class Arrival:
         all_blocks: blocks it holds once all its tokens are computed, hits included. vLLM admits it
             only if they fit (scheduler_reserve_full_isl), but takes those of its chunk.
         chunk_blocks: blocks it holds once this step's tokens are computed, hits included.
-        hits: cached blocks it shares.
+        hits: cached blocks it shares, by group of layers.
     """
 
     request: Request
@@ -30,7 +53,7 @@ class Arrival:
     cached_tokens: int
     all_blocks: int
     chunk_blocks: int
-    hits: tuple[KVCacheBlock, ...]
+    hits: tuple[Hits, ...]
 
     def blocks_taken(
         self, blocks: int, adopted: AbstractSet[int], offline_refs: Mapping[int, int]
@@ -40,11 +63,14 @@ class Arrival:
         Hits that somebody holds are not free. Held is what arrivals before this one `adopted`
         (block ids), and what running requests hold apart from `offline_refs` (holders by block id).
         """
-        held = sum(
-            hit.block_id in adopted or hit.ref_cnt > offline_refs.get(hit.block_id, 0)
-            for hit in self.hits
-        )
+        held = sum(hits.num_held(adopted, offline_refs) for hits in self.hits)
         return max(0, blocks - held)
+
+    def adopt(self, adopted: set[int], offline_refs: Mapping[int, int]) -> None:
+        """Add the hits that are free to what arrivals adopted; see blocks_taken."""
+        for hits in self.hits:
+            first = hits.num_held(adopted, offline_refs) if hits.are_prefix else 0
+            adopted.update(hit.block_id for hit in hits.blocks[first:])
 
 
 def expected_arrivals(
@@ -101,5 +127,5 @@ def _arrival(scheduler: Scheduler, request: Request, most_tokens: int) -> Arriva
         cached_tokens=cached_tokens,
         all_blocks=scheduler._request_remaining_blocks(request),
         chunk_blocks=view.blocks_to_add(scheduler, request, cached_tokens + new_tokens),
-        hits=hits,
+        hits=tuple(map(Hits, hits, view.are_prefixes(scheduler))),
     )

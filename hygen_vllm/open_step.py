@@ -124,11 +124,7 @@ class OpenStep:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
             if not is_running:
-                self._scheduler.kv_reserve.started(request, self._scheduler.clock())
-                self._scheduler.leftovers.started(request, computed)
-                self._scheduler.offline_log.num_started += 1
-                if self._starts_left is not None and not request.num_preemptions:
-                    self._starts_left -= 1
+                self._note_start(request, computed)
             return result
         self.refused.append(result)
         if is_running:
@@ -138,10 +134,25 @@ class OpenStep:
             return 0
         if request.num_computed_tokens > 0:
             # It holds KV blocks while it waits: only running can it finish or be preempted.
-            return min(wanted, self._min_chunk_tokens)
+            is_padded = _is_padded(request, computed, wanted)
+            return wanted if is_padded else min(wanted, self._min_chunk_tokens)
+        self._do_not_start(request, result)
+        return 0
+
+    def _note_start(self, request: Request, computed: int) -> None:
+        scheduler = self._scheduler
+        scheduler.kv_reserve.started(request, scheduler.clock())
+        scheduler.leftovers.started(request, computed)
+        scheduler.offline_log.num_started += 1
+        if self._starts_left is not None and not request.num_preemptions:
+            self._starts_left -= 1
+
+    def _do_not_start(self, request: Request, reason: Refusal) -> None:
+        """Let no offline request start in this step after one that was refused."""
+        if reason is Refusal.BLOCKS:
+            self._scheduler.waiting.offline.no_room(request)
         self._scheduler.waiting.offline_is_open = False
         self._scheduler.encoder_cache_manager.free(request)
-        return 0
 
     def _must_not_start(self, request: Request, is_running: bool) -> bool:
         return self._starts_left == 0 and not (is_running or request.num_preemptions)
@@ -156,10 +167,12 @@ class OpenStep:
         if not self._join_adapters(view.lora_id(request)):
             return Refusal.ADAPTERS
         scheduler = self._scheduler
+        is_padded = _is_padded(request, computed, wanted)
+        can_split = scheduler.scheduler_config.enable_chunked_prefill and wanted > 1
         chunk = ChunkView(
-            wanted_tokens=min(wanted, self._max_chunk_tokens),
+            wanted_tokens=wanted if is_padded else min(wanted, self._max_chunk_tokens),
             computed_tokens=computed,
-            can_split=scheduler.scheduler_config.enable_chunked_prefill and wanted > 1,
+            can_split=can_split and not is_padded,
             min_tokens=self._min_chunk_tokens,
         )
         blocks_needed = (
@@ -199,3 +212,11 @@ class OpenStep:
             return counted[0]
 
         return blocks_needed
+
+
+def _is_padded(request: Request, computed: int, wanted: int) -> bool:
+    """Whether vLLM padded a last token to the size of a speculative decode: all of it or nothing.
+
+    0.32.0, v1/core/sched/scheduler.py:1150.
+    """
+    return wanted > request.num_tokens - computed

@@ -31,6 +31,8 @@ class Room:
     blocks_left: int
     adapters: frozenset[int]
     """LoRA adapters that running requests and arrivals hold."""
+    online_adapters: frozenset[int] = frozenset()
+    """Those of them that online requests hold."""
 
 
 class RoomMaker:
@@ -79,6 +81,7 @@ class RoomMaker:
             num_preempted=self.num_preempted,
             blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
             adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
+            online_adapters=self._adapters(self._online) if has_loras else frozenset(),
         )
 
     def _offline(self) -> list[Request]:
@@ -148,13 +151,19 @@ class RoomMaker:
         vLLM admits none behind it, so preempting for those would help nobody.
         """
         self._preempt_until_free(lambda: self._growth)
-        for count in range(1, len(self._arrivals) + 1):
-            wanted = partial(self._blocks_wanted, count)
-            if view.free_blocks(self._scheduler) >= wanted():
-                continue
-            if not self._would_have_blocks_for(count):
-                return
-            self._preempt_until_free(wanted)
+        before = self._growth, set[int]()
+        for count, arrival in enumerate(self._arrivals, start=1):
+            needed, adopted = before
+            is_busy = count > 1 or bool(self._scheduler.running)
+            needed += arrival.blocks_taken(arrival.all_blocks, adopted, {})
+            if view.free_blocks(self._scheduler) < needed + self._watermark_blocks(is_busy):
+                if not self._would_have_blocks_for(count):
+                    return
+                num_preempted = self.num_preempted
+                self._preempt_until_free(partial(self._blocks_wanted, count))
+                if self.num_preempted > num_preempted:  # what was held by others is free now
+                    before = self._taken_by(count - 1, {})
+            before = self._and_taken_by(arrival, before, {})
 
     def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
         """Preempt until as many blocks are free as are wanted; victims may change how many."""
@@ -190,13 +199,26 @@ class RoomMaker:
 
         Those before it have taken the blocks of their chunks by then; it has to fit whole.
         """
-        *before, last = self._arrivals[:count]
-        needed = self._growth
-        adopted: set[int] = set()
-        for arrival in before:
-            needed += arrival.blocks_taken(arrival.chunk_blocks, adopted, offline_refs)
-            adopted.update(hit.block_id for hit in arrival.hits)
+        needed, adopted = self._taken_by(count - 1, offline_refs)
+        last = self._arrivals[count - 1]
         return needed + last.blocks_taken(last.all_blocks, adopted, offline_refs)
+
+    def _taken_by(self, count: int, offline_refs: Mapping[int, int]) -> tuple[int, set[int]]:
+        """Free blocks that the first `count` arrivals have taken, and the hits they adopted."""
+        taken = self._growth, set[int]()
+        for arrival in self._arrivals[:count]:
+            taken = self._and_taken_by(arrival, taken, offline_refs)
+        return taken
+
+    @staticmethod
+    def _and_taken_by(
+        arrival: Arrival, before: tuple[int, set[int]], offline_refs: Mapping[int, int]
+    ) -> tuple[int, set[int]]:
+        """Add what an arrival takes to what those before it have; `before` is changed."""
+        needed, adopted = before
+        needed += arrival.blocks_taken(arrival.chunk_blocks, adopted, offline_refs)
+        arrival.adopt(adopted, offline_refs)
+        return needed, adopted
 
     def _watermark_blocks(self, is_busy: bool) -> int:
         """Blocks vLLM keeps free when it admits a request while others run."""

@@ -12,6 +12,7 @@ vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 af
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import filterfalse
 from operator import attrgetter
 from typing import Any
@@ -23,7 +24,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
@@ -34,12 +35,13 @@ from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
 from hygen_vllm.leftovers import Leftovers
 from hygen_vllm.load_report import LoadReport, answer_through_engine_core
+from hygen_vllm.offline_lane.offline_queue import Start
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
 from hygen_vllm.open_step import OpenStep
 from hygen_vllm.request_class import RequestClass
-from hygen_vllm.room_maker import RoomMaker
+from hygen_vllm.room_maker import Room, RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
 from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
@@ -136,7 +138,7 @@ class HyGenScheduler(Scheduler):
         self._offline_is_stuck = False
         self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
         self._num_traced = 0
-        self.most_blocks_per_decode = view.most_blocks_per_decode(self)
+        self.most_blocks_per_decode = view.most_blocks_to_grow(self, 1)
         """Upper bound of the KV blocks that one decode may take in one step."""
         self.has_policy = True
 
@@ -246,9 +248,10 @@ class HyGenScheduler(Scheduler):
         self.kv_reserve.start_step(num_online, now_s)
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
-        self.kv_holding_waiting.start_step(offline_is_open=True, now_s=now_s)
+        self._offer_kv_holding(room.blocks_left, is_busy=bool(arrivals), now_s=now_s)
         is_open = can_admit and not room.num_preempted
-        self.waiting.start_step(is_open, now_s, *self._ordering(num_online))
+        room_for = partial(self._room_for, room, self.running[:num_online])
+        self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
         self._step = OpenStep(
             self,
             make_plan(self, num_online, arrivals, room.blocks_left),
@@ -261,6 +264,39 @@ class HyGenScheduler(Scheduler):
             is_throttled=throttle_prefills,
         )
         return defers_prefills
+
+    def _offer_kv_holding(self, blocks_left: int, is_busy: bool, now_s: float) -> None:
+        """Offer offline requests that wait with KV blocks, unless that could hold up online ones.
+
+        vLLM admits nobody behind one of them that cannot go on. One whose load failed has none and
+        waits like any other.
+        """
+        queue = self.kv_holding_waiting
+        for request in [*queue.offline]:
+            if request.status == RequestStatus.WAITING and not request.num_computed_tokens:
+                queue.remove_request(request)
+                self.waiting.prepend_request(request)
+        needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
+        is_open = blocks_left >= needed or not (self.running or is_busy)
+        queue.start_step(is_open, now_s)
+
+    def _room_for(self, room: Room, online: list[Request], request: Request) -> Start:
+        """Return whether an offline request could start now, or where no other one ran."""
+        adapter = view.lora_id(request)
+        is_later = False
+        if adapter and adapter not in room.adapters:
+            max_loras = self.lora_config.max_loras
+            if len(room.online_adapters) >= max_loras:
+                return Start.NOT
+            is_later = len(room.adapters) >= max_loras
+        blocks = self.kv_reserve.blocks_to_start(request)
+        if blocks > room.blocks_left:
+            is_later = True
+            offline = self.running[len(online) :]
+            freed = sum(view.num_unshared(self, each) for each in offline)
+            if self.kv_reserve.blocks_to_start_alone(request) > room.blocks_left + freed:
+                return Start.NOT
+        return Start.LATER if is_later else Start.NOW
 
     def _ordering(self, num_online: int) -> tuple[float, int]:
         """Return the seconds for putting a backlog in order, and how many have to be in order.

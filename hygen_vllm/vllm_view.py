@@ -70,14 +70,27 @@ def tokens_now(scheduler: Scheduler, request: Request) -> int:
     return request.num_tokens_with_spec + placeholders - computed
 
 
-def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[tuple[KVCacheBlock, ...], int]:
-    """Return the cached blocks a waiting request would share, and the tokens computed in all."""
+def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
+    """Return the cached blocks a waiting request would share, and the tokens computed in all.
+
+    The blocks are those of each group of layers; () where there are none at all.
+    """
     if request.num_computed_tokens > 0:
-        return (), request.num_computed_tokens
+        return [], request.num_computed_tokens
     if getattr(request, "kv_cache_report_mode", None) == "full":
-        return (), 0  # the probe would publish cache events
+        return [], 0  # the probe would publish cache events
     blocks, num_tokens, *_ = scheduler.kv_cache_manager.get_computed_blocks(request)
-    return tuple(b for group in blocks.blocks for b in group if not b.is_null), num_tokens
+    full = are_prefixes(scheduler)
+    return [
+        group if is_full else [block for block in group if not block.is_null]
+        for group, is_full in zip(blocks.blocks, full, strict=True)
+    ], num_tokens
+
+
+def are_prefixes(scheduler: Scheduler) -> list[bool]:
+    """Whether each group of layers keeps all blocks of a context, from the first on."""
+    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+    return [isinstance(manager.kv_cache_spec, FullAttentionSpec) for manager in managers]
 
 
 def num_cached_blocks(scheduler: Scheduler, hashes: Sequence[BlockHash], most: int) -> int:
@@ -112,7 +125,7 @@ def extra_args(request: Request) -> dict[str, Any] | None:
 def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
     """Free blocks that a waiting request takes once it holds all its tokens."""
     hits, _ = prefix_hit(scheduler, request)
-    held = sum(hit.ref_cnt > 0 for hit in hits)
+    held = sum(hit.ref_cnt > 0 for group in hits for hit in group)
     return max(0, scheduler._request_remaining_blocks(request) - held)
 
 
@@ -139,9 +152,25 @@ def can_split(scheduler: Scheduler, request: Request) -> bool:
     )
 
 
-def tokens_held(*requests: Iterable[Request]) -> int:
-    """Tokens of requests, which is about what their KV blocks hold or will hold."""
-    return sum(request.num_tokens for some in requests for request in some)
+def tokens_held(requests: Iterable[Request], most: int) -> int:
+    """Tokens of requests, which is about what their KV blocks hold or will hold.
+
+    Beyond `most` they are not counted on.
+    """
+    total = 0
+    for request in requests:
+        total += request.num_tokens
+        if total > most:
+            break
+    return total
+
+
+def unordered(queue: Iterable[Request]) -> Iterable[Request]:
+    """Return the requests of one of vLLM's queues in any order.
+
+    Its priority queue sorts itself to be walked through.
+    """
+    return getattr(queue, "_heap", queue)
 
 
 def free_blocks(scheduler: Scheduler) -> int:
@@ -163,9 +192,9 @@ def blocks_to_add(scheduler: Scheduler, request: Request, num_tokens: int) -> in
     return added
 
 
-def most_blocks_per_decode(scheduler: Scheduler) -> int:
-    """Upper bound of the blocks one decode may take in one step."""
-    num_tokens = 1 + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+def most_blocks_to_grow(scheduler: Scheduler, num_new_tokens: int) -> int:
+    """Upper bound of the blocks that a request may take for so many tokens more."""
+    num_tokens = num_new_tokens + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     return sum(1 + num_tokens // manager.block_size for manager in managers)
 

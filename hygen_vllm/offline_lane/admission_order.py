@@ -147,6 +147,16 @@ class AdmissionOrder(Generic[R]):
             return sharer if sharer is not None and self._is_overdue(sharer, now_s) else oldest
         return oldest if self._age_debt + self._by_age_share >= 1.0 - ROUNDING else self._nearest()
 
+    def overdue_s(self, now_s: float) -> float:
+        """Return for how long the oldest request here has waited beyond the bound, 0 if it has not.
+
+        The order must not be empty.
+        """
+        max_wait_s = self._rules.max_wait_s
+        if max_wait_s is None:
+            return 0.0
+        return max(0.0, now_s - self._oldest().added_s - max_wait_s)
+
     def took(self, waiting: Waiting[R], now_s: float) -> None:
         """Note that the request which `next` returned is admitted, before it is removed."""
         if not self._rules.by_prefix:

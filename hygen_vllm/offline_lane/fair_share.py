@@ -20,9 +20,14 @@ from hygen_vllm.offline_lane.admission_order import AdmissionOrder, Waiting
 from hygen_vllm.offline_lane.prefix_tree import Hashes
 
 R = TypeVar("R")
+DEFAULT_TENANT = ""
+"""Of requests without a label."""
 TENANTS_SEARCHED = 8
-MOST_IDLE_TENANTS = 1000
-"""Tenants without work whose clocks are remembered."""
+MOST_TENANTS = 64
+"""Tenants without a weight that are told apart at a time; those that come then share OTHERS."""
+OTHERS = "(others)"
+OLDEST_EVERY = 7
+"""After so many admissions by share one goes to whoever has waited longest beyond the bound."""
 
 
 class Tenant(Generic[R]):
@@ -66,12 +71,27 @@ class FairShare(Generic[R]):
         """Latest clock of any tenant."""
         self._num_made = 0
         self._num_waiting = 0
+        self._since_oldest = 0
+        """Admissions since that of the tenant that had waited longest."""
 
     def __bool__(self) -> bool:
         return bool(self._turns)
 
     def __len__(self) -> int:
         return self._num_waiting
+
+    def tenant_named(self, name: str) -> str:
+        """Return the tenant that requests with a label belong to. Complexity: O(1).
+
+        A client may give every request another label. It must neither crowd out tenants that have
+        one each, nor be remembered for ever.
+        """
+        if name in self._tenants or name in self._weights or name == DEFAULT_TENANT:
+            return name
+        most = MOST_TENANTS + len(self._weights)
+        if len(self._tenants) >= most:
+            self._forget_idle()
+        return name if len(self._tenants) < most else OTHERS
 
     def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
         """Add a request of `waiting.tenant`. Complexity: O(log tenants + AdmissionOrder.add)."""
@@ -93,15 +113,28 @@ class FairShare(Generic[R]):
             del self._turns[tenant.turn]
 
     def next(self, now_s: float) -> Waiting[R] | None:
-        """Return the request to admit next, None if none waits. Complexity: AdmissionOrder's."""
+        """Return the request to admit next, None if none waits.
+
+        Complexity: O(tenants that have work), and that of AdmissionOrder.
+        """
         if not self._turns:
             return None
+        if self._since_oldest >= OLDEST_EVERY:
+            longest: Tenant[R] = max(
+                self._turns.values(), key=lambda tenant: tenant.order.overdue_s(now_s)
+            )
+            if longest.order.overdue_s(now_s) > 0:
+                return longest.order.next(now_s)
         tenant: Tenant[R] = self._turns.peekitem(0)[1]
         return tenant.order.next(now_s)
 
     def take(self, waiting: Waiting[R], now_s: float) -> None:
         """Remove a request for admission. Complexity: as `remove`."""
         tenant = self._tenants[waiting.tenant]
+        has_waited_longest = tenant.order.overdue_s(now_s) == max(
+            each.order.overdue_s(now_s) for each in self._turns.values()
+        )
+        self._since_oldest = 0 if has_waited_longest else self._since_oldest + 1
         self._now = max(self._now, tenant.clock)
         tenant.order.took(waiting, now_s)
         self.remove(waiting)
@@ -131,8 +164,6 @@ class FairShare(Generic[R]):
             tenant.order.check_invariants()
 
     def _new_tenant(self, name: str) -> Tenant[R]:
-        if len(self._tenants) - len(self._turns) > MOST_IDLE_TENANTS:
-            self._forget_idle()
         self._num_made += 1
         weight = self._weights.get(name, 1.0)
         tenant = Tenant(name, self._num_made, weight, self._make_order())

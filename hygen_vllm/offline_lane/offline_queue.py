@@ -7,6 +7,11 @@ has time for. It is offered, taken for admission, and either runs or is put back
 when they were taken, a few of them in a step and each in its turn; then those that were preempted;
 then whoever is next by `fair_share` and `admission_order`. No operation takes time in proportion to
 the queue.
+
+A request that finds no room for a while is set aside, and others go before it as long as it has
+none. Once it has waited longer than the bound, all others wait until what runs has left it the room
+that it needs, if that can be (EASY backfilling, Lifka 1995). The same goes for one that waits for a
+LoRA slot.
 """
 
 import math
@@ -14,6 +19,8 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sortedcontainers import SortedDict
@@ -24,10 +31,9 @@ from hygen_vllm.offline_lane.admission_order import (
     OrderRules,
     Waiting,
 )
-from hygen_vllm.offline_lane.fair_share import FairShare
+from hygen_vllm.offline_lane.fair_share import DEFAULT_TENANT, FairShare
 from hygen_vllm.offline_lane.prefix_tree import Hashes
 
-DEFAULT_TENANT = ""
 ORDERED_PER_SCAN = 128
 """Requests of the inbox that are put in order in a step at most: a millisecond or two."""
 ORDER_S = 1.25e-5
@@ -38,7 +44,23 @@ TAKEN_PER_SCAN = 64
 PARKED_PER_SCAN = 32
 """Requests that could not run which are offered again in a step; fewer than TAKEN_PER_SCAN."""
 LEVELS_KEPT = 16
+NO_ROOM_S = 5.0
+"""A request that was first in turn and found no room for so long is set aside."""
+SET_ASIDE_SEEN = 4
+"""Those that were set aside which are looked at in a scan."""
+PAUSE_SHARE = 0.1
+"""Of the bound of waiting: so long nobody is held up after somebody was."""
 """Urgencies without requests that are remembered."""
+
+
+class Start(Enum):
+    """When a request could start."""
+
+    NOW = "now"
+    LATER = "later"
+    """Once running offline requests have finished."""
+    NOT = "not"
+    """Online requests have it."""
 
 
 class Queued(Protocol):
@@ -77,6 +99,15 @@ class QueueRules:
     num_cached: NumCached = lambda _, num_blocks: num_blocks
 
 
+class _Charge(NamedTuple):
+    """What a tenant was charged for a request when it was admitted."""
+
+    urgency: Any
+    tenant: str
+    tokens: float
+    added_s: float
+
+
 class _Level(Generic[R]):
     """Requests of equal urgency."""
 
@@ -86,20 +117,29 @@ class _Level(Generic[R]):
         self.parked_left = 0
         """Those that this scan may still offer."""
         self.preempted: dict[Hashable, Waiting[R]] = {}
-        """The last one is next."""
+        """The last one is next, unless the first has waited too long."""
+        self.set_aside: OrderedDict[Hashable, Waiting[R]] = OrderedDict()
+        """Others may go before them."""
+        self.has_room: Waiting[R] | None = None
+        """One of those set aside for which there is room now."""
+        self._max_wait_s = math.inf if rules.order.max_wait_s is None else rules.order.max_wait_s
         self.fresh: FairShare[R] = FairShare(
             rules.weights, lambda: AdmissionOrder(rules.order, rules.num_cached)
         )
 
     def __bool__(self) -> bool:
-        return bool(self.parked or self.preempted or self.fresh)
+        return bool(self.parked or self.preempted or self.set_aside or self.fresh)
 
     def next(self, now_s: float) -> Waiting[R] | None:
         """Return the request that is next, None if no more are to be offered in this scan."""
+        if self.has_room is not None:
+            return self.has_room
         if self.parked_left > 0 and self.parked:
             return next(iter(self.parked.values()))
         if self.preempted:
-            return next(reversed(self.preempted.values()))
+            oldest = next(iter(self.preempted.values()))
+            is_overdue = now_s - oldest.added_s > self._max_wait_s
+            return oldest if is_overdue else next(reversed(self.preempted.values()))
         return self.fresh.next(now_s)
 
 
@@ -129,8 +169,15 @@ class OfflineQueue(Generic[R]):
         """Those not in order yet, and some that have left since."""
         self._levels: SortedDict[Any, _Level[R]] = SortedDict()
         self._taken: dict[Hashable, Waiting[R]] = {}
-        self._charged: dict[Hashable, tuple[Any, str, float]] = {}
-        """Urgency, tenant and tokens of those that were admitted and are not finished."""
+        self._charged: dict[Hashable, _Charge] = {}
+        """Of those that were admitted and are not finished."""
+        self._held_for: Waiting[R] | None = None
+        """The request for which all others wait."""
+        self._held_has_room = False
+        self._paused_until_s = -math.inf
+        """Until then nobody is held up."""
+        self._no_room: tuple[Hashable, float] = (None, 0.0)
+        """The request that found no room last, and since when."""
         self._offered: Waiting[R] | None = None
         self._now_s = 0.0
         self._order_left_s = 0.0
@@ -157,7 +204,8 @@ class OfflineQueue(Generic[R]):
 
     def add_first(self, request: R) -> None:
         """Add a request that ran before: it is next of its urgency. Raises as `add`. O(1)."""
-        waiting = self._new(request, self._now_s)
+        charge = self._charged.get(request.request_id)
+        waiting = self._new(request, self._now_s if charge is None else charge.added_s)
         waiting.has_run = True
         self._find_level(waiting)[0].preempted[request.request_id] = waiting
         self._offered = None
@@ -172,12 +220,21 @@ class OfflineQueue(Generic[R]):
             return False
         self._remove(waiting)
         self._offered = None
+        if len(self._inbox) > 2 * len(self._waiting) + ORDERED_PER_SCAN:
+            self._inbox = deque(filter(self._is_new, self._inbox))
         return True
 
-    def start_scan(self, now_s: float, order_s: float = math.inf, least: int = 1) -> None:
+    def start_scan(
+        self,
+        now_s: float,
+        order_s: float = math.inf,
+        least: int = 1,
+        room: Callable[[R], Start] = lambda _: Start.NOW,
+    ) -> None:
         """Begin the scan of a new step. Puts up to ORDERED_PER_SCAN new requests in order.
 
         Args:
+            room: whether a request could start now.
             order_s: seconds that this may take. If one request takes longer the scans after it have
                 as much less.
             least: requests that are to be in order, whatever the time.
@@ -191,6 +248,56 @@ class OfflineQueue(Generic[R]):
         self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
             self._order_inbox(least - self._num_in_order())
+        self._look_for_room(room)
+
+    def _look_for_room(self, room: Callable[[R], Start]) -> None:
+        """Say who of those set aside has room now, and for whom all others have to wait."""
+        held_before, self._held_for = self._held_for, None
+        for level in self._levels.values():
+            level.has_room = None
+            for waiting in islice(level.set_aside.values(), SET_ASIDE_SEEN):
+                found = room(waiting.request)
+                if found is Start.NOW and level.has_room is None:
+                    level.has_room = waiting
+                self._hold_for(waiting, found, held_before)
+            for waiting in islice(level.parked.values(), SET_ASIDE_SEEN):
+                if self._is_overdue(waiting):
+                    self._hold_for(waiting, room(waiting.request), held_before)
+        if held_before is not None and self._held_for is None:
+            self._pause()
+
+    def _hold_for(self, waiting: Waiting[R], found: Start, held_before: Waiting[R] | None) -> None:
+        """Let all others wait for one that is overdue, if that helps it."""
+        goes_on = waiting is held_before and found is not Start.NOT
+        begins = found is Start.LATER and self._is_overdue(waiting)
+        if self._held_for is None and (
+            goes_on or (begins and held_before is None and self._now_s >= self._paused_until_s)
+        ):
+            self._held_for, self._held_has_room = waiting, found is Start.NOW
+
+    def _is_overdue(self, waiting: Waiting[R]) -> bool:
+        max_wait_s = self._rules.order.max_wait_s
+        return max_wait_s is not None and self._now_s - waiting.added_s > max_wait_s
+
+    def _pause(self) -> None:
+        """Hold up nobody for a while."""
+        max_wait_s = self._rules.order.max_wait_s or 0.0
+        self._held_for = None
+        self._paused_until_s = self._now_s + PAUSE_SHARE * max_wait_s
+
+    def no_room(self, request: R) -> None:
+        """Note that there was no room for a request that was offered; see the module docstring."""
+        name, since_s = self._no_room
+        if name != request.request_id:
+            self._no_room = request.request_id, self._now_s
+            return
+        waiting = self._waiting.get(request.request_id)
+        if waiting is None or waiting is self._held_for or self._now_s - since_s < NO_ROOM_S:
+            return
+        level = self._level(waiting.urgency)
+        self._leave_place(waiting, level)
+        level.set_aside[request.request_id] = waiting
+        self._offered = None
 
     def next_candidate(self) -> R | None:
         """Return the request this scan offers next, None at its end. Does not change the order."""
@@ -201,7 +308,7 @@ class OfflineQueue(Generic[R]):
     def take(self, request: R) -> None:
         """Remove a request for admission. Raises KeyError if it is not here."""
         waiting = self._waiting.pop(request.request_id)
-        level = self._levels[waiting.urgency]
+        level = self._level(waiting.urgency)
         if request.request_id in level.parked:
             level.parked_left -= 1
         if waiting.is_here:
@@ -210,6 +317,8 @@ class OfflineQueue(Generic[R]):
             self._remove(waiting)
         self._taken[request.request_id] = waiting
         self._offered = None
+        if waiting is self._held_for:
+            self._pause()
         if request.request_id not in self._charged:
             self._charge(waiting, self._label(request).tokens)
 
@@ -222,14 +331,14 @@ class OfflineQueue(Generic[R]):
         self._waiting[request.request_id] = waiting
         if not waiting.has_run:
             self.finished(request, 0.0)
-        self._levels[waiting.urgency].parked[request.request_id] = waiting
+        self._level(waiting.urgency).parked[request.request_id] = waiting
         self._offered = None
 
     def finished(self, request: R, tokens: float) -> None:
         """Correct what a request was charged to what it had, in tokens. No matter if unknown."""
-        urgency, tenant, charged = self._charged.pop(request.request_id, (None, "", 0.0))
-        if urgency in self._levels:
-            self._levels[urgency].fresh.charge(tenant, tokens - charged)
+        charge = self._charged.pop(request.request_id, None)
+        if charge is not None and charge.urgency in self._levels:
+            self._levels[charge.urgency].fresh.charge(charge.tenant, tokens - charge.tokens)
 
     def num_shared(self, hashes: Hashes) -> int:
         """Return how many leading blocks of a prefix a request in order shares.
@@ -244,7 +353,7 @@ class OfflineQueue(Generic[R]):
         places = Counter(w.request.request_id for w in self._inbox if self._is_new(w))
         for level in self._levels.values():
             level.fresh.check_invariants()
-            places.update([*level.parked, *level.preempted])
+            places.update([*level.parked, *level.preempted, *level.set_aside])
         here = [w.request.request_id for w in self._waiting.values() if w.is_here]
         places.update(here)
         assert places == Counter(self._waiting.keys()), (places, self._waiting.keys())
@@ -284,13 +393,19 @@ class OfflineQueue(Generic[R]):
     def _find_level(self, waiting: Waiting[R]) -> tuple[_Level[R], Labels]:
         """Label a request and return its level."""
         labels = self._label(waiting.request)
-        waiting.urgency, waiting.tenant = labels.urgency, labels.tenant
-        level = self._levels.get(labels.urgency)
-        if level is None:
-            level = self._levels[labels.urgency] = _Level(self._rules)
+        level = self._level(labels.urgency)
+        waiting.urgency, waiting.tenant = labels.urgency, level.fresh.tenant_named(labels.tenant)
         return level, labels
 
+    def _level(self, urgency: Any) -> _Level[R]:
+        level: _Level[R] | None = self._levels.get(urgency)
+        if level is None:
+            level = self._levels[urgency] = _Level(self._rules)
+        return level
+
     def _choose(self) -> Waiting[R] | None:
+        if self._held_for is not None:
+            return self._held_for if self._held_has_room else None
         for level in self._levels.values():
             waiting: Waiting[R] | None = level.next(self._now_s)
             if waiting is not None:
@@ -302,14 +417,21 @@ class OfflineQueue(Generic[R]):
         level = self._levels.get(waiting.urgency)
         if level is None or waiting.urgency is None:
             return
-        if waiting.is_here:
-            level.fresh.remove(waiting)
-        else:
-            level.parked.pop(waiting.request.request_id, None)
-            level.preempted.pop(waiting.request.request_id, None)
+        self._leave_place(waiting, level)
         if not level and len(self._levels) > LEVELS_KEPT:
             del self._levels[waiting.urgency]
 
+    @staticmethod
+    def _leave_place(waiting: Waiting[R], level: _Level[R]) -> None:
+        if waiting.is_here:
+            level.fresh.remove(waiting)
+            return
+        for place in (level.parked, level.preempted, level.set_aside):
+            place.pop(waiting.request.request_id, None)
+        if waiting is level.has_room:
+            level.has_room = None
+
     def _charge(self, waiting: Waiting[R], tokens: float) -> None:
-        self._charged[waiting.request.request_id] = waiting.urgency, waiting.tenant, tokens
-        self._levels[waiting.urgency].fresh.charge(waiting.tenant, tokens)
+        charge = _Charge(waiting.urgency, waiting.tenant, tokens, waiting.added_s)
+        self._charged[waiting.request.request_id] = charge
+        self._level(waiting.urgency).fresh.charge(waiting.tenant, tokens)

@@ -6,34 +6,35 @@ from collections.abc import Mapping
 
 import pytest
 
-from hygen_vllm.offline_lane import fair_share
 from hygen_vllm.offline_lane.admission_order import AdmissionOrder, OrderRules, Waiting
-from hygen_vllm.offline_lane.fair_share import FairShare
+from hygen_vllm.offline_lane.fair_share import MOST_TENANTS, OLDEST_EVERY, OTHERS, FairShare
 
 
 class Lane:
     """A FairShare of requests named TENANT-NUMBER, each charged its tokens when it is admitted."""
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        rules = OrderRules(by_prefix=False)
+    def __init__(
+        self, weights: Mapping[str, float] | None = None, max_wait_s: float | None = None
+    ) -> None:
+        rules = OrderRules(by_prefix=False, max_wait_s=max_wait_s)
         self.share: FairShare[str] = FairShare(
             weights or {}, lambda: AdmissionOrder(rules, lambda _, most: most)
         )
         self.waiting: dict[str, Waiting[str]] = {}
         self.tokens: Counter[str] = Counter()
 
-    def add(self, tenant: str, count: int) -> None:
+    def add(self, tenant: str, count: int, added_s: float = 0.0) -> None:
         for number in range(len(self.waiting), len(self.waiting) + count):
-            waiting = Waiting(f"{tenant}-{number}", 0.0, tenant)
+            waiting = Waiting(f"{tenant}-{number}", added_s, self.share.tenant_named(tenant))
             self.waiting[waiting.request] = waiting
             self.share.add(waiting, ())
 
-    def admit(self, tokens: float = 10) -> str | None:
+    def admit(self, tokens: float = 10, now_s: float = 0.0) -> str | None:
         """Admit the next request; return its tenant."""
-        waiting = self.share.next(0.0)
+        waiting = self.share.next(now_s)
         if waiting is None:
             return None
-        self.share.take(waiting, 0.0)
+        self.share.take(waiting, now_s)
         self.share.charge(waiting.tenant, tokens)
         self.share.check_invariants()
         self.tokens[waiting.tenant] += int(tokens)
@@ -142,20 +143,64 @@ def test_charge_that_is_taken_back_gives_the_turn_back() -> None:
     assert "b" == lane.admit()
 
 
-def test_tenants_that_have_caught_up_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three hundred names do not stay where a hundred may; whoever is still in debt does."""
-    monkeypatch.setattr(fair_share, "MOST_IDLE_TENANTS", 100)
-    lane = Lane()
+def test_tenants_that_have_caught_up_are_forgotten() -> None:
+    """Of a thousand names as many stay as may; whoever is still in debt does."""
+    lane = Lane({"weighted": 2.0})
     lane.add("debtor", 1)
-    lane.add("busy", 800)
+    lane.add("busy", 4000)
     lane.admit(tokens=100_000)
-    for number in range(300):
+    for number in range(1000):
         lane.add(f"once-{number}", 1)
         lane.admit(tokens=1)
         lane.admit(tokens=1)
-    assert len(lane.share._tenants) <= 100 + 3
+    assert len(lane.share._tenants) <= MOST_TENANTS + 2
     assert "debtor" in lane.share._tenants
     lane.share.charge("never heard of", 10)
+
+
+def test_tenants_beyond_a_number_share_one_turn() -> None:
+    """Who gives each request another name gets no more than the names there may be."""
+    lane = Lane({"named": 2.0})
+    for number in range(3000):
+        lane.add(f"label-{number}", 1)
+    lane.add("named", 500)
+    lane.add("", 500)
+    for _ in range(40 * (MOST_TENANTS + 4)):
+        lane.admit()
+    assert lane.tokens[""] >= 10 * 39
+    assert lane.tokens["named"] >= 10 * 2 * 39
+    assert lane.tokens[OTHERS] >= 10 * 39
+
+
+@pytest.mark.parametrize("max_wait_s", [None, 3600.0])
+def test_names_without_end_starve_nobody(max_wait_s: float | None) -> None:
+    """One new name each second, for hours, beside one tenant that waits: it gets its share."""
+    lane, served = Lane(max_wait_s=max_wait_s), 0
+    lane.add("victim", 200)
+    lane.admit(tokens=1000)
+    for second in range(20_000):
+        lane.add(f"attacker-{second}", 1, float(second))
+        served += "victim" == lane.admit(tokens=1000, now_s=float(second))
+    assert served >= 20_000 // (2 * MOST_TENANTS)
+
+
+def test_whoever_has_waited_too_long_gets_one_admission_in_some() -> None:
+    """Whatever the shares: a tenant of little weight moves on, and does not take over."""
+    lane = Lane({"small": 1e-6}, max_wait_s=10.0)
+    lane.add("small", 100)
+    lane.admit(now_s=0.0)
+    lane.add("large", 500, 0.0)
+    young = [lane.admit(now_s=5.0) for _ in range(40)]
+    assert {"large"} == set(young)
+    lane.add("large", 500, 60.0)
+    turns = [lane.admit(now_s=20.0 + i / 100) for i in range(400)]
+    assert turns.count("small") <= 400 // (1 + OLDEST_EVERY) + 1
+    lane = Lane({"small": 1e-6}, max_wait_s=10.0)
+    lane.add("small", 100, -50.0)
+    lane.admit(now_s=-50.0)
+    lane.add("large", 500, 0.0)
+    turns = [lane.admit(now_s=20.0) for _ in range(400)]
+    assert 400 // (1 + OLDEST_EVERY) == turns.count("small")
 
 
 def test_queue_that_was_empty_forgives_debts() -> None:

@@ -18,14 +18,18 @@ from hypothesis.stateful import (
 
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import (
+    NO_ROOM_S,
     ORDER_S,
     ORDERED_PER_SCAN,
     PARKED_PER_SCAN,
+    PAUSE_SHARE,
     SCANS_OWED,
+    SET_ASIDE_SEEN,
     TAKEN_PER_SCAN,
     Labels,
     OfflineQueue,
     QueueRules,
+    Start,
 )
 from tests.unit.test_prefix_tree import chain
 
@@ -370,20 +374,213 @@ def test_preempted_request_is_charged_once() -> None:
     assert "abab" == turns(queue, 4)
 
 
+def test_priorities_without_number_are_served_in_their_order() -> None:
+    """A level that is empty for a while is none the less there for who comes back to it."""
+    requests = [Request(number, urgency=number) for number in range(40)]
+    queue = queue_of(*requests)
+    assert list(range(40)) == scan(queue, runs=lambda _: False)
+    assert list(range(40)) == scan(queue)
+    for request in reversed(requests):
+        queue.add_first(request)
+        queue.finished(request, 1.0)
+    assert list(range(40)) == scan(queue)
+
+
+def test_requests_that_left_before_they_were_put_in_order_are_forgotten() -> None:
+    """Nobody scans an engine without offline requests; clients come and go all the same."""
+    queue, stays = queue_of(), Request(-1)
+    queue.add(stays, 0.0)
+    for number in range(10_000):
+        request = Request(number)
+        queue.add(request, 0.0)
+        queue.discard(request)
+    assert queue.num_new <= 2 * ORDERED_PER_SCAN
+    assert [-1] == scan(queue)
+
+
+# --- no room -----------------------------------------------------------------------------------
+
+LARGE = 0
+"""The number of a request that finds no room."""
+
+
+class Rooms:
+    """A queue whose request LARGE, the oldest one, starts when it is said."""
+
+    def __init__(self, max_wait_s: float | None = 100.0, num_small: int = 200) -> None:
+        rules = QueueRules(OrderRules(by_prefix=False, max_wait_s=max_wait_s))
+        self.queue = OfflineQueue[Request](label, rules, clock=lambda: 0.0)
+        self.now_s = 0.0
+        for number in range(1 + num_small):
+            self.queue.add(Request(number), 0.0)
+
+    def step(self, start: Start, passed_s: float = 1.0) -> int | None:
+        """Offer one request in a step, of which LARGE runs if it has room; return who started."""
+        self.now_s += passed_s
+        self.queue.start_scan(
+            self.now_s, room=lambda r: start if r.request_id == LARGE else Start.NOW
+        )
+        request = self.queue.next_candidate()
+        if request is None:
+            return None
+        if request.request_id == LARGE and start is not Start.NOW:
+            self.queue.no_room(request)
+            self.queue.check_invariants()
+            return None
+        self.queue.take(request)
+        self.queue.check_invariants()
+        return request.request_id
+
+
+def test_request_without_room_lets_others_go_before_it() -> None:
+    """After a while in which it was the first; it starts as soon as it can."""
+    rooms = Rooms()
+    started = [rooms.step(Start.LATER) for _ in range(20)]
+    assert [None] * (int(NO_ROOM_S) + 1) == started[: int(NO_ROOM_S) + 1]
+    assert list(range(1, 15)) == started[int(NO_ROOM_S) + 1 :]
+    assert LARGE == rooms.step(Start.NOW)
+
+
+def test_request_without_room_holds_up_nobody_for_a_moment() -> None:
+    """What ends soon leaves room for who is next."""
+    rooms = Rooms()
+    assert [None, LARGE, 1] == [rooms.step(start) for start in (Start.LATER, Start.NOW, Start.NOW)]
+
+
+def test_request_that_waits_too_long_for_room_holds_up_all_others() -> None:
+    """Until those that run have left it what it needs; then they go on."""
+    rooms = Rooms()
+    started = [rooms.step(Start.LATER) for _ in range(120)]
+    num_started = 100 - int(NO_ROOM_S) - 1
+    assert list(range(1, 1 + num_started)) == [n for n in started if n is not None]
+    assert [None] * 20 == started[-20:]
+    assert [LARGE, 1 + num_started] == [rooms.step(Start.NOW) for _ in range(2)]
+
+
+def test_request_for_which_online_leaves_no_room_holds_up_nobody() -> None:
+    """However long it has waited: nothing that offline work does could help it."""
+    rooms = Rooms()
+    started = [rooms.step(Start.NOT) for _ in range(150)]
+    assert None not in started[int(NO_ROOM_S) + 1 :]
+    assert LARGE == rooms.step(Start.NOW)
+
+
+def test_request_without_a_bound_of_waiting_holds_up_nobody() -> None:
+    """It was asked for so."""
+    rooms = Rooms(max_wait_s=None)
+    assert None not in [rooms.step(Start.LATER) for _ in range(150)][int(NO_ROOM_S) + 1 :]
+
+
+def test_nobody_is_held_up_again_for_a_while() -> None:
+    """Else one large request after the other would run alone."""
+    rooms = Rooms(num_small=400)
+    for number in (-1, -2):  # more of them, that came a little later
+        rooms.queue.add(Request(number), 0.0)
+    started: list[int | None] = []
+    for _ in range(400):
+        rooms.now_s += 1.0
+        rooms.queue.start_scan(
+            rooms.now_s, room=lambda r: Start.LATER if r.request_id <= LARGE else Start.NOW
+        )
+        request = rooms.queue.next_candidate()
+        if request is None:
+            started.append(None)
+        elif request.request_id <= LARGE:
+            rooms.queue.no_room(request)
+        else:
+            rooms.queue.take(request)
+            started.append(request.request_id)
+        if started[-5:] == [None] * 5:
+            break
+    rooms.queue.start_scan(rooms.now_s + 1.0)
+    assert rooms.queue.discard(Request(LARGE))
+    assert None not in [rooms.step(Start.NOW) for _ in range(int(PAUSE_SHARE * 100.0))]
+
+
+def test_one_that_cannot_run_though_it_has_room_does_not_hold_up_all_others_for_ever() -> None:
+    """It lacks something else, like a grammar; vLLM puts it back."""
+    rooms = Rooms()
+    for _ in range(110):
+        rooms.step(Start.LATER)
+    rooms.now_s += 1.0
+    rooms.queue.start_scan(rooms.now_s)
+    request = rooms.queue.next_candidate()
+    assert request is not None
+    assert LARGE == request.request_id
+    rooms.queue.take(request)
+    rooms.queue.put_back(request)
+    started = []
+    for _ in range(int(PAUSE_SHARE * 100)):
+        rooms.now_s += 1.0
+        rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.LATER)
+        for _ in range(2):  # it is offered first, and put back
+            request = rooms.queue.next_candidate()
+            if request is None:
+                continue
+            rooms.queue.take(request)
+            if request.request_id == LARGE:
+                rooms.queue.put_back(request)
+            else:
+                started.append(request.request_id)
+    assert len(started) >= 8
+
+
+def test_only_a_few_without_room_are_looked_at_in_a_scan() -> None:
+    """Each look is a look into the prefix cache."""
+    rooms = Rooms(max_wait_s=None, num_small=40)
+    looked_at: list[int] = []
+
+    def none(request: Request) -> Start:
+        looked_at.append(request.request_id)
+        return Start.LATER
+
+    for _ in range(400):
+        looked_at.clear()
+        rooms.now_s += 1.0
+        rooms.queue.start_scan(rooms.now_s, room=none)
+        request = rooms.queue.next_candidate()
+        if request is not None:
+            rooms.queue.no_room(request)
+        assert len(looked_at) <= 2 * SET_ASIDE_SEEN
+    assert 41 == len(rooms.queue)
+
+
+def test_preempted_request_that_has_waited_too_long_goes_before_later_ones() -> None:
+    """Its time of waiting counts from when it came, not from when it was preempted."""
+    rules = QueueRules(OrderRules(by_prefix=False, max_wait_s=50.0))
+    queue = OfflineQueue[Request](label, rules, clock=lambda: 0.0)
+    old, young = Request(0), Request(1)
+    for request, now_s in ((old, 0.0), (young, 40.0)):
+        queue.add(request, now_s)
+        queue.start_scan(now_s)
+        queue.take(request)
+    for now_s, expected in ((45.0, [1, 0]), (60.0, [0, 1])):
+        queue.start_scan(now_s)
+        queue.add_first(old)
+        queue.add_first(young)
+        queue.start_scan(now_s)
+        taken = []
+        while (request := queue.next_candidate()) is not None:
+            queue.take(request)
+            taken.append(request.request_id)
+        assert expected == taken
+
+
 class Machine(RuleBasedStateMachine):
     """Adds, scans, aborts and preemptions in any order; the model is a dictionary."""
 
-    @initialize(by_prefix=st.booleans())
-    def start(self, by_prefix: bool) -> None:
-        self.queue = queue_of(by_prefix=by_prefix)
+    @initialize(by_prefix=st.booleans(), max_wait_s=st.sampled_from((None, 0.0, 7.0)))
+    def start(self, by_prefix: bool, max_wait_s: float | None) -> None:
+        rules = QueueRules(OrderRules(by_prefix, max_wait_s=max_wait_s))
+        self.queue = OfflineQueue[Request](label, rules, clock=lambda: 0.0)
         self.model: dict[int, Request] = {}
         self.running: dict[int, Request] = {}
         self.offered: set[int] = set()
         self.count = 0
 
     @rule(
-        urgency=st.integers(0, 1),
-        tenant=st.sampled_from("ab"),
+        urgency=st.integers(0, 1) | st.integers(0, 40),
+        tenant=st.sampled_from("ab") | st.integers(0, 200).map(str),
         words=st.lists(st.integers(0, 1), max_size=4),
     )
     def add(self, urgency: int, tenant: str, words: list[int]) -> None:
@@ -392,9 +589,19 @@ class Machine(RuleBasedStateMachine):
         self.model[request.request_id] = request
         self.queue.add(request, float(self.count))
 
-    @rule(count=st.integers(0, 9), blocked=st.integers(0, 3))
-    def scan(self, count: int, blocked: int) -> None:
-        self.queue.start_scan(float(self.count))
+    @rule(
+        count=st.integers(0, 9),
+        blocked=st.integers(0, 3),
+        starts=st.lists(st.sampled_from(Start), min_size=3, max_size=3),
+        passed_s=st.integers(0, 9),
+    )
+    def scan(
+        self, count: int, blocked: int, starts: Sequence[Start] = (Start.NOW,), passed_s: int = 0
+    ) -> None:
+        self.count += passed_s
+        self.queue.start_scan(
+            float(self.count), room=lambda request: starts[request.request_id % len(starts)]
+        )
         taken = []
         while len(taken) < count and (request := self.queue.next_candidate()) is not None:
             assert self.model.pop(request.request_id) is request
@@ -406,6 +613,9 @@ class Machine(RuleBasedStateMachine):
                 self.model[request.request_id] = request
             else:
                 self.running[request.request_id] = request
+        request = self.queue.next_candidate()
+        if request is not None and blocked:
+            self.queue.no_room(request)
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 100), is_preempted=st.booleans())

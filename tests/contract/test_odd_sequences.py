@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and events in combinations that are rare: none of them ends a step with an exception."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from hygen_vllm import online_arrivals
+from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.step_cost import StepCost
+from tests.support.classes import HYGEN
+from tests.support.fake_engine import FakeEngine
+from tests.support.kv_transfer import offloading
+
+pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+def tokens_of(number, length):
+    return [(number * 131 + i * 3) % 1000 for i in range(length)]
+
+
+def offline(name, number, length, max_tokens=4, **options):
+    return make_request(
+        f"offline-{name}",
+        tokens_of(number, length),
+        slo_class="offline",
+        max_tokens=max_tokens,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_priorities_without_number_beside_a_grammar(is_async, depth):
+    """One waits for its grammar while others of 40 priorities come, run, are preempted and end."""
+    limits = Limits(policy="priority", num_blocks=60, max_num_seqs=4, max_num_batched_tokens=64)
+    engine = FakeEngine(
+        make_scheduler(HYGEN[is_async], limits, {"mode": "off"}), depth=depth if is_async else 1
+    )
+    params = SamplingParams(
+        max_tokens=5,
+        structured_outputs=StructuredOutputsParams(json='{"type":"object"}'),
+        extra_args={"slo_class": "offline"},
+    )
+    hasher = block_hasher(4)
+    engine.outputs["json"] = []
+    engine.scheduler.add_request(
+        Request("json", [1, 2, 3, 4, 5, 6, 7, 8], params, None, priority=-1, block_hasher=hasher)
+    )
+    for number in range(40):
+        engine.add(offline(number, number, 20, max_tokens=24, priority=number))
+    for step in range(300):
+        if step % 12 == 8:
+            engine.add(make_request(f"on-{step}", tokens_of(step, 60), max_tokens=6, priority=0))
+        engine.step()
+    assert len(engine.finished) > 20
+
+
+@pytest.mark.parametrize(("num_spec", "min_chunk"), [(3, 1), (3, 16), (20, 16)])
+def test_last_token_that_vllm_padded_is_granted_whole_or_not_at_all(is_async, num_spec, min_chunk):
+    """With speculative decoding a cached prompt comes as a decode; the budget fits a part of it."""
+    limits = Limits(
+        num_blocks=300,
+        max_num_batched_tokens=128,
+        num_speculative_tokens=num_spec,
+        max_model_len=512,
+    )
+    settings = {"latency_budget_s": 1.0, "min_chunk_tokens": min_chunk}
+    scheduler = make_scheduler(HYGEN[is_async], limits, settings)
+
+    def step():
+        """Serve without speculation: each request whose prompt is computed makes a token."""
+        output = scheduler.schedule()
+        ids = list(output.num_scheduled_tokens)
+        places = {request_id: place for place, request_id in enumerate(ids)}
+        sampled = [[] if scheduler.requests[i].is_prefill_chunk else [7] for i in ids]
+        result = ModelRunnerOutput(req_ids=ids, req_id_to_index=places, sampled_token_ids=sampled)
+        scheduler.update_from_output(output, result)
+        return output.num_scheduled_tokens
+
+    scheduler.add_request(offline("first", 1, 41, max_tokens=2))
+    while scheduler.has_unfinished_requests():
+        step()
+    scheduler.add_request(make_request("online", tokens_of(2, 12), max_tokens=200))
+    for _ in range(4):
+        step()
+    granted = set()
+    for number in range(1, 60):
+        scheduler.learner = CostLearner(StepCost(0.001, 1e-4, 0, 0, 1e-4, 0, 0))
+        budget_s = 0.001 + 1e-4 * number
+        scheduler.gate = dataclasses.replace(scheduler.gate, latency_budget_s=budget_s)
+        name = f"again-{number}"
+        scheduler.add_request(offline(name, 1, 41, max_tokens=2))
+        granted.add(step().get(f"offline-{name}", 0))
+        scheduler.finish_requests(f"offline-{name}", RequestStatus.FINISHED_ABORTED)
+    assert {0, 1 + num_spec} <= granted, "others had to compute a part of the prompt"
+
+
+@pytest.mark.parametrize(
+    "hygen", [{"latency_budget_s": 1e-6}, {"slos": ["tbt_p99=0.001ms", "ttft_mean=+1%"]}, {}]
+)
+def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
+    """It has no KV any more; there is no time for it, and online requests come and are served."""
+    transfer = {**offloading(1 << 20), "kv_load_failure_policy": "recompute"}
+    limits = Limits(num_blocks=60, max_num_seqs=8, kv_transfer=transfer)
+    scheduler = make_scheduler(HYGEN[is_async], limits, hygen)
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    for number in range(40):  # prices and statistics are known then
+        engine.add(make_request(f"warm-{number}", tokens_of(700 + number, 12), max_tokens=6))
+        engine.run()
+    engine.add(offline("first", 1, 40))
+    engine.run()
+    scheduler.reset_prefix_cache()
+    again = offline("again", 1, 40)
+    engine.add(again)
+    engine.add(make_request("online-0", tokens_of(300, 8), max_tokens=30))
+    for _ in range(50):
+        engine.step()
+        if again.status == RequestStatus.WAITING_FOR_REMOTE_KVS:
+            break
+    assert again.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+    end = engine.worker.offloading.end
+
+    def failing(output):
+        found = end(output)
+        if again.request_id in (found.finished_recving or ()):
+            return replace(found, failed_recving={again.request_id})
+        return found
+
+    engine.worker.offloading.end = failing
+    scheduler.connector.get_num_new_matched_tokens = lambda request, n: (0, False)
+    engine.add(make_request("online-long", tokens_of(399, 8), max_tokens=40))
+    for _ in range(4):
+        engine.step()
+    for number in range(1, 4):
+        engine.add(make_request(f"online-{number}", tokens_of(300 + number, 8), max_tokens=5))
+    for _ in range(40):
+        engine.step()
+    assert {f"online-{number}" for number in range(1, 4)} <= engine.finished
+    engine.run()
+    assert again.request_id in engine.finished
+
+
+def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async, monkeypatch):
+    """However many come at once, and however long the prefix: what each takes is added up."""
+    counts = []
+    num_held = online_arrivals.Hits.num_held
+
+    def counted(hits, *arguments):
+        counts.append(1)
+        return num_held(hits, *arguments)
+
+    monkeypatch.setattr(online_arrivals.Hits, "num_held", counted)
+    burst, prefix = 64, tokens_of(1, 400)
+    limits = Limits(
+        max_num_seqs=128, max_num_batched_tokens=4096, max_model_len=600, num_blocks=1000
+    )
+    scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    engine.add(make_request("online-first", [*prefix, 1], max_tokens=90))
+    engine.add(offline("one", 9, 40, max_tokens=90))
+    for _ in range(6):
+        engine.step()
+    for number in range(burst):
+        engine.add(make_request(f"online-{number}", [*prefix, number, 3], max_tokens=5))
+    counts.clear()
+    engine.step()
+    assert sum(name.startswith("online") for name in engine.schedules[-1]) > burst
+    assert len(counts) <= 6 * burst

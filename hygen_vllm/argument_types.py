@@ -12,6 +12,13 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
+    return value
+
+
 def count(text: str) -> int:
     value = int(text)
     if value < 1:

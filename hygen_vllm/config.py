@@ -58,8 +58,8 @@ class HyGenConfig:
     profile's folder, if it is there; else estimated while serving, which follows the load."""
 
     slo_window_s: float = 900.0
-    """Mode `slo`: time over which the targets are kept. What was measured loses half of its weight
-    in it, and a quiet time can be made use of for as long."""
+    """Mode `slo`: the time over which the targets are kept, whenever it begins. A fifteenth of it
+    is the most that can be saved up in a quiet time."""
 
     latency_budget_s: float | None = None
     """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hygen_vllm.argument_types import count, pair, positive, setting, share
+from hygen_vllm.argument_types import count, not_negative, pair, positive, setting, share
 from hygen_vllm.fleet.routing import ROUTERS
 from hygen_vllm.simulator.policies import NAMES
 
@@ -26,6 +26,15 @@ def add_simulate(commands: "argparse._SubParsersAction[Any]") -> None:
         "--policy", required=True, choices=NAMES, metavar="P", help=", ".join(NAMES)
     )
     add_workload(parser)
+    for name, what in (("from", "it is there from S s on"), ("until", "and withdrawn at S s")):
+        parser.add_argument(
+            f"--offline-{name}",
+            action="append",
+            default=[],
+            type=not_negative,
+            metavar="S",
+            help=f"the offline work: {what}; repeatable, in turn",
+        )
     parser.add_argument(
         "--seconds", type=positive, metavar="N", help="end after so many; else when all is done"
     )

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from hygen_vllm.config import HyGenConfig, with_mode_off
-from hygen_vllm.simulator.figures import Latencies, result_of, slo_results
+from hygen_vllm.simulator.figures import WINDOW_S, Latencies, result_of, slo_results
 from hygen_vllm.simulator.fleet_figures import FleetRuns
 from hygen_vllm.simulator.fleet_run import PULLED, Fleet, simulate_fleet
-from hygen_vllm.simulator.options import SimulateOptions, load_engine, load_workloads
+from hygen_vllm.simulator.options import (
+    SimulateOptions,
+    breaks_between,
+    load_engine,
+    load_workloads,
+)
 from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.simulation import Requests, Run, progress_bar, simulate
-from hygen_vllm.slo.slo import LatencyStats, Slo
+from hygen_vllm.slo.slo import Slo
 
 ONLINE_ONLY = "online-only"
 
@@ -41,11 +46,12 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     """Return the result of one simulation. Raises as run_simulate."""
     policy = find_policy(options.policy)
     slos = [Slo.parse(text) for text in options.slo]
+    breaks = breaks_between(options.offline_stretches)
     _settings(options, policy, ())  # what is wrong is said before minutes have passed
     _note_what_has_no_effect(options, policy)
     engine = load_engine(options)
     online, offline = load_workloads(options, policy)
-    requests, num_shortened = Requests(online.requests, offline.requests).fitted(
+    requests, num_shortened = Requests(online.requests, offline.requests, breaks).fitted(
         engine.info.max_model_len
     )
     if num_shortened:
@@ -54,18 +60,21 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     settings = _settings(options, policy, slos)
     run = _run(options, engine, policy, settings, requests)
     latencies = _latencies_of(run)
-    stats = latencies.stats()
     details = {
         "policy": policy.what,
         "settings": settings,
         "engine": asdict(engine.info),
         "workload": {"online": online.source, "offline": offline.source},
         "shortened": num_shortened,
-        "online_only": {metric: asdict(found) for metric, found in alone.items()},
+        "online_only": {
+            metric: asdict(stats) for metric, stats in (alone.stats() if alone else {}).items()
+        },
         "options": _changed(options),
     }
-    base = stats if policy.name == ONLINE_ONLY else alone
-    checked = slo_results(slos, stats, base, latencies.num_unserved)
+    base = latencies if policy.name == ONLINE_ONLY else alone
+    first = run.runs[0] if isinstance(run, FleetRuns) else run
+    window_s = settings.get("slo_window_s", WINDOW_S)
+    checked = slo_results(slos, latencies, base, first.virtual_s, window_s)
     if isinstance(run, FleetRuns):
         return run.result(options.profile, options.seed, checked, details)
     return result_of(run, options.profile, options.seed, checked, details)
@@ -77,14 +86,14 @@ def _served_alone(
     policy: Policy,
     slos: Sequence[Slo],
     requests: Requests,
-) -> dict[str, LatencyStats]:
+) -> Latencies | None:
     """Return what the online requests get when they are served alone, if an SLO needs it."""
     is_needed = any(slo.rise is not None for slo in slos)
     if not (requests.online and is_needed) or policy.name == ONLINE_ONLY:
-        return {}
+        return None
     online_only = Requests(requests.online, [])
     run = _run(options, engine, find_policy(ONLINE_ONLY), {}, online_only)
-    return _latencies_of(run).stats()
+    return _latencies_of(run)
 
 
 def _latencies_of(run: Run | FleetRuns) -> Latencies:
@@ -122,6 +131,8 @@ def _note_what_has_no_effect(options: SimulateOptions, policy: Policy) -> None:
         _say(f"--setting has no effect under {options.policy}")
     if options.predictor_error and not policy.is_hygen:
         _say(f"--predictor-error has no effect under {options.policy}")
+    if (options.offline_from or options.offline_until) and options.replicas is not None:
+        raise ValueError("--offline-from and --offline-until need one engine: leave out --replicas")
     if options.predictor_error and options.unprofiled:
         raise ValueError("--predictor-error is about a profile; leave out --unprofiled")
 

@@ -10,7 +10,7 @@ the run, of finished and unfinished requests alike, each token once.
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,12 @@ from hygen_vllm.simulator.simulation import Run
 from hygen_vllm.slo.slo import LatencyStats, Slo
 
 NUM_BINS = 240
+WINDOW_S = 900.0
+WINDOWS_PER_LENGTH = 15
+WINDOW_SLACK = 0.02
+"""A window is kept if the statistic is at most by this share beyond its limit."""
+LEAST_SAMPLES, LEAST_BEYOND = 30, 3
+"""Samples of a window that say something, in all and beyond a percentile."""
 SHOWN = ("mean", "p50", "p90", "p99")
 QUANTILE_LEVELS = (
     *(i / 100 for i in range(100)),
@@ -31,12 +37,19 @@ QUANTILE_LEVELS = (
 
 @dataclass(frozen=True)
 class Latencies:
-    """The latencies that online requests saw, seconds, float64 (num_samples,)."""
+    """The latencies that online requests saw, seconds, float64 (num_samples,).
+
+    Args:
+        num_unserved: online requests without a token.
+        ttft_at_s: when each request of `ttft_s` arrived.
+        tbt_at_s: when the gap of each of `tbt_s` ended.
+    """
 
     ttft_s: Any
     tbt_s: Any
     num_unserved: int
-    """Online requests without a token."""
+    ttft_at_s: Any
+    tbt_at_s: Any
 
     @classmethod
     def of(cls, run: Run, from_s: float = 0.0) -> "Latencies":
@@ -59,9 +72,20 @@ class Latencies:
         requests = list(requests)
         late = [(arrival_s, times_s) for arrival_s, times_s in requests if arrival_s >= from_s]
         first_s = [(times_s or [end_s])[0] - arrival_s for arrival_s, times_s in late]
-        gaps = [np.diff(times_s[bisect_left(times_s, from_s) :]) for _, times_s in requests]
-        tbt_s = np.concatenate(gaps) if gaps else np.empty(0)
-        return cls(np.array(first_s), tbt_s, sum(not times_s for _, times_s in late))
+        later = [np.array(times_s[bisect_left(times_s, from_s) :]) for _, times_s in requests]
+        return cls(
+            np.array(first_s),
+            np.concatenate([np.empty(0), *map(np.diff, later)]),
+            sum(not times_s for _, times_s in late),
+            np.array([arrival_s for arrival_s, _ in late]),
+            np.concatenate([np.empty(0), *(times_s[1:] for times_s in later)]),
+        )
+
+    def of_metric(self, metric: str) -> tuple[Any, Any]:
+        """Return the times of the samples of `ttft` or `tbt`, and these."""
+        if metric == "ttft":
+            return self.ttft_at_s, self.ttft_s
+        return self.tbt_at_s, self.tbt_s
 
     def stats(self) -> dict[str, LatencyStats]:
         """Return the statistics by metric."""
@@ -70,26 +94,80 @@ class Latencies:
 
 def slo_results(
     slos: Sequence[Slo],
-    stats: Mapping[str, LatencyStats],
-    alone: Mapping[str, LatencyStats],
-    num_unserved: int = 0,
+    served: Latencies,
+    alone: Latencies | None,
+    end_s: float,
+    window_s: float = WINDOW_S,
 ) -> list[dict[str, Any]]:
     """Return each SLO with its limit and what was measured; None where there is nothing.
 
-    Args: num_unserved: online requests without a token. Where no TBT is known for want of tokens,
-        its SLO is not met.
+    Where no TBT is known for want of tokens, its SLO is not met.
+
+    Args:
+        served: what online requests saw until `end_s`.
+        alone: what the same requests see when they are served alone; None if it is not known.
+        window_s: see `windows_of`.
     """
+    stats = served.stats()
+    base = {} if alone is None else alone.stats()
     rows = []
     for slo in slos:
-        limit_s = slo.resolved_s(alone.get(slo.metric))
+        limit_s = slo.resolved_s(base.get(slo.metric))
         measured_s = getattr(stats[slo.metric], slo.statistic)
         met = None
         if limit_s is not None and measured_s is not None:
             met = measured_s <= limit_s
-        elif limit_s is not None and num_unserved:
+        elif limit_s is not None and served.num_unserved:
             met = False
-        rows.append({"slo": str(slo), "limit_s": limit_s, "measured_s": measured_s, "met": met})
+        row = {"slo": str(slo), "limit_s": limit_s, "measured_s": measured_s, "met": met}
+        rows.append({**row, "windows": windows_of(slo, served, alone, end_s, window_s)})
     return rows
+
+
+def windows_of(
+    slo: Slo, served: Latencies, alone: Latencies | None, end_s: float, length_s: float = WINDOW_S
+) -> dict[str, Any]:
+    """Return in how many sliding windows an SLO was kept.
+
+    They begin every fifteenth of their length. A relative limit is that of the same window of
+    `alone`. A TTFT belongs to the time at which its request arrived, a gap to that at which it
+    ended. Windows with too few samples to say are left out.
+
+    Returns: {"length_s", "count", "kept", "worst_of_limit"}: windows that were looked at, those in
+        which measured / limit is at most 1 + WINDOW_SLACK, and the largest of these ratios.
+    """
+    of_limit = []
+    least = max(LEAST_SAMPLES, LEAST_BEYOND / (1.0 - (slo.share or 0.0)))
+    served_windows = _Windows(*served.of_metric(slo.metric))
+    alone_windows = None if alone is None else _Windows(*alone.of_metric(slo.metric))
+    for from_s in np.arange(0.0, end_s - length_s + 1e-6, length_s / WINDOWS_PER_LENGTH).tolist():
+        samples_s = served_windows.between(from_s, from_s + length_s)
+        base_s = np.empty(0)
+        if alone_windows is not None:
+            base_s = alone_windows.between(from_s, from_s + length_s)
+        is_known = slo.rise is None or len(base_s) >= least
+        if len(samples_s) < least or not is_known:
+            continue
+        limit_s = slo.resolved_s(LatencyStats.of(base_s))
+        of_limit.append(getattr(LatencyStats.of(samples_s), slo.statistic) / limit_s)
+    return {
+        "length_s": length_s,
+        "count": len(of_limit),
+        "kept": sum(ratio <= 1.0 + WINDOW_SLACK for ratio in of_limit),
+        "worst_of_limit": max(of_limit, default=None),
+    }
+
+
+class _Windows:
+    """Samples by time."""
+
+    def __init__(self, at_s: Any, samples_s: Any) -> None:
+        order = np.argsort(at_s, kind="stable")
+        self._at_s, self._samples_s = at_s[order], samples_s[order]
+
+    def between(self, from_s: float, until_s: float) -> Any:
+        first, last = np.searchsorted(self._at_s, (from_s, until_s))
+        return self._samples_s[first:last]
 
 
 def result_of(
@@ -116,7 +194,10 @@ def result_of(
             "version": VERSION,
             "kind": "simulated",
             **details,
-            "arrived": {"online": len(online), "offline": len(offline)},
+            "arrived": {
+                "online": len(online),
+                "offline": len(offline) - run.log.num_came_again,
+            },
             "unserved": latencies.num_unserved,
             "online_prefix_hit_rate": hit_rate(online),
             "offline_tokens_by_tenant": _tokens_by_tenant(offline),

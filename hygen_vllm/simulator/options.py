@@ -5,6 +5,7 @@ Does not import vLLM: who only asks for simulations finds bad input at once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class SimulateOptions:
     online_rate: float | None = None
     offline: str | None = None
     offline_requests: int | None = None
+    offline_from: list[float] = field(default_factory=list)
+    offline_until: list[float] = field(default_factory=list)
     slo: list[str] = field(default_factory=list)
     seconds: float | None = None
     seed: int = 0
@@ -52,6 +55,32 @@ class SimulateOptions:
     @property
     def until_s(self) -> float:
         return math.inf if self.seconds is None else self.seconds
+
+    @property
+    def offline_stretches(self) -> list[tuple[float, float]]:
+        """The times with offline work, (from, until) in virtual seconds. Raises ValueError."""
+        starts, ends = self.offline_from or [0.0], [*self.offline_until]
+        if len(ends) == len(starts) - 1:
+            ends.append(math.inf)
+        if len(ends) != len(starts):
+            raise ValueError(
+                "--offline-from and --offline-until must come in pairs (the last until may be "
+                f"left out), got {len(self.offline_from)} and {len(self.offline_until)}"
+            )
+        times = [each for pair in zip(starts, ends, strict=True) for each in pair]
+        if times != sorted(times) or len(set(times)) != len(times):
+            raise ValueError(
+                "--offline-from and --offline-until must rise in turn, got "
+                + " ".join(f"{time_s:g}" for time_s in times)
+            )
+        return list(zip(starts, ends, strict=True))
+
+
+def breaks_between(stretches: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the times before, between and after stretches of time that begin at 0 or later."""
+    starts, ends = zip(*stretches, strict=True)
+    breaks = zip([0.0, *ends], [*starts, math.inf], strict=True)
+    return [(from_s, until_s) for from_s, until_s in breaks if from_s < until_s]
 
 
 def load_engine(options: SimulateOptions) -> SimulatedEngine:

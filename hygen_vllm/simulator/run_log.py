@@ -56,6 +56,8 @@ class RequestRecord:
     recomputed_tokens: int = 0
     """Tokens computed again after a preemption."""
     finished_s: float | None = None
+    is_withdrawn: bool = False
+    """It left the engine unfinished; it may have come again, as another one."""
 
     def compute(self, computed: int, num_tokens: int) -> None:
         """Note that tokens are computed after so many that were."""
@@ -90,6 +92,8 @@ class RunLog:
         self.last_step_s = 0.0
         """When the last step that computed something completed."""
         self.num_finished = 0
+        self.num_withdrawn = 0
+        self.num_came_again = 0
         self.num_preemptions = 0
         self._steps = array("d")
         self._scheduler = scheduler
@@ -101,10 +105,26 @@ class RunLog:
         pool = scheduler.kv_cache_manager.block_pool
         self.num_blocks: int = pool.get_num_free_blocks()
 
-    def arrived(self, request_id: str, arrival: Arrival, is_offline: bool) -> None:
-        """Note that a request was added to the engine."""
+    def arrived(
+        self, request_id: str, arrival: Arrival, is_offline: bool, comes_again: bool = False
+    ) -> None:
+        """Note that a request was added to the engine; it may have been withdrawn before."""
+        self.num_came_again += comes_again
         self.records[request_id] = RequestRecord(arrival, is_offline)
         self._num_open[is_offline] += 1
+
+    def withdraw_offline(self) -> list[str]:
+        """Note that all offline requests leave, and return those that have not finished."""
+        names = [
+            name
+            for name, record in self.records.items()
+            if record.is_offline and record.finished_s is None and not record.is_withdrawn
+        ]
+        for name in names:
+            self.records[name].is_withdrawn = True
+        self._num_open[1] = 0
+        self.num_withdrawn += len(names)
+        return names
 
     def made(self, step: VirtualStep) -> None:
         records = self.records
@@ -212,9 +232,11 @@ class RunLog:
         scheduler = self._scheduler
         num_here = len(scheduler.running) + len(scheduler.waiting)
         num_here += len(scheduler.kv_holding_waiting)
-        if num_here + self.num_finished != len(self.records):
+        num_gone = self.num_finished + self.num_withdrawn
+        if num_here + num_gone != len(self.records):
             raise LawError(
-                f"place: {len(self.records)} arrived, {self.num_finished} finished, {num_here} here"
+                f"place: {len(self.records)} arrived, {self.num_finished} finished, "
+                f"{self.num_withdrawn} withdrawn, {num_here} here"
             )
         return held
 
@@ -226,7 +248,9 @@ class RunLog:
         places.update(request.request_id for request in scheduler.waiting)
         places.update(request.request_id for request in scheduler.kv_holding_waiting)
         places.update(
-            name for name, record in self.records.items() if record.finished_s is not None
+            name
+            for name, record in self.records.items()
+            if record.finished_s is not None or record.is_withdrawn
         )
         if places != Counter(dict.fromkeys(self.records, 1)):
             wrong = [name for name in self.records if places[name] != 1]

@@ -12,6 +12,7 @@ import gc
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,10 +42,16 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Requests:
-    """What is served: requests of each class in order of time."""
+    """What is served: requests of each class in order of time.
+
+    Args:
+        breaks: (from, until) in virtual seconds, in order and apart: times without offline work.
+            What is not finished at the beginning of one is withdrawn, and comes again at its end.
+    """
 
     online: Sequence[Arrival]
     offline: Sequence[Arrival]
+    breaks: Sequence[tuple[float, float]] = ()
 
     def fitted(self, max_model_len: int) -> "tuple[Requests, int]":
         """Return requests that the model can serve, and how many had to be shortened."""
@@ -53,13 +60,23 @@ class Requests:
             for some in (self.online, self.offline)
         )
         pairs = zip([*online, *offline], [*self.online, *self.offline], strict=True)
-        return Requests(online, offline), sum(new is not old for new, old in pairs)
+        num_shortened = sum(new is not old for new, old in pairs)
+        return replace(self, online=online, offline=offline), num_shortened
 
     def in_order(self) -> Iterator[tuple[str, int, Arrival]]:
-        """Yield (class, number, request) in order of time; of one time, online first."""
-        named = [(ONLINE, self.online), (OFFLINE, self.offline)]
+        """Yield (class, number, request) in order of time; of one time, online first.
+
+        Offline requests of a break come at its end.
+        """
+        named = [(ONLINE, self.online), (OFFLINE, [self._after_break(a) for a in self.offline])]
         items = [(name, n, item) for name, some in named for n, item in enumerate(some)]
         return iter(sorted(items, key=lambda item: item[2].time_s))
+
+    def _after_break(self, arrival: Arrival) -> Arrival:
+        for from_s, until_s in self.breaks:
+            if from_s <= arrival.time_s < until_s:
+                return replace(arrival, time_s=until_s)
+        return arrival
 
 
 @dataclass(frozen=True)
@@ -113,11 +130,13 @@ class RequestMaker:
         hasher = block_hasher(block_size, quick_hash)
         self._options = {"block_size": block_size, "hasher": hasher}
 
-    def make(self, slo_class: str, number: int, arrival: Arrival) -> LazyRequest:
-        """Return the request of a number in its class."""
+    def make(
+        self, slo_class: str, number: int, arrival: Arrival, num_withdrawn: int = 0
+    ) -> LazyRequest:
+        """Return the request of a number in its class, which came so many times before."""
         is_offline = slo_class == OFFLINE
         return LazyRequest(
-            f"{slo_class}-{number}",
+            f"{slo_class}-{number}" + (f"-again-{num_withdrawn}" if num_withdrawn else ""),
             arrival,
             2 * number + is_offline,
             sampling_params=sampling_params(slo_class, arrival.output_tokens, arrival.tenant),
@@ -138,21 +157,28 @@ class _Serving:
         self._requests = requests.in_order()
         self._next = next(self._requests, None)
         self._idle_until_s = 0.0
+        self._breaks = deque(requests.breaks)
+        self._offline: dict[str, tuple[int, Arrival]] = {}
+        """Number and arrival of those that came, where they may be withdrawn."""
+        self._withdrawn: list[tuple[int, Arrival]] = []
+        self._num_withdrawn = 0
+        """Breaks so far."""
 
     def serve(self, until_s: float, progress: Progress) -> float:
         """Return the time at which the run ended."""
         engine = self._engine
         turns = 0
         while engine.now_s < until_s:
+            self._take_break(engine.now_s)
             self._add_due(engine.now_s)
             if engine.has_work:
                 if not engine.turn(until_s):
                     break
                 self._check_stuck()
-            elif self._next is None:
+            elif self._next_s() == math.inf:
                 return engine.now_s
             else:
-                engine.now_s = self._idle_until_s = self._next[2].time_s
+                engine.now_s = self._idle_until_s = self._next_s()
             turns += 1
             if turns % PROGRESS_EVERY == 0:
                 progress(engine.now_s)
@@ -161,15 +187,39 @@ class _Serving:
 
     def _add_due(self, now_s: float) -> None:
         while self._next is not None and self._next[2].time_s <= now_s:
-            slo_class, _, arrival = self._next
-            request = self._maker.make(*self._next)
-            self._log.arrived(request.request_id, arrival, slo_class == OFFLINE)
-            self._engine.add(request)
+            self._add(*self._next)
             self._next = next(self._requests, None)
+
+    def _add(self, slo_class: str, number: int, arrival: Arrival, num_withdrawn: int = 0) -> None:
+        is_offline = slo_class == OFFLINE
+        request = self._maker.make(slo_class, number, arrival, num_withdrawn)
+        self._log.arrived(request.request_id, arrival, is_offline, num_withdrawn > 0)
+        self._engine.add(request)
+        if is_offline and self._breaks:
+            self._offline[request.request_id] = number, arrival
+
+    def _next_s(self) -> float:
+        """Return when the next request comes, infinity if none does."""
+        next_s = math.inf if self._next is None else self._next[2].time_s
+        return min(next_s, self._breaks[0][1]) if self._withdrawn else next_s
+
+    def _take_break(self, now_s: float) -> None:
+        """Withdraw offline requests where a break begins, and let them come again at its end."""
+        if self._breaks and self._breaks[0][0] <= now_s and self._offline:
+            self._num_withdrawn += 1
+            ids = self._log.withdraw_offline()
+            self._engine.abort(ids)
+            self._withdrawn += [self._offline[request_id] for request_id in ids]
+            self._offline.clear()
+        if self._breaks and self._breaks[0][1] <= now_s:
+            self._breaks.popleft()
+            withdrawn, self._withdrawn = self._withdrawn, []
+            for number, arrival in withdrawn:
+                self._add(OFFLINE, number, replace(arrival, time_s=now_s), self._num_withdrawn)
 
     def _check_stuck(self) -> None:
         idle_s = self._engine.now_s - max(self._log.last_step_s, self._idle_until_s)
-        if idle_s > STUCK_S and self._next is None:
+        if idle_s > STUCK_S and self._next_s() == math.inf:
             raise RuntimeError(
                 f"nothing has run for {idle_s:.0f} virtual seconds: "
                 f"{len(self._log.records) - self._log.num_finished} requests wait for ever"

@@ -16,14 +16,14 @@ vLLM's own time between steps is in the device's seconds or nowhere.
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.simulator.step_work import StepWork
 
@@ -120,6 +120,9 @@ class VirtualEngine:
 
     def add(self, request: Request) -> None:
         self.scheduler.add_request(request)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        self.scheduler.finish_requests(list(request_ids), RequestStatus.FINISHED_ABORTED)
 
     def turn(self, until_s: float = math.inf) -> bool:
         """Go once round EngineCore's loop; False if the next completion comes after `until_s`.

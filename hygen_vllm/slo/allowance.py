@@ -2,49 +2,69 @@
 """How much of what a target allows is left, and how freely to spend it. Pure.
 
 What is saved or owed is counted in seconds of allowance: the time in which the target, at the rate
-of the last moments, allows so much. A controller with a proportional and an integral part turns it
-into a factor on what offline work may do: it is 1 to start with and settles where offline work
-takes just what is allowed.
+of the last moments, allows so much. It is an account with two bounds. No more is ever saved than a
+fifteenth of the window, and a debt makes offline work ever more careful, until it stops where twice
+that is owed. So in any window online requests are taken from what the target allows there, what was
+saved before and what is still owed after: a fifth more than is allowed, at most.
+
+The factor on what offline work may do follows from the account alone, from 0 where too much is owed
+to next to infinite where no more can be saved: such a target does not bind. The account is the sum
+of what was allowed and not taken, so that is integral control with nothing that can wind up: at a
+steady load it comes to rest where just what is allowed is taken.
 """
 
 import math
 
-RESERVE_S = 5.0
-"""What is kept in reserve."""
-SPAN_S = 30.0
-SETTLE_S = 150.0
-"""The saving that multiplies the factor by e at once, and the time in which such a saving
-multiplies it by e for good. The first is quick, so that a debt is paid back within a minute; the
-second is slow, so that the two do not swing."""
-MOST_AT_ONCE = 2.0
-MOST_SETTLED = 4.0
+SAVED_SHARE = 1.0 / 15.0
+"""The most that can be saved, of a window."""
+STOP_SHARE = 2.0 / 15.0
+"""The debt at which offline work stops, of a window; half of it is where that begins."""
+OWED_SHARE = 1.0 / 5.0
+"""The most that is owed: what goes beyond it is not offline work's."""
+SPAN_SHARE = 1.0 / 30.0
+"""What multiplies the factor by e."""
+RESERVE_SHARE = 1.0 / 180.0
+"""What is saved at a factor of 1."""
+LEAST_LEFT = 1e-3
+"""A target with the most saved that there may be binds no more: the factor is as large."""
+SHORTEST_S = 300.0
+"""Shares are of a window so long at least: controlling takes a few seconds, however short it is."""
 FLOW_S = 20.0
 
 
 class Allowance:
     """The balance of one target. Times are monotonic seconds.
 
-    Both savings and debts fade, by half in a window. Where online alone is beyond its target
-    nothing is allowed, and nothing can be owed either: that is nobody's debt.
+    Where online alone is beyond its target nothing is allowed, and nothing can be owed either: that
+    is nobody's debt.
 
     Args:
-        window_s: time over which the target is kept, and the most that can be saved or owed.
-        first_factor: the factor to start with.
-        slowness: by how much longer both moves take, where there are few samples to go by.
+        window_s: time over which the target is kept.
+        first_factor: the factor to start with, > 0.
+        span: what multiplies the factor by e, in the usual span.
     """
 
-    def __init__(self, window_s: float, first_factor: float = 1.0, slowness: float = 1.0) -> None:
-        self.saved_s = 0.0
-        """Seconds of allowance that are saved; < 0: owed."""
-        self.factor = first_factor
+    def __init__(self, window_s: float, first_factor: float = 1.0, span: float = 1.0) -> None:
+        window_s = max(window_s, SHORTEST_S)
         self._window_s = window_s
-        self._span_s, self._settle_s = slowness * SPAN_S, slowness * SETTLE_S
-        self._settled = math.log(first_factor)
+        self.most_saved_s = SAVED_SHARE * window_s
+        self._span_s = span * SPAN_SHARE * window_s
+        self._reserve_s = RESERVE_SHARE * window_s
+        self.saved_s = self._reserve_s + self._span_s * math.log(first_factor)
+        """Seconds of allowance that are saved; < 0: owed."""
         self._balance = 0.0
         self._flow = 0.0
         self._flow_s = 0.0
         """The time that `_flow`, an average per second, has seen, at most FLOW_S."""
         self._settled_at_s: float | None = None
+
+    @property
+    def factor(self) -> float:
+        """How much offline work may do, in what a target expects to be right."""
+        owed = -self.saved_s / (STOP_SHARE * self._window_s)
+        saved = self.saved_s / self.most_saved_s
+        goes_on = _fall_to_zero(owed) / max(LEAST_LEFT, _fall_to_zero(saved))
+        return goes_on * math.exp((self.saved_s - self._reserve_s) / self._span_s)
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         """Count what a target allowed and what was taken of it; both in any one unit.
@@ -55,33 +75,27 @@ class Allowance:
             self._settled_at_s = now_s
             self._balance = allowed - taken
             return
-        passed_s = self._passed_s(now_s)
+        passed_s = max(0.0, now_s - self._settled_at_s)
+        self._settled_at_s = now_s
         if passed_s > 0:
+            is_first = self._flow_s == 0
             self._flow_s = min(FLOW_S, self._flow_s + passed_s)
             share = min(1.0, passed_s / self._flow_s)
             self._flow += (max(0.0, allowed) / passed_s - self._flow) * share
-        faded = self._balance * 0.5 ** (passed_s / self._window_s)
-        most = self._window_s * self._flow
-        self._balance = max(-most, min(most, faded + allowed - taken))
-        saved_s = self._balance / self._flow if self._flow > 0 else -self._window_s
-        self._adjust(saved_s, passed_s, now_s)
+            if is_first:
+                self._balance += self.saved_s * self._flow
+        least, most = -OWED_SHARE * self._window_s * self._flow, self.most_saved_s * self._flow
+        self._balance = max(least, min(most, self._balance + allowed - taken))
+        self._set(self._balance / self._flow if self._flow > 0 else -math.inf)
 
-    def set_saved(self, saved_s: float, now_s: float) -> None:
+    def set_saved(self, saved_s: float) -> None:
         """Say what is saved, where that is known otherwise."""
-        saved_s = max(-self._window_s, min(self._window_s, saved_s))
-        self._adjust(saved_s, self._passed_s(now_s), now_s)
+        self._set(saved_s)
 
-    def _passed_s(self, now_s: float) -> float:
-        if self._settled_at_s is None:
-            return 0.0
-        return max(0.0, now_s - self._settled_at_s)
+    def _set(self, saved_s: float) -> None:
+        self.saved_s = max(-OWED_SHARE * self._window_s, min(self.most_saved_s, saved_s))
 
-    def _adjust(self, saved_s: float, passed_s: float, now_s: float) -> None:
-        self.saved_s = saved_s
-        self._settled_at_s = now_s
-        lead = max(-MOST_AT_ONCE, min(MOST_AT_ONCE, (saved_s - RESERVE_S) / self._span_s))
-        if lead <= -MOST_AT_ONCE:
-            passed_s = 0.0  # as low as it gets at once: what follows from that has yet to be seen
-        settled = self._settled + lead * min(passed_s, FLOW_S) / self._settle_s
-        self._settled = max(-MOST_SETTLED, min(MOST_SETTLED, settled))
-        self.factor = math.exp(self._settled + lead)
+
+def _fall_to_zero(share: float) -> float:
+    """Return 1 up to a half, from there on evenly down to 0 at 1."""
+    return min(1.0, max(0.0, 2.0 * (1.0 - share)))

@@ -24,6 +24,8 @@ from hygen_vllm.slo.step_terms import OnlineLoad, StepForecast, StepTerms
 REFRESH_S = 1.0
 ENOUGH_SAMPLES = 100
 """Samples from which a target can be said to be out of reach."""
+KEPT_SAMPLES = 300
+"""What online has alone is known from so many samples at least, however old they are."""
 RATE_S = 30.0
 STEP_GAIN = 1e-4
 """Share of the last step in the mean step of online alone, once there were many."""
@@ -73,7 +75,7 @@ class BudgetController:
         self.alone = OnlineAlone(limits, self._gaps_alone, self._first_token_alone)
         self.measures = Measures(
             window_s,
-            alone={metric: LatencyWindow(window_s) for metric in ("ttft", "tbt")},
+            alone={metric: LatencyWindow(window_s, KEPT_SAMPLES) for metric in ("ttft", "tbt")},
             real=self.online.windows,
             steps_ahead=int(limits.is_async),
         )
@@ -83,8 +85,8 @@ class BudgetController:
         self._report = report
         self._reported: set[SteeredSlo] = set()
         self._idle_step_s = idle_step_s
-        self._now_s = math.inf
-        """When the last step completed; before the first, later than any."""
+        self._now_s = 0.0
+        """When the last step completed."""
         self._refresh_at_s = -math.inf
         self._arrivals_per_s = 0.0
         self._last_arrival_s = -math.inf
@@ -125,7 +127,7 @@ class BudgetController:
         Args: cost: what the predictor believes now.
         """
         tokens = self.online.tokens_came(step.tokens, now_s)
-        self._pass_time(now_s, is_decoding=tokens.num_gaps > 0)
+        self._now_s = now_s
         for request in tokens.first:
             self.alone.arrive(request)
         forecast = step.forecast
@@ -141,16 +143,6 @@ class BudgetController:
         if now_s >= self._refresh_at_s:
             self._refresh_at_s = now_s + REFRESH_S
             self._refresh()
-
-    def _pass_time(self, now_s: float, is_decoding: bool) -> None:
-        """Let the past fade, and add the time since the last step if online decoded in it."""
-        passed_s = max(0.0, now_s - self._now_s)
-        self._now_s = now_s
-        measures = self.measures
-        kept = 0.5 ** (passed_s / measures.window_s)
-        measures.span_s *= kept
-        if is_decoding:
-            measures.span_s += measures.window_s / math.log(2.0) * (1.0 - kept)
 
     def _count_gaps(self, num_gaps: int, alone_s: float) -> None:
         """Take a step with online decodes into the mean ones."""

@@ -1,69 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latencies of the recent past: a histogram whose samples fade. Pure.
+"""Latencies of the recent past: histograms of blocks of time, the old ones forgotten. Pure.
 
 Bins are one percent wide, whatever the latency is, and a percentile is interpolated in its bin.
 """
 
 import math
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 LEAST_S = 1e-5
 MOST_S = 1e4
 BIN_RATIO = 1.01
+NUM_BLOCKS = 30
+"""Blocks of a window: it is so much longer than it should be at most."""
 _BINS_PER_LOG = 1.0 / math.log(BIN_RATIO)
 _NUM_BINS = 2 + int(math.log(MOST_S / LEAST_S) * _BINS_PER_LOG)
-_MOST_HALF_LIVES = 30
+
+
+@dataclass(slots=True)
+class Block:
+    """The samples of a thirtieth of a window.
+
+    Args: number: of the block, from the beginning of time.
+    """
+
+    number: int
+    count: int = 0
+    sum_s: float = 0.0
+    bins: Counter[int] = field(default_factory=Counter)
+    """Samples by bin."""
+
+    def count_above(self, latency_s: float) -> float:
+        """Return how many samples are above a latency; one bin is divided."""
+        index, share = _bin_of(latency_s)
+        above = sum(count for bin_, count in self.bins.items() if bin_ > index)
+        return above + self.bins[index] * (1.0 - share)
 
 
 class LatencyWindow:
-    """Samples that lose half of their weight every `half_life_s` seconds.
+    """The samples of the last `window_s` seconds, and older ones while there are few.
 
-    Old samples stay as they are; new ones weigh more. Times are monotonic seconds.
+    Times are monotonic seconds. Time passes with samples: without new ones none is forgotten.
+
+    Args:
+        window_s: > 0.
+        least: samples that are kept, however old they are.
     """
 
-    def __init__(self, half_life_s: float) -> None:
-        self._half_life_s = half_life_s
-        self._unit_from_s = 0.0
-        self._unit = 1.0
-        """Weight of one sample of the latest time."""
-        self._weights = [0.0] * _NUM_BINS
-        self._weight = 0.0
+    def __init__(self, window_s: float, least: int = 0) -> None:
+        self._block_s = window_s / NUM_BLOCKS
+        self._least = least
+        self._blocks: deque[Block] = deque()
+        self._counts = [0] * _NUM_BINS
         self._sum_s = 0.0
+        self.num_samples = 0
+        """In the window."""
         self.total_count = 0
         self.total_s = 0.0
-        """Of all samples, which do not fade here."""
+        """Of all samples, forgotten ones too."""
 
     def add(self, latency_s: float, count: int, now_s: float) -> None:
         """Add `count` samples of a latency >= 0; `now_s` does not fall from call to call."""
-        half_lives = (now_s - self._unit_from_s) / self._half_life_s
-        if half_lives > _MOST_HALF_LIVES:
-            self._start_unit(now_s)
-            half_lives = 0.0
-        self._unit = 2.0**half_lives
-        weight = self._unit * count
-        self._weights[min(_NUM_BINS - 1, int(_place(latency_s)))] += weight
-        self._weight += weight
-        self._sum_s += weight * latency_s
+        number = int(now_s // self._block_s)
+        is_new = not self._blocks or number > self._blocks[-1].number
+        if is_new:
+            self._blocks.append(Block(number))
+        block = self._blocks[-1]
+        index = _bin_of(latency_s)[0]
+        block.count += count
+        block.sum_s += count * latency_s
+        block.bins[index] += count
+        self._counts[index] += count
+        self._sum_s += count * latency_s
+        self.num_samples += count
         self.total_count += count
         self.total_s += count * latency_s
+        if is_new:
+            self._forget(number - NUM_BLOCKS - 1)
 
-    def _start_unit(self, now_s: float) -> None:
-        """Let a sample of `now_s` weigh 1, before the weights outgrow floating point."""
-        fade = 0.5 ** ((now_s - self._unit_from_s) / self._half_life_s)
-        self._weights = [weight * fade for weight in self._weights]
-        self._weight = sum(self._weights)
-        self._sum_s *= fade
-        self._unit_from_s = now_s
-
-    @property
-    def num_samples(self) -> float:
-        """Samples, each counted by what was left of it when the latest came."""
-        return self._weight / self._unit
+    def _forget(self, last_number: int) -> None:
+        """Forget blocks up to a number, as long as enough samples are left."""
+        blocks = self._blocks
+        while blocks[0].number <= last_number:
+            if self.num_samples - blocks[0].count < self._least:
+                break
+            block = blocks.popleft()
+            for index, count in block.bins.items():
+                self._counts[index] -= count
+            self.num_samples -= block.count
+        self._sum_s = sum(block.sum_s for block in blocks)
 
     @property
     def mean_s(self) -> float | None:
         """Mean latency; None without a sample."""
-        return self._sum_s / self._weight if self._weight else None
+        return self._sum_s / self.num_samples if self.num_samples else None
 
     def percentile_s(self, share: float) -> float | None:
         """Return the latency that a share of the samples, 0 to 1, does not exceed.
@@ -71,11 +103,11 @@ class LatencyWindow:
         None without a sample. With few samples it is one of them: P99 of less than a hundred is
         the largest.
         """
-        if not self._weight:
+        if not self.num_samples:
             return None
-        wanted = share * self._weight
-        below, last = 0.0, 0
-        for index, reached in enumerate(accumulate(self._weights)):
+        wanted = share * self.num_samples
+        below, last = 0, 0
+        for index, reached in enumerate(accumulate(self._counts)):
             if reached > below:
                 if reached >= wanted:
                     return _latency_s(index + max(0.0, (wanted - below) / (reached - below)))
@@ -83,21 +115,25 @@ class LatencyWindow:
             below = reached
         return _latency_s(last + 1.0)  # all samples, but for rounding
 
+    def latest_blocks(self) -> Iterator[Block]:
+        """Yield the blocks, the latest first."""
+        return reversed(self._blocks)
+
     def share_above(self, latency_s: float) -> float:
         """Return the share of samples above a latency; 0 without a sample."""
-        if not self._weight:
+        if not self.num_samples:
             return 0.0
-        place = _place(latency_s)
-        index = min(_NUM_BINS - 1, int(place))
-        above = sum(self._weights[index + 1 :]) + self._weights[index] * (1.0 - place % 1.0)
-        return above / self._weight
+        index, share = _bin_of(latency_s)
+        above = sum(self._counts[index + 1 :]) + self._counts[index] * (1.0 - share)
+        return above / self.num_samples
 
 
-def _place(latency_s: float) -> float:
+def _bin_of(latency_s: float) -> tuple[int, float]:
     """Return the bin of a latency, and how far into it."""
     if latency_s <= LEAST_S:
-        return 0.0
-    return 1.0 + math.log(latency_s / LEAST_S) * _BINS_PER_LOG
+        return 0, 0.0
+    place = 1.0 + math.log(latency_s / LEAST_S) * _BINS_PER_LOG
+    return min(_NUM_BINS - 1, int(place)), place % 1.0
 
 
 def _latency_s(place: float) -> float:

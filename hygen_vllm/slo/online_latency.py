@@ -5,11 +5,15 @@ TTFT runs from the arrival of a request to its first token, TBT is the gap betwe
 tokens, one sample a token. Several tokens that come at once are one gap and others of zero.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hygen_vllm.slo.latency_window import LatencyWindow
 from hygen_vllm.slo.online_alone import AloneRequest
+
+OVERTAKEN_S = 5.0
+"""A request waits out of turn if one has a token that came so much later."""
 
 
 @dataclass(slots=True)
@@ -41,13 +45,16 @@ class OnlineLatency:
     """Measures the online requests.
 
     Args:
-        half_life_s: of what was measured.
+        window_s: how long what was measured counts.
     """
 
-    def __init__(self, half_life_s: float) -> None:
-        self.windows = {metric: LatencyWindow(half_life_s) for metric in ("ttft", "tbt")}
+    def __init__(self, window_s: float) -> None:
+        self.windows = {metric: LatencyWindow(window_s) for metric in ("ttft", "tbt")}
         self._here: dict[str, OnlineRequest] = {}
         self._without_token: dict[str, OnlineRequest] = {}
+        """Those that wait in their turn for a first token."""
+        self._last_served_s = -math.inf
+        """Arrival of the latest request that has a token."""
         self._leaving: list[str] = []
 
     def arrived(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
@@ -67,9 +74,17 @@ class OnlineLatency:
             self._leaving.append(request_id)
 
     def first_waiting_s(self, now_s: float) -> float:
-        """Return the arrival of the oldest request without a token, `now_s` if there is none."""
-        for request in self._without_token.values():
-            return min(now_s, request.arrival_s)
+        """Return the arrival of the oldest request without a token, `now_s` if there is none.
+
+        One that was overtaken (it lacks a LoRA slot, waits for a KV transfer, or its priority is
+        low) is passed over: nobody knows when it comes, and it holds up nobody.
+        """
+        without_token = self._without_token
+        while without_token:
+            request_id, request = next(iter(without_token.items()))
+            if request.arrival_s >= self._last_served_s - OVERTAKEN_S:
+                return min(now_s, request.arrival_s)
+            del without_token[request_id]
         return now_s
 
     def tokens_came(self, counts: Iterable[tuple[str, int]], now_s: float) -> Tokens:
@@ -102,7 +117,8 @@ class OnlineLatency:
         tokens.num_gaps += count
 
     def _first_token(self, request_id: str, request: OnlineRequest, now_s: float) -> AloneRequest:
-        del self._without_token[request_id]
+        self._without_token.pop(request_id, None)
+        self._last_served_s = max(self._last_served_s, request.arrival_s)
         ttft_s = now_s - request.arrival_s
         self.windows["ttft"].add(ttft_s, 1, now_s)
         new_tokens = request.prompt_tokens - request.cached_tokens

@@ -41,7 +41,6 @@ class Measures:
     Args:
         window_s: time over which targets are kept.
         alone, real: latencies by metric: of the online load if it were served alone, and measured.
-        span_s: time in which online requests decoded, as far as it counts.
         alone_step_s: mean seconds of the online work of a step.
         arrivals_per_s: online requests that come in a second.
         error_margin: a step takes at most so many times what was predicted, nearly always.
@@ -53,7 +52,6 @@ class Measures:
     window_s: float
     alone: dict[str, LatencyWindow]
     real: dict[str, LatencyWindow]
-    span_s: float = 0.0
     alone_step_s: float = 0.0
     decodes: float = 0.0
     decodes_at_once: float = 0.0
@@ -74,14 +72,13 @@ class SteeredSlo:
     """See Allowance."""
 
     @staticmethod
-    def slowness(_: Slo) -> float:
+    def span(_: Slo) -> float:
         """See Allowance."""
         return 1.0
 
     def __init__(self, slo: Slo, measures: Measures) -> None:
         self.slo = slo
-        slowness = self.slowness(slo)
-        self.allowance = Allowance(measures.window_s, self.first_factor, slowness)
+        self.allowance = Allowance(measures.window_s, self.first_factor, self.span(slo))
         self._measures = measures
         self.alone_s: float | None = None
         """The statistic for the online load alone; None while too little is known."""
@@ -136,41 +133,84 @@ class MeanTbt(SteeredSlo):
     At factor 1 a second of offline work is worth a second where as many wait as on average.
     """
 
-    def _refresh(self, now_s: float) -> None:
-        """What is saved is what lies between the mean and its limit, for as long as it has been so.
+    def __init__(self, slo: Slo, measures: Measures) -> None:
+        super().__init__(slo, measures)
+        self._seen = 0, 0.0, 0, 0.0
+        """Samples and their sums, measured and alone, that were settled."""
+        self._recent_alone_s = 0.0
 
-        Out of reach, nothing is.
+    def _refresh(self, now_s: float) -> None:
+        """Settle what came since the last time, token by token.
+
+        Online alone lags behind or runs ahead by some tokens. They count with its recent mean.
         """
-        assert self.limit_s is not None
-        real_s = self._measures.real["tbt"].mean_s
-        if real_s is None:
+        real, alone = self._measures.real["tbt"], self._measures.alone["tbt"]
+        seen = real.total_count, real.total_s, alone.total_count, alone.total_s
+        count, real_s, alone_count, alone_s = (
+            now - before for now, before in zip(seen, self._seen, strict=True)
+        )
+        is_first, self._seen = not self._seen[0], seen
+        if alone_count:
+            share = 1.0 if is_first else min(1.0, alone_count / RECENT_SAMPLES)
+            self._recent_alone_s += (alone_s / alone_count - self._recent_alone_s) * share
+        if is_first or not count:
             return
-        saved_s = -self._measures.window_s
-        if self.spare_s > 0:
-            saved_s = (self.limit_s - real_s) / self.spare_s * self._measures.span_s
-        self.allowance.set_saved(saved_s, now_s)
+        alone_s += (count - alone_count) * self._recent_alone_s
+        if self.slo.rise is not None:
+            allowed_s = self.slo.rise * alone_s
+        else:
+            assert self.slo.limit_s is not None
+            allowed_s = self.slo.limit_s * count - alone_s
+        self.allowance.settle(allowed_s, real_s - alone_s, now_s)
 
     def _bound(self, terms: StepTerms, _: OnlineLoad) -> None:
         usual = max(1.0, self._measures.decodes)
-        terms.price += self._measures.decodes_at_once / (usual * self.allowance.factor)
+        waits = self._measures.decodes_at_once
+        factor = self.allowance.factor
+        if waits:
+            terms.price += waits / (usual * factor) if factor else math.inf
+
+
+RECENT_SAMPLES = 1000
+"""Gaps over which online alone has a recent mean."""
 
 
 class TailTbt(SteeredSlo):
     """A percentile of TBT: a cap, and a share of tokens that may exceed the limit."""
+
+    @staticmethod
+    def span(_: Slo) -> float:
+        """What a token beyond the limit is worth differs much from load to load."""
+        return 1.0 / 3.0
 
     def __init__(self, slo: Slo, measures: Measures) -> None:
         super().__init__(slo, measures)
         self.cap_s = math.inf
         """Seconds that a step is planned to take at most if it has decodes."""
 
-    def _refresh(self, now_s: float) -> None:
+    def _refresh(self, _: float) -> None:
         assert self.limit_s is not None
         assert self.slo.share is not None
         measures = self._measures
-        above = measures.real["tbt"].share_above(self.limit_s) / (1.0 - self.slo.share)
-        self.allowance.set_saved((1.0 - above) * measures.span_s, now_s)
+        self.allowance.set_saved(self._saved_s(self.limit_s, 1.0 - self.slo.share))
         owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
         self.cap_s = self._limit_to_come_s(self.slo.share) / measures.error_margin * owed
+
+    def _saved_s(self, limit_s: float, allowed_share: float) -> float:
+        """Return the most that can be saved, less what is owed of any time up to now.
+
+        The limit may have moved since, so all of a window is looked at again.
+        """
+        decodes = max(1.0, self._measures.decodes)
+        count, above, sum_s, owed_s = 0, 0.0, 0.0, 0.0
+        for block in self._measures.real["tbt"].latest_blocks():
+            count += block.count
+            above += block.count_above(limit_s)
+            sum_s += block.sum_s
+            if count:
+                beyond = above / (allowed_share * count) - 1.0
+                owed_s = max(owed_s, beyond * sum_s / decodes)
+        return self.allowance.most_saved_s - owed_s
 
     def _limit_to_come_s(self, share: float) -> float:
         """Return the limit as it may still turn out to be.
@@ -214,9 +254,9 @@ class Ttft(SteeredSlo):
     first_factor = CAREFUL
 
     @staticmethod
-    def slowness(slo: Slo) -> float:
+    def span(slo: Slo) -> float:
         """A request has one first token, and only some are near a percentile."""
-        return 2.0 if slo.share is None else 4.0
+        return 1.0 if slo.share is None else 2.0
 
     def __init__(self, slo: Slo, measures: Measures) -> None:
         super().__init__(slo, measures)

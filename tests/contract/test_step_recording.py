@@ -57,11 +57,14 @@ def test_every_step_with_tokens_is_recorded_once_with_what_is_in_it(tmp_path, is
 
 @BOTH
 def test_recorded_seconds_are_the_busy_time_without_the_idle_time(tmp_path, is_async):
-    """A minute in which no request was there is in no step; all other time is in one."""
+    """A minute in which no request was there is in no step; all other time is in one.
+
+    But for that of the last steps, in which nothing is left to compute.
+    """
     engine = TickingEngine(is_async, {"trace": str(tmp_path / "trace.csv")})
-    engine.serve("first")
+    engine.serve("first", max_tokens=40)
     engine.now_s += 60.0
-    engine.serve("second")
+    engine.serve("second", max_tokens=40)
     table = all_rows(tmp_path / "trace.csv")
     assert table["seconds"].max() < 10 * TICK_S
     busy_s = engine.now_s - 60.0

@@ -6,8 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from hygen_vllm.simulator.figures import NUM_BINS, SHOWN, Latencies, slo_results, tokens_per_s
-from hygen_vllm.slo.slo import LatencyStats, Slo
+from hygen_vllm.simulator.figures import (
+    NUM_BINS,
+    SHOWN,
+    Latencies,
+    slo_results,
+    tokens_per_s,
+    windows_of,
+)
+from hygen_vllm.slo.slo import Slo
 from hygen_vllm.workloads.arrivals import Arrival
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 
@@ -242,19 +249,71 @@ def test_refusals_are_counted_by_reason():
 )
 def test_slo_is_met_failed_or_unknown(text, expected):
     """Its limit is met if the statistic reaches it and no more; nothing measured is no answer."""
-    stats = {"ttft": LatencyStats.of([]), "tbt": LatencyStats(0.02, 0.015, 0.03, 0.035, 0.04)}
-    alone = {"tbt": LatencyStats(0.016, 0.01, 0.02, 0.025, 0.03)}
-    (row,) = slo_results([Slo.parse(text)], stats, alone)
+    served = latencies(tbt_s=[0.01] * 50 + [1.42 / 48] * 48 + [0.04] * 2)
+    alone = latencies(tbt_s=[0.016] * 9)
+    (row,) = slo_results([Slo.parse(text)], served, alone, end_s=100.0)
     assert text == row.pop("slo")
+    assert 0 == row.pop("windows")["count"], "the run is shorter than a window"
     assert {name: pytest.approx(value) for name, value in expected.items()} == row
+
+
+def latencies(ttft_s=(), tbt_s=(), num_unserved=0, at_s=None):
+    """Return latencies with samples at these times, all at 0 if none are given."""
+    times = [np.zeros(len(some)) if at_s is None else np.array(at_s) for some in (ttft_s, tbt_s)]
+    return Latencies(np.array(ttft_s), np.array(tbt_s), num_unserved, *times)
 
 
 def test_slo_of_a_tbt_nobody_got_tokens_for_is_not_met():
     """All requests were still waiting: that is a failure, but without a limit it is unknown."""
-    stats = {"ttft": LatencyStats(9.0, 9.0, 9.0, 9.0, 9.0), "tbt": LatencyStats.of([])}
     slos = [Slo.parse(text) for text in ("tbt_p99=45ms", "tbt_p99=+5%", "ttft_p99=10s")]
-    assert [False, None, True] == [row["met"] for row in slo_results(slos, stats, {}, 7)]
-    assert [None, None, True] == [row["met"] for row in slo_results(slos, stats, {}, 0)]
+    for num_unserved, of_tbt in ((7, False), (0, None)):
+        rows = slo_results(slos, latencies([9.0], num_unserved=num_unserved), None, end_s=9.0)
+        assert [of_tbt, None, True] == [row["met"] for row in rows]
+
+
+def windows(text, served_s, alone_s=None, num_samples=10):
+    """Return the windows of an SLO; one latency a minute, `num_samples` of each."""
+
+    def of_minutes(latencies_s):
+        at_s = np.repeat(60.0 * np.arange(len(latencies_s)) + 1.0, num_samples)
+        return latencies(tbt_s=np.repeat(latencies_s, num_samples), at_s=at_s)
+
+    alone = None if alone_s is None else of_minutes(alone_s)
+    end_s = 60.0 * len(served_s)
+    return windows_of(Slo.parse(text), of_minutes(served_s), alone, end_s)
+
+
+def test_windows_see_what_the_mean_of_a_run_hides():
+    """Half an hour at half the limit does not pay for a quarter of an hour at 1.5 times it."""
+    hour = [0.5] * 30 + [1.5] * 15 + [0.5] * 15
+    assert pytest.approx(0.75) == np.mean(hour)
+    found = windows("tbt_mean=1s", hour)
+    assert (900.0, 46, pytest.approx(1.5)) == (
+        *(found[name] for name in ("length_s", "count", "worst_of_limit")),
+    )
+    minutes_above = [min(15 - abs(30 - first), 15) for first in range(46)]
+    assert sum(0.5 + max(0, n) / 15 <= 1.02 for n in minutes_above) == found["kept"]
+
+
+def test_limit_of_a_window_is_that_of_online_alone_in_it():
+    """Latencies that follow those of the load alone are kept everywhere, absolute ones are not."""
+    alone_s = [0.1] * 30 + [0.4] * 30
+    served_s = [1.1 * each for each in alone_s]
+    found = windows("tbt_mean=+10%", served_s, alone_s)
+    assert (46, 46, pytest.approx(1.0)) == (
+        *(found[name] for name in ("count", "kept", "worst_of_limit")),
+    )
+    assert 0 == windows("tbt_mean=+5%", served_s, alone_s)["kept"]
+    assert 0 == windows("tbt_mean=+10%", served_s)["count"], "nothing is known of it alone"
+
+
+def test_window_with_few_samples_says_nothing():
+    """A percentile needs some samples beyond it, which a mean can do without."""
+    hour = [1.0] * 60
+    assert 46 == windows("tbt_mean=1s", hour, num_samples=2)["count"]
+    assert 0 == windows("tbt_mean=1s", hour, num_samples=1)["count"]
+    assert 0 == windows("tbt_p99=1s", hour, num_samples=19)["count"]
+    assert 46 == windows("tbt_p99=1s", hour, num_samples=20)["count"]
 
 
 def test_result_is_plain_json():

@@ -91,12 +91,13 @@ def run_of(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     until_s: float = math.inf,
+    breaks: Sequence[tuple[float, float]] = (),
 ) -> Run:
     """Return a run; a policy by name has the settings above unless others are given."""
     if isinstance(policy, str):
         settings = SETTINGS[policy] if settings is None else settings
         policy = find_policy(policy)
-    requests = Requests(online, offline)
+    requests = Requests(online, offline, breaks)
     return simulate(engine, policy, dict(settings or {}), requests, seed=seed, until_s=until_s)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LatencyWindow: percentiles to a percent, exact means, and samples that fade by half-lives."""
+"""LatencyWindow: percentiles to a percent, exact means, and samples that are forgotten in time."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.slo.latency_window import BIN_RATIO, LEAST_S, MOST_S, LatencyWindow
+from hygen_vllm.slo.latency_window import BIN_RATIO, LEAST_S, MOST_S, NUM_BLOCKS, LatencyWindow
 
 LAW = settings(derandomize=True, deadline=None, max_examples=60)
 LATENCIES = st.floats(2 * LEAST_S, 0.9 * MOST_S)
@@ -17,7 +17,7 @@ CLOSE = 1.000001
 
 def _window(*latencies_s: float) -> LatencyWindow:
     """Return a window with samples of one time."""
-    window = LatencyWindow(half_life_s=10.0)
+    window = LatencyWindow(window_s=10.0)
     for latency_s in latencies_s:
         window.add(latency_s, 1, now_s=3.0)
     return window
@@ -189,56 +189,65 @@ def test_samples_added_at_once_are_those_added_one_by_one(some: list[tuple[float
     assert pytest.approx(apart.percentile_s(0.501)) == at_once.percentile_s(0.501)
 
 
-def test_sample_one_half_life_old_counts_half() -> None:
-    """In the number, in the mean, in a percentile and in a share."""
-    window = LatencyWindow(half_life_s=10.0)
-    window.add(1.0, 4, now_s=100.0)
-    window.add(2.0, 1, now_s=110.0)
-    assert pytest.approx(3.0) == window.num_samples
-    assert pytest.approx((2 * 1.0 + 2.0) / 3) == window.mean_s
-    assert pytest.approx(1 / 3) == window.share_above(1.5)
-    below_s, above_s = window.percentile_s(0.66), window.percentile_s(0.67)
-    assert below_s is not None
-    assert above_s is not None
-    assert _is_in_the_bin_of(below_s, 1.0)
-    assert _is_in_the_bin_of(above_s, 2.0)
+def test_sample_older_than_the_window_is_forgotten() -> None:
+    """To a thirtieth of its length, and not before."""
+    window = LatencyWindow(window_s=30.0)
+    for now_s in (100.5, 115.5, 130.4):
+        window.add(1.0, 2, now_s)
+    assert 6 == window.num_samples
+    window.add(2.0, 1, now_s=131.5)
+    assert (5, pytest.approx(6 / 5)) == (window.num_samples, window.mean_s)
+    window.add(2.0, 1, now_s=1e6)
+    assert (1, 2.0, 0.0, 1.0) == (
+        window.num_samples,
+        window.mean_s,
+        window.share_above(2.5),
+        window.share_above(1.5),
+    )
+    assert (8, 10.0) == (window.total_count, window.total_s), "but not in the totals"
 
 
-def test_samples_do_not_fade_before_another_comes() -> None:
-    """Time that passes without samples changes no statistic: nobody measured anything."""
+def test_samples_stay_while_there_are_few() -> None:
+    """Blocks go only if as many are left as have to be."""
+    window = LatencyWindow(window_s=30.0, least=3)
+    for number, now_s in enumerate((10.0, 50.0, 90.0, 130.0)):
+        window.add(1.0 + number, 1, now_s)
+    assert (3, 3.0) == (window.num_samples, window.mean_s)
+    window.add(9.0, 3, now_s=130.5)
+    window.add(9.0, 1, now_s=170.0)
+    assert 5 == window.num_samples, "those of 130 s and 170 s"
+
+
+def test_time_without_samples_changes_nothing() -> None:
+    """Nobody measured anything."""
     window = _window(0.1, 0.2)
     before = (window.num_samples, window.mean_s, window.percentile_s(0.9))
     assert before == (window.num_samples, window.mean_s, window.percentile_s(0.9))
-    assert 2.0 == pytest.approx(window.num_samples)
+    assert 2 == window.num_samples
 
 
 GAPS = st.sampled_from((0.0, 0.5, 3.0, 29.0, 31.0, 70.0, 600.0)) | st.floats(0, 40)
 
 
 @LAW
-@given(st.lists(st.tuples(GAPS, st.sampled_from((0.01, 0.5, 3.0))), min_size=1, max_size=12))
-def test_statistics_after_any_times_are_those_of_the_faded_weights(
+@given(st.lists(st.tuples(GAPS, st.sampled_from((0.01, 0.5, 3.0))), min_size=1, max_size=40))
+def test_statistics_after_any_times_are_those_of_the_samples_that_are_left(
     some: list[tuple[float, float]],
 ) -> None:
-    """Half-lives pass in steps of any size; the weights are the powers of one half."""
-    window, now_s, added = LatencyWindow(half_life_s=2.0), 1000.0, []
-    for half_lives, latency_s in some:
-        now_s += 2.0 * half_lives
+    """Whatever was forgotten leaves nothing behind, and the blocks add up to the window."""
+    window, now_s, added = LatencyWindow(window_s=60.0), 1000.0, []
+    for gap_s, latency_s in some:
+        now_s += gap_s
         added.append((now_s, latency_s))
         window.add(latency_s, 1, now_s)
-    weights = [(0.5 ** ((now_s - at_s) / 2.0), latency_s) for at_s, latency_s in added]
-    weight = math.fsum(weight for weight, _ in weights)
-    mean_s = math.fsum(weight * latency_s for weight, latency_s in weights) / weight
-    above = math.fsum(weight for weight, latency_s in weights if latency_s > 0.1) / weight
-    assert pytest.approx(weight) == window.num_samples
-    assert pytest.approx(mean_s) == window.mean_s
-    assert pytest.approx(above, abs=1e-12) == window.share_above(0.1)
-
-
-def test_window_of_a_thousand_half_lives_is_as_good_as_new() -> None:
-    """Weights do not outgrow floating point, whatever steps time takes."""
-    window = LatencyWindow(half_life_s=1.0)
-    for number in range(400):
-        window.add(0.25, 1, now_s=7.0 * number)
-    assert pytest.approx(1 / (1 - 0.5**7)) == window.num_samples
-    assert pytest.approx(0.25) == window.mean_s
+    first = int(now_s // 2.0) - NUM_BLOCKS
+    left = [latency_s for at_s, latency_s in added if int(at_s // 2.0) >= first]
+    assert len(left) == window.num_samples
+    assert pytest.approx(math.fsum(left) / len(left)) == window.mean_s
+    above = sum(latency_s > 0.1 for latency_s in left)
+    assert pytest.approx(above / len(left)) == window.share_above(0.1)
+    blocks = [*window.latest_blocks()]
+    assert [block.number for block in blocks] == sorted((b.number for b in blocks), reverse=True)
+    assert len(left) == sum(block.count for block in blocks)
+    assert pytest.approx(math.fsum(left)) == sum(block.sum_s for block in blocks)
+    assert pytest.approx(above) == sum(block.count_above(0.1) for block in blocks)

@@ -4,12 +4,12 @@
 import pytest
 
 from hygen_vllm.slo.online_alone import AloneRequest
-from hygen_vllm.slo.online_latency import OnlineLatency, Tokens
+from hygen_vllm.slo.online_latency import OVERTAKEN_S, OnlineLatency, Tokens
 
 
 def _online(*request_ids: str, arrival_s: float = 10.0) -> OnlineLatency:
     """Return a measure with requests of 100 prompt tokens that all came at one time."""
-    online = OnlineLatency(half_life_s=1e6)
+    online = OnlineLatency(window_s=1e6)
     for request_id in request_ids:
         online.arrived(request_id, arrival_s, 100)
     return online
@@ -95,17 +95,16 @@ def test_step_without_a_token_for_a_request_does_not_shorten_its_next_gap() -> N
     assert 2.0 == online.windows["tbt"].total_s
 
 
-def test_samples_fade_by_the_given_half_life() -> None:
-    """What was measured one half-life ago counts half, in both windows."""
-    online = OnlineLatency(half_life_s=4.0)
+def test_samples_are_forgotten_after_the_window() -> None:
+    """In both windows."""
+    online = OnlineLatency(window_s=30.0)
     for request_id in ("a", "b"):
         online.arrived(request_id, 10.0, 5)
     online.tokens_came([("a", 1)], 12.0)
     online.tokens_came([("a", 1)], 13.0)
-    online.tokens_came([("b", 1)], 16.0)
-    online.tokens_came([("b", 1)], 17.0)
-    for window in online.windows.values():
-        assert pytest.approx(1.5) == window.num_samples
+    online.tokens_came([("b", 1)], 56.0)
+    online.tokens_came([("b", 1)], 57.0)
+    assert {"ttft": 1, "tbt": 1} == _num_samples(online)
 
 
 # --- requests that wait ------------------------------------------------------------------------
@@ -121,6 +120,22 @@ def test_first_waiting_is_the_oldest_without_a_token() -> None:
     online.tokens_came([("b", 1)], 21.0)
     seen_s.append(online.first_waiting_s(22.0))
     assert [10.0, 11.0, 22.0] == seen_s
+
+
+def test_request_that_was_overtaken_holds_up_nobody() -> None:
+    """It lacks something of its own; who comes after it is waited for as before."""
+    online = _online("stuck", arrival_s=10.0)
+    for number in range(3):
+        online.arrived(f"{number}", 12.0 + number, 100)
+    online.tokens_came([("0", 1), ("1", 1)], 15.0)
+    assert 10.0 == online.first_waiting_s(16.0), "a little later is no overtaking"
+    online.arrived("later", 15.0 + OVERTAKEN_S, 100)
+    online.tokens_came([("later", 1)], 30.0)
+    assert 31.0 == online.first_waiting_s(31.0)
+    online.arrived("next", 32.0, 100)
+    assert 32.0 == online.first_waiting_s(33.0)
+    (request,) = online.tokens_came([("stuck", 1)], 40.0).first
+    assert (10.0, 30.0) == (request.arrival_s, request.real_ttft_s)
 
 
 def test_first_waiting_is_never_later_than_now() -> None:

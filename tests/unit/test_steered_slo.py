@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.slo.allowance import RESERVE_S, SPAN_S
+from hygen_vllm.slo.allowance import RESERVE_SHARE, SAVED_SHARE, SPAN_SHARE
 from hygen_vllm.slo.latency_window import LatencyWindow
 from hygen_vllm.slo.online_alone import AloneRequest
 from hygen_vllm.slo.slo import METRICS, Slo
@@ -37,13 +37,14 @@ class _Account:
 
     factor: float = 1.0
     settled: list[tuple[float, float, float]] = field(default_factory=list)
-    saved: list[tuple[float, float]] = field(default_factory=list)
+    saved: list[float] = field(default_factory=list)
+    most_saved_s: float = 60.0
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))
 
-    def set_saved(self, saved_s: float, now_s: float) -> None:
-        self.saved.append((saved_s, now_s))
+    def set_saved(self, saved_s: float) -> None:
+        self.saved.append(saved_s)
 
 
 def _fill(window: LatencyWindow, samples_s: Sequence[float]) -> None:
@@ -85,18 +86,23 @@ def _bound(target: Any, load: _Load, **terms: float) -> StepTerms:
 
 
 @pytest.mark.parametrize(
-    ("name", "first_factor", "slowness"),
-    [("tbt_mean", 1, 1), ("tbt_p50", 1, 1), ("ttft_mean", 0.5, 2), ("ttft_p99", 0.5, 4)],
+    ("name", "first_factor", "span"),
+    [("tbt_mean", 1, 1), ("tbt_p50", 1, 1 / 3), ("ttft_mean", 0.5, 1), ("ttft_p99", 0.5, 2)],
 )
 def test_target_of_each_kind_starts_as_carefully_as_its_samples_are_few(
-    name: str, first_factor: float, slowness: float
+    name: str, first_factor: float, span: float
 ) -> None:
-    """A request has one first token, and few of them are near a percentile."""
+    """A request has one first token, and few of them are near a percentile.
+
+    What a late token buys can be anything, so a tail's factor moves far.
+    """
     slo = Slo.parse(f"{name}=+5%")
     allowance = steered(slo, _measures(slo, (), ())).allowance
-    assert first_factor == allowance.factor
-    allowance.set_saved(RESERVE_S + SPAN_S, 10.0)
-    assert pytest.approx(first_factor * math.exp(1 / slowness)) == allowance.factor
+    assert pytest.approx(first_factor) == allowance.factor
+    allowance.set_saved(1e3 * (RESERVE_SHARE - SPAN_SHARE))
+    assert pytest.approx(math.exp(-1 / span)) == allowance.factor
+    allowance.set_saved(1e9)
+    assert 1e3 * SAVED_SHARE == allowance.saved_s
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -108,7 +114,7 @@ def test_target_that_knows_too_little_lets_a_step_rise_as_itself_may(
 
     Nobody waits for steps without online requests yet.
     """
-    target = _target(f"{name}={limit}", alone_s=[0.01] * (FEWEST_SAMPLES - 1), span_s=5.0)
+    target = _target(f"{name}={limit}", alone_s=[0.01] * (FEWEST_SAMPLES - 1))
     load = _Load(num_decodes=3, num_first=2)
     assert pytest.approx(limit_s) == _bound(target, load).limit_s
     assert StepTerms(0.005, 0.5) == _bound(target, load, limit_s=0.005, price=0.5)
@@ -162,7 +168,7 @@ def test_target_only_tightens_terms_and_never_below_what_online_takes(
     name: str, limit: str, load: _Load, factor: float, limit_s: float
 ) -> None:
     """Whatever is in a step, online itself is not what is to be shortened."""
-    target = _target(f"{name}={limit}", factor=factor, span_s=5.0, alone_step_s=0.02)
+    target = _target(f"{name}={limit}", factor=factor, alone_step_s=0.02)
     load.waiting = [(99.0, 7), (100.0, 600)][: load.num_first]
     terms = _bound(target, load, limit_s=limit_s, price=0.25)
     assert min(limit_s, load.alone_s) <= terms.limit_s <= limit_s
@@ -184,31 +190,53 @@ def test_price_under_a_mean_is_in_proportion_to_the_decodes(
         assert StepTerms(math.inf, 0.5 + at_once / usual / factor) == terms, "there is no cap"
 
 
+def _served(target: Any, alone_s: Sequence[float], real_s: Sequence[float], now_s: float) -> None:
+    """Let a target take in more samples of TBT."""
+    _fill(target._measures.alone["tbt"], alone_s)
+    _fill(target._measures.real["tbt"], real_s)
+    target.refresh(now_s)
+
+
 @pytest.mark.parametrize(
-    ("limit", "real_s", "saved_s"),
+    ("limit", "real_s", "allowed_s", "taken_s"),
     [
-        ("+50%", 0.02, 8.0),
-        ("+50%", 0.025, 4.0),
-        ("+50%", 0.03, 0.0),
-        ("+50%", 0.05, -16.0),
-        ("40ms", 0.03, 4.0),
-        ("15ms", 0.02, -1e3),
+        ("+50%", 0.02, 0.01, 0.0),
+        ("+50%", 0.025, 0.01, 0.005),
+        ("+50%", 0.05, 0.01, 0.03),
+        ("40ms", 0.03, 0.02, 0.01),
+        ("15ms", 0.02, -0.005, 0.0),
     ],
 )
-def test_saved_of_a_mean_is_what_is_left_of_what_the_limit_adds(
-    limit: str, real_s: float, saved_s: float
+def test_mean_is_settled_gap_by_gap(
+    limit: str, real_s: float, allowed_s: float, taken_s: float
 ) -> None:
-    """All of it, for as long as the past reaches back, where online is not slowed down at all.
+    """What each may be longer than alone, and what it is; a burst of online's own counts too."""
+    target = _target(f"tbt_mean={limit}", real_s=[0.02])
+    assert [] == target.allowance.settled, "nothing to compare the first ones with"
+    _served(target, [0.02] * 10, [real_s] * 10, 51.0)
+    _served(target, [0.02] * 3, [real_s] * 3, 52.0)
+    assert [
+        pytest.approx((10 * allowed_s, 10 * taken_s, 51.0)),
+        pytest.approx((3 * allowed_s, 3 * taken_s, 52.0)),
+    ] == target.allowance.settled
 
-    Where online alone takes all of it nothing may be spent.
-    """
-    target = _target(f"tbt_mean={limit}", real_s=[real_s], span_s=8.0)
-    assert [pytest.approx((saved_s, 50.0), abs=1e-9)] == target.allowance.saved
+
+@pytest.mark.parametrize(("limit", "allowed_s"), [("+50%", 0.1), ("40ms", 0.2)])
+@pytest.mark.parametrize("num_alone", [0, 4, 10, 14])
+def test_gaps_that_online_alone_is_behind_or_ahead_count_with_its_mean(
+    limit: str, allowed_s: float, num_alone: int
+) -> None:
+    """Tokens are counted when they come; those of online alone come when they are known."""
+    target = _target(f"tbt_mean={limit}", real_s=[0.02])
+    _served(target, [0.02] * num_alone, [0.025] * 10, 51.0)
+    assert [pytest.approx((allowed_s, 0.05, 51.0))] == target.allowance.settled
 
 
-def test_mean_of_which_nothing_was_measured_yet_has_nothing_saved() -> None:
+def test_mean_of_which_nothing_more_was_measured_settles_nothing() -> None:
     """Online alone may be ahead of what was served."""
-    assert [] == _target("tbt_mean=+50%", span_s=8.0).allowance.saved
+    target = _target("tbt_mean=+50%")
+    _served(target, [0.02] * 5, [], 51.0)
+    assert [] == target.allowance.settled
 
 
 @pytest.mark.parametrize("text", ["tbt_mean=+50%", "tbt_mean=45ms", "ttft_p99=60ms"])
@@ -237,16 +265,32 @@ def test_cap_of_a_tail_is_its_limit_less_a_margin_and_a_little_for_debts(
 
 
 @pytest.mark.parametrize(
-    ("name", "num_late", "saved_s"),
-    [("tbt_p99", 0, 8.0), ("tbt_p99", 2, -8.0), ("tbt_p90", 2, 6.4), ("tbt_p50", 75, -4.0)],
+    ("name", "num_late", "owed_s"),
+    [("tbt_p99", 0, 0.0), ("tbt_p99", 1, 0.0), ("tbt_p99", 2, 0.79), ("tbt_p90", 20, 3.4)],
 )
-def test_saved_of_a_tail_is_the_share_of_tokens_that_were_not_late(
-    name: str, num_late: int, saved_s: float
+def test_saved_of_a_tail_is_all_but_what_late_tokens_owe(
+    name: str, num_late: int, owed_s: float
 ) -> None:
-    """Twice as many late ones as may be owe as much time as the past reaches back."""
+    """Twice as many late ones as may be owe the time in which the tokens came."""
     real_s = [0.02] * (100 - num_late) + [0.6] * num_late
-    target = _target(f"{name}=500ms", real_s=real_s, span_s=8.0)
-    assert [pytest.approx((saved_s, 50.0))] == target.allowance.saved
+    target = _target(f"{name}=500ms", real_s=real_s, decodes=4.0)
+    assert pytest.approx(sum(real_s) / 4 * (num_late > 1)) == owed_s
+    assert [pytest.approx(60.0 - owed_s)] == target.allowance.saved
+
+
+def test_tail_looks_at_each_time_up_to_now() -> None:
+    """A quiet time before does not pay for late tokens now, nor good ones since."""
+    slo = Slo.parse("tbt_p90=500ms")
+    measures = _measures(slo, [0.02] * 50, ())
+    real = measures.real["tbt"]
+    for now_s, late in ((0.0, 0), (100.0, 40), (200.0, 0)):
+        for number in range(100):
+            real.add(0.6 if number < late else 0.1, 1, now_s)
+        target: Any = steered(slo, measures)
+        target.allowance = _Account()
+        target.refresh(now_s)
+        owed_s = {0.0: 0.0, 100.0: 3.0 * 30.0, 200.0: 1.0 * 40.0}[now_s]
+        assert [pytest.approx(60.0 - owed_s)] == target.allowance.saved
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from math import ceil
 
@@ -212,6 +212,32 @@ class OpenStep:
             return counted[0]
 
         return blocks_needed
+
+
+class OnlineOnlyStep:
+    """Stands for an OpenStep that could not be made, or not be finished: nothing for offline.
+
+    Args:
+        offline_ids: requests of the offline class.
+        num_online: running online requests.
+    """
+
+    plan: StepPlan | None = None
+    num_preempted = 0
+    offline_is_stuck = False
+    refused: Sequence[Refusal] = ()
+
+    def __init__(self, offline_ids: Container[str], num_online: int) -> None:
+        self.num_online_running = num_online
+        self._offline_ids = offline_ids
+
+    def limit(self, request: Request, _: int, wanted: int) -> int:
+        """Return the tokens a request gets in this step, 0 if it is offline."""
+        return 0 if request.request_id in self._offline_ids else wanted
+
+    def may_load(self, _: Request) -> bool:
+        """Whether the KV of an offline request may be loaded: not now."""
+        return False
 
 
 def _is_padded(request: Request, computed: int, wanted: int) -> bool:

@@ -39,7 +39,8 @@ from hygen_vllm.offline_lane.offline_queue import Start
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
-from hygen_vllm.open_step import OpenStep
+from hygen_vllm.open_step import OnlineOnlyStep, OpenStep
+from hygen_vllm.policy_faults import PolicyFaults
 from hygen_vllm.request_class import RequestClass
 from hygen_vllm.room_maker import Room, RoomMaker
 from hygen_vllm.slo_control import SloControl
@@ -85,7 +86,7 @@ class HyGenScheduler(Scheduler):
     """Steers by SLOs; None in the other modes."""
     trace: Any = None
     """Where every step is recorded, None for nowhere; anything with record(TracedStep)."""
-    _step: OpenStep | None = None
+    _step: OpenStep | OnlineOnlyStep | None = None
     prefix_of: Callable[[Request], Sequence[Any]] = staticmethod(attrgetter("block_hashes"))
     """The chained block hashes of a prompt; whoever makes prompts on demand sets another one."""
 
@@ -104,6 +105,7 @@ class HyGenScheduler(Scheduler):
         **kwargs: Any,
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
+        self.faults = PolicyFaults(logger.exception)
         self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
         self._kv_offloading = KvOffloading(vllm_config, self.hygen_config.offload_online)
         super().__init__(vllm_config, *args, **kwargs)
@@ -165,16 +167,24 @@ class HyGenScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         if self.has_policy and request.request_id not in self.requests:
-            is_offline = self._classify(request)
-            self._kv_offloading.added(request, is_offline)
-            self.leftovers.added(request, is_offline)
-            if is_offline:
-                self.offline_ids.add(request.request_id)
-            else:
-                self._has_seen_online = True
-                if self.slo_control is not None:
-                    self.slo_control.added(request)
+            try:
+                self._came(request)
+            except Exception:
+                self.faults.note("intake of a request")
+                self.offline_ids.discard(request.request_id)
         super().add_request(request)
+
+    def _came(self, request: Request) -> None:
+        """Note a new request."""
+        is_offline = self._classify(request)
+        if is_offline:
+            self.offline_ids.add(request.request_id)
+        self._kv_offloading.added(request, is_offline)
+        self.leftovers.added(request, is_offline)
+        if not is_offline:
+            self._has_seen_online = True
+            if self.slo_control is not None:
+                self.slo_control.added(request)
 
     def _classify(self, request: Request) -> bool:
         """Return whether a new request is offline. Streaming-input sessions are interactive."""
@@ -192,6 +202,15 @@ class HyGenScheduler(Scheduler):
         return request_class is RequestClass.OFFLINE and not request.resumable
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        if self.has_policy:
+            try:
+                self._left(request)
+            except Exception:
+                self.faults.note("farewell to a request")
+        return super()._free_request(request, *args, **kwargs)
+
+    def _left(self, request: Request) -> None:
+        """Note that a request finished or was aborted."""
         if self.is_offline(request):
             self.offline_ids.discard(request.request_id)
             self.waiting.offline.finished(request, request.num_tokens)
@@ -199,7 +218,6 @@ class HyGenScheduler(Scheduler):
             self.leftovers.ends(request)
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
-        return super()._free_request(request, *args, **kwargs)
 
     # --- step ----------------------------------------------------------------------------------
 
@@ -209,18 +227,41 @@ class HyGenScheduler(Scheduler):
         started_s = self.clock()
         self.step_limit_s, self.step_price = None, 0.0
         if self.offline_ids:
-            throttle_prefills = self._begin_step(throttle_prefills, started_s)
+            try:
+                throttle_prefills = self._begin_step(throttle_prefills, started_s)
+            except Exception:
+                self.faults.note("plan of a step")
+                self._leave_out_offline()
         try:
             output = super().schedule(throttle_prefills)
         finally:
-            plan = self._end_step()
+            step, self._step = self._step, None
+            self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = True
+        try:
+            self._step_was_made(step, output, started_s)
+        except Exception:
+            self.faults.note("record of a step")
+        return output
+
+    def _leave_out_offline(self) -> None:
+        """Serve no offline request in this step; all of them as vLLM does if no other is here."""
+        has_online = self.num_waiting_online() or not all(map(self.is_offline, self.running))
+        self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = not has_online
+        num_online = sum(not self.is_offline(request) for request in self.running)
+        self._step = OnlineOnlyStep(self.offline_ids, num_online) if has_online else None
+
+    def _step_was_made(
+        self, step: OpenStep | OnlineOnlyStep | None, output: SchedulerOutput, started_s: float
+    ) -> None:
+        plan = None
+        if step is not None:
+            plan = self._close(step)
         if self._rate is not None:
             self._rate.started(self._num_started(output))
         size = StepSize(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
         self._feedback.scheduled(output, started_s, self._record(output, plan), size)
         if self.slo_control is not None:
             self.slo_control.scheduled(output, started_s)
-        return output
 
     def _record(self, output: SchedulerOutput, plan: StepPlan | None) -> StepRecord | None:
         """Return what is to be known of a step when it is done."""
@@ -326,14 +367,11 @@ class HyGenScheduler(Scheduler):
         """Offline requests in both of vLLM's waiting queues."""
         return len(self.waiting.offline) + len(self.kv_holding_waiting.offline)
 
-    def _end_step(self) -> StepPlan | None:
-        """Close the step that was built; return its plan, None without offline requests."""
-        step, self._step = self._step, None
-        if step is None:
-            return None
-        self.waiting.offline_is_open = True
+    def _close(self, step: OpenStep | OnlineOnlyStep) -> StepPlan | None:
+        """Take in what became of a step that was built with offline requests in the engine."""
         self._offline_is_stuck = step.offline_is_stuck
-        self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
+        if step.plan is not None:
+            self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
         self.kv_reserve.step_ended(step.refused)
         self.offline_log.count(step.refused, step.num_preempted)
         return step.plan
@@ -389,7 +427,16 @@ class HyGenScheduler(Scheduler):
         """
         if self._step is None:
             return num_new_tokens
-        return self._step.limit(request, num_computed_tokens, num_new_tokens)
+        return self._limit(request, num_computed_tokens, num_new_tokens)
+
+    def _limit(self, request: Request, computed: int, wanted: int) -> int:
+        assert self._step is not None
+        try:
+            return self._step.limit(request, computed, wanted)
+        except Exception:
+            self.faults.note("grant of tokens")
+            self._leave_out_offline()
+            return wanted if self._step is None else self._step.limit(request, computed, wanted)
 
     def _inflight_prefill_reserved_blocks(self) -> int:
         """Blocks that the request which vLLM is about to load from a connector must leave (:1249).
@@ -403,9 +450,17 @@ class HyGenScheduler(Scheduler):
         if offered is None:
             online = filterfalse(self.is_offline, self._inflight_prefills)
             return sum(map(self._request_remaining_blocks, online))
-        if not self._step.may_load(offered):
+        if not self._may_load(offered):
             return self.kv_cache_manager.block_pool.num_gpu_blocks
         return super()._inflight_prefill_reserved_blocks()
+
+    def _may_load(self, request: Request) -> bool:
+        assert self._step is not None
+        try:
+            return self._step.may_load(request)
+        except Exception:
+            self.faults.note("grant of a load")
+            return False
 
     if not hasattr(Scheduler, "limit_num_new_tokens"):
 
@@ -413,7 +468,7 @@ class HyGenScheduler(Scheduler):
             self, request: Request, num_computed_tokens: int, num_new_tokens: int
         ) -> int:
             if self._step is not None:
-                num_new_tokens = self._step.limit(request, num_computed_tokens, num_new_tokens)
+                num_new_tokens = self._limit(request, num_computed_tokens, num_new_tokens)
             if not self.num_prefill_lookahead:
                 return num_new_tokens
             return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
@@ -427,6 +482,15 @@ class HyGenScheduler(Scheduler):
             return super().update_from_output(scheduler_output, model_runner_output)
         now_s = self.clock()
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        try:
+            self._step_was_done(scheduler_output, outputs, now_s)
+        except Exception:
+            self.faults.note("lesson of a step")
+        return outputs
+
+    def _step_was_done(
+        self, scheduler_output: SchedulerOutput, outputs: dict[int, EngineCoreOutputs], now_s: float
+    ) -> None:
         sample = self._feedback.completed(scheduler_output, now_s, self.has_unfinished_requests())
         if self.offline_ids and self.log_stats:
             self._log_offline(now_s)
@@ -434,7 +498,6 @@ class HyGenScheduler(Scheduler):
             self._learn(sample.record.composition, sample, now_s)
         if self.slo_control is not None:
             self.slo_control.completed(outputs, sample, self.learner.cost, now_s)
-        return outputs
 
     def _learn(self, composition: StepComposition, sample: StepSample, now_s: float) -> None:
         if self.trace is not None:

@@ -18,6 +18,8 @@ from hygen_vllm import vllm_view as view
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import Labels, OfflineQueue, QueueRules
+from hygen_vllm.offline_lane.plain_queue import PlainQueue
+from hygen_vllm.policy_faults import PolicyFaults
 from hygen_vllm.request_class import tenant_of
 
 
@@ -26,22 +28,27 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
 
     Args:
         policy: vLLM's policy; orders the online lane.
-        offline: the offline lane.
+        make_offline: makes an empty offline lane.
         is_offline: class of a request.
         clock: monotonic seconds.
+        faults: of the offline lane. All that wait in one that failed go on waiting in a plain one,
+            until that is empty.
     """
 
     def __init__(
         self,
         policy: SchedulingPolicy,
-        offline: OfflineQueue[Request],
+        make_offline: Callable[[], OfflineQueue[Request]],
         is_offline: Callable[[Request], bool],
         clock: Callable[[], float],
+        faults: PolicyFaults,
     ) -> None:
         self._is_offline = is_offline
         self._clock = clock
+        self._faults = faults
         self.online: RequestQueue = create_request_queue(policy)
-        self.offline = offline
+        self._make_offline = make_offline
+        self.offline: OfflineQueue[Request] | PlainQueue[Request] = make_offline()
         self.offline_is_open = True
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
@@ -50,11 +57,17 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         """Begin a new scan of the offline lane, open or closed; see `OfflineQueue.start_scan`."""
         self.offline_is_open = offline_is_open
         self.offered = None
-        self.offline.start_scan(now_s, *scan)
+        if isinstance(self.offline, PlainQueue) and not len(self.offline):
+            self.offline = self._make_offline()
+        try:
+            self.offline.start_scan(now_s, *scan)
+        except Exception:
+            self._faults.note("offline lane")
+            self._begin_anew()
 
     def add_request(self, request: Request) -> None:
         if self._is_offline(request):
-            self.offline.add(request, self._clock())
+            self._change(request, lambda: self.offline.add(request, self._clock()), is_in=True)
         else:
             self.online.add_request(request)
 
@@ -77,12 +90,12 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         request = request or self._offline_candidate()
         if request is None:
             raise IndexError("pop from an empty queue")
-        self.offline.take(request)
+        self._change(request, partial(self.offline.take, request), is_in=False)
         return request
 
     def prepend_request(self, request: Request) -> None:
         if self._is_offline(request):
-            self.offline.add_first(request)
+            self._change(request, lambda: self.offline.add_first(request), is_in=True)
         else:
             self.online.prepend_request(request)
 
@@ -91,16 +104,37 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self.online.prepend_requests([r for r in requests if not self._is_offline(r)])
         for request in requests:
             if self._is_offline(request) and request not in self.offline:
-                self.offline.put_back(request)
+                self._change(request, partial(self.offline.put_back, request), is_in=True)
 
     def remove_request(self, request: Request) -> None:
-        if not self.offline.discard(request):
+        if not self._discard(request):
             self.online.remove_request(request)
 
     def remove_requests(self, requests: Iterable[Request]) -> None:
-        online = [r for r in requests if not self.offline.discard(r)]
+        online = [r for r in requests if not self._discard(r)]
         if online:
             self.online.remove_requests(online)
+
+    def _discard(self, request: Request) -> bool:
+        is_here = request in self.offline
+        if is_here:
+            self._change(request, lambda: self.offline.discard(request), is_in=False)
+        return is_here
+
+    def _change(self, request: Request, change: Callable[[], object], is_in: bool) -> None:
+        """Change the offline lane, after which a request is in it or not, whatever happens."""
+        try:
+            change()
+        except Exception:
+            self._faults.note("offline lane")
+            self._begin_anew()
+            self.offline.discard(request)
+            if is_in:
+                self.offline.add(request, self._clock())
+
+    def _begin_anew(self) -> None:
+        """Put all that wait into a plain lane."""
+        self.offline = PlainQueue(self.offline)
 
     def __bool__(self) -> bool:
         return bool(self.online) or self._offline_candidate() is not None
@@ -130,7 +164,14 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         return found
 
     def _offline_candidate(self) -> Request | None:
-        return self.offline.next_candidate() if self.offline_is_open else None
+        if not self.offline_is_open:
+            return None
+        try:
+            return self.offline.next_candidate()
+        except Exception:
+            self._faults.note("offline lane")
+            self._begin_anew()
+            return self.offline.next_candidate()
 
 
 def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
@@ -140,14 +181,18 @@ def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
     rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
     label = partial(_label, scheduler)
     return (
-        _make_queue(scheduler, OfflineQueue(label, rules, scheduler.clock)),
-        _make_queue(scheduler, OfflineQueue(lambda _: Labels())),
+        _make_queue(scheduler, lambda: OfflineQueue(label, rules, scheduler.clock)),
+        _make_queue(scheduler, lambda: OfflineQueue(lambda _: Labels())),
     )
 
 
-def _make_queue(scheduler: Any, offline: OfflineQueue[Request]) -> TwoLaneQueue:
+def _make_queue(scheduler: Any, make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
     return TwoLaneQueue(
-        scheduler.policy, offline, scheduler.is_offline, lambda: float(scheduler.clock())
+        scheduler.policy,
+        make_offline,
+        scheduler.is_offline,
+        lambda: float(scheduler.clock()),
+        scheduler.faults,
     )
 
 

@@ -270,6 +270,7 @@ def scheduler_of(
     if not policy.is_hygen:
         return scheduler
     scheduler.prefix_of = attrgetter("shared_prefix")
+    scheduler.faults.are_raised = True
     if not engine.is_profiled:
         return scheduler
     given, X = profile_device(engine.device, engine.info, engine.knees, seed)

@@ -4,6 +4,7 @@
 import pytest
 
 from hygen_vllm import HyGenScheduler
+from hygen_vllm.policy_faults import PolicyFaults
 
 STEP_S = 0.02
 
@@ -20,10 +21,11 @@ class SteppingClock:
 
 @pytest.fixture(autouse=True)
 def no_real_clock(monkeypatch):
-    """Give schedulers made without a clock one of their own for the test.
+    """Give schedulers made without a clock one of their own for the test, and hide no fault.
 
     What a scheduler does would else depend on how long the machine has been up and how busy it is.
     """
     defaults = HyGenScheduler.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "clock", SteppingClock())
     monkeypatch.setitem(defaults, "wall_clock", lambda: 0.0)
+    monkeypatch.setattr(PolicyFaults, "are_raised", True)

@@ -15,7 +15,7 @@ from typing import Protocol
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms
+from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms, idle_limit_s
 
 
 class Gate(Protocol):
@@ -54,7 +54,7 @@ class LatencyGate:
         if self.mode == "fixed":
             return StepTerms(self.latency_budget_s)
         if not load.has_online:
-            return StepTerms(self.idle_step_s)
+            return StepTerms(idle_limit_s(load, self.idle_step_s))
         return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
 
 
@@ -167,6 +167,11 @@ class StepPlan:
         self.limit_s, self.price, self.free_s = terms.limit_s, terms.price, terms.free_s
         if self.price > 0 or self.prefill_price > 0:
             self.token_worth_s = self.cost.token_worth_s(self.max_tokens)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of the smallest step that there can be, 0 while no price is known."""
+        return 0.0 if self.cost is None else self.cost.base_s
 
     @property
     def full_s(self) -> float:

@@ -19,7 +19,7 @@ from hygen_vllm.slo.pipeline import Pipeline
 from hygen_vllm.slo.prediction_error import PredictionError
 from hygen_vllm.slo.slo import Slo
 from hygen_vllm.slo.steered_slo import Measures, SteeredSlo, TailTbt, steered
-from hygen_vllm.slo.step_terms import OnlineLoad, StepForecast, StepTerms
+from hygen_vllm.slo.step_terms import OnlineLoad, StepForecast, StepTerms, idle_limit_s
 
 REFRESH_S = 1.0
 ENOUGH_SAMPLES = 100
@@ -116,7 +116,7 @@ class BudgetController:
         self.measures.decodes_at_once = self._pipeline.num_decodes
         terms = StepTerms(free_s=self._pipeline.others_s)
         if load.num_decodes == 0:
-            terms.limit_s = max(load.alone_s, self._idle_step_s)
+            terms.limit_s = max(load.alone_s, idle_limit_s(load, self._idle_step_s))
         for target in self.targets:
             target.bound(terms, load)
         return terms

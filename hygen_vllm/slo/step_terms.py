@@ -18,6 +18,10 @@ class OnlineLoad(Protocol):
         """Seconds of the step without offline work."""
 
     @property
+    def least_s(self) -> float:
+        """Seconds of the smallest step that there can be."""
+
+    @property
     def full_s(self) -> float:
         """Seconds of the step if prefill filled all its tokens."""
 
@@ -28,6 +32,16 @@ class OnlineLoad(Protocol):
     @property
     def num_first(self) -> int:
         """Online requests that wait for their first token, in this step or behind it."""
+
+
+IDLE_STEPS = 2.0
+"""Smallest steps that a step without online work may take, however long they are: else a slow
+engine would serve one offline request at a time while it waits for an online one."""
+
+
+def idle_limit_s(load: OnlineLoad, idle_step_s: float) -> float:
+    """Return the seconds that a step may take in which no online request waits for a token."""
+    return max(idle_step_s, IDLE_STEPS * load.least_s)
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ class _Load:
     num_first: int = 0
     alone_s: float = 0.02
     full_s: float = 0.2
+    least_s: float = 0.0
     has_online: bool = True
 
 
@@ -318,6 +319,12 @@ def test_idle_step_is_as_long_as_it_may_be_until_a_target_says_less() -> None:
     cap_s = _known("ttft_mean=+20%").controller.terms(idle).limit_s
     assert 0.02 < cap_s < 0.05
     assert StepTerms(0.01) == _known("ttft_mean=+20%", idle_step_s=0.01).controller.terms(idle)
+
+
+def test_idle_step_is_two_of_the_smallest_at_least() -> None:
+    """A slow engine serves more than one offline request while it waits for an online one."""
+    idle = _Load(has_online=False, alone_s=0.0, least_s=0.3)
+    assert StepTerms(0.6) == _Engine(*ALL).controller.terms(idle)
 
 
 def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -> None:

@@ -28,6 +28,7 @@ class _Load:
     num_first: int = 0
     alone_s: float = 0.02
     full_s: float = 0.2
+    least_s: float = 0.0
     has_online: bool = True
 
 

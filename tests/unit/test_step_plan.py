@@ -27,7 +27,8 @@ def _plan(**kwargs: Any) -> StepPlan:
 
 def _load(alone_s: float | None) -> StepPlan:
     """Return a plan whose online work takes `alone_s`; None: it has none."""
-    return _plan(has_online=alone_s is not None, alone_s=alone_s or 0.0)
+    cost = replace(COST, base_s=0.01)
+    return _plan(cost=cost, has_online=alone_s is not None, alone_s=alone_s or 0.0)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,15 @@ def test_gate_of_each_mode_limits_a_step_of_two_online_seconds(
     gate = LatencyGate.from_config(HyGenConfig(**settings_))
     assert gate.terms(_load(2.0)) == StepTerms(limit_with_online_s)
     assert gate.terms(_load(None)) == StepTerms(limit_without_s)
+
+
+@pytest.mark.parametrize("base_s", [0.02, 0.3])
+def test_step_without_online_work_is_two_of_the_smallest_at_least(base_s: float) -> None:
+    """On an engine so slow that no step is shorter than idle_step_s more than one request runs."""
+    gate = LatencyGate.from_config(HyGenConfig(mode="tolerance"))
+    plan = _plan(cost=replace(COST, base_s=base_s), has_online=False)
+    assert gate.terms(plan) == StepTerms(max(0.1, 2 * base_s))
+    assert gate.terms(_plan(cost=None, has_online=False)) == StepTerms(0.1)
 
 
 def test_gate_with_free_online_work_leaves_nothing() -> None:
@@ -94,7 +104,7 @@ def test_close_online_without_online_work_allows_an_idle_step() -> None:
     """An empty step still costs its base."""
     plan = _plan()
     plan.close_online()
-    assert (plan.seconds, plan.limit_s, plan.total_tokens) == (8, 3, 0)
+    assert (plan.seconds, plan.limit_s, plan.total_tokens) == (8, 2 * 8, 0)
 
 
 def test_close_online_without_prices_sets_no_limit() -> None:

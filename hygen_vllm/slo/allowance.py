@@ -7,10 +7,10 @@ fifteenth of the window, and a debt makes offline work ever more careful, until 
 that is owed. So in any window online requests are taken from what the target allows there, what was
 saved before and what is still owed after: a fifth more than is allowed, at most.
 
-The factor on what offline work may do follows from the account alone, from 0 where too much is owed
-to next to infinite where no more can be saved: such a target does not bind. The account is the sum
-of what was allowed and not taken, so that is integral control with nothing that can wind up: at a
-steady load it comes to rest where just what is allowed is taken.
+The factor on what offline work may do is moved by what is saved or owed: at once by e for a span,
+and for good by e in five times that. Both are bounded, and the second rises only as far as what is
+allowed is taken: a quiet time or a target that does not bind leaves nothing behind. Beyond half of either
+bound the factor goes to 0 and to next to infinite, whatever it was.
 """
 
 import math
@@ -22,9 +22,15 @@ STOP_SHARE = 2.0 / 15.0
 OWED_SHARE = 1.0 / 5.0
 """The most that is owed: what goes beyond it is not offline work's."""
 SPAN_SHARE = 1.0 / 30.0
-"""What multiplies the factor by e."""
+"""The saving that multiplies the factor by e at once."""
+SETTLE_SPANS = 5.0
+"""Spans in which such a saving multiplies it by e for good. The account integrates what is taken, in
+proportion to the factor, so that both together are damped by half the root of this: above 4 they do
+not swing."""
+LEAST_SETTLED, MOST_SETTLED = math.log(0.03), math.log(20.0)
+"""What is right differs from what is expected by no more."""
 RESERVE_SHARE = 1.0 / 180.0
-"""What is saved at a factor of 1."""
+"""What is kept in reserve."""
 LEAST_LEFT = 1e-3
 """A target with the most saved that there may be binds no more: the factor is as large."""
 SHORTEST_S = 300.0
@@ -41,7 +47,7 @@ class Allowance:
     Args:
         window_s: time over which the target is kept.
         first_factor: the factor to start with, > 0.
-        span: what multiplies the factor by e, in the usual span.
+        span: as a multiple of the usual one; longer where there are few samples to go by.
     """
 
     def __init__(self, window_s: float, first_factor: float = 1.0, span: float = 1.0) -> None:
@@ -50,12 +56,13 @@ class Allowance:
         self.most_saved_s = SAVED_SHARE * window_s
         self._span_s = span * SPAN_SHARE * window_s
         self._reserve_s = RESERVE_SHARE * window_s
-        self.saved_s = self._reserve_s + self._span_s * math.log(first_factor)
+        self.saved_s = self._reserve_s
         """Seconds of allowance that are saved; < 0: owed."""
+        self._settled = math.log(first_factor)
         self._balance = 0.0
-        self._flow = 0.0
+        self._flow = self._taken = 0.0
         self._flow_s = 0.0
-        """The time that `_flow`, an average per second, has seen, at most FLOW_S."""
+        """The time that these averages per second have seen, at most FLOW_S."""
         self._settled_at_s: float | None = None
 
     @property
@@ -64,7 +71,11 @@ class Allowance:
         owed = -self.saved_s / (STOP_SHARE * self._window_s)
         saved = self.saved_s / self.most_saved_s
         goes_on = _fall_to_zero(owed) / max(LEAST_LEFT, _fall_to_zero(saved))
-        return goes_on * math.exp((self.saved_s - self._reserve_s) / self._span_s)
+        return goes_on * math.exp(self._settled + self._lead)
+
+    @property
+    def _lead(self) -> float:
+        return (self.saved_s - self._reserve_s) / self._span_s
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         """Count what a target allowed and what was taken of it; both in any one unit.
@@ -82,18 +93,30 @@ class Allowance:
             self._flow_s = min(FLOW_S, self._flow_s + passed_s)
             share = min(1.0, passed_s / self._flow_s)
             self._flow += (max(0.0, allowed) / passed_s - self._flow) * share
+            self._taken += (max(0.0, taken) / passed_s - self._taken) * share
             if is_first:
                 self._balance += self.saved_s * self._flow
         least, most = -OWED_SHARE * self._window_s * self._flow, self.most_saved_s * self._flow
         self._balance = max(least, min(most, self._balance + allowed - taken))
-        self._set(self._balance / self._flow if self._flow > 0 else -math.inf)
+        if self._flow > 0:
+            self._set(self._balance / self._flow, passed_s, self._taken / self._flow)
+        else:
+            self._set(-math.inf, passed_s, 0.0)
 
-    def set_saved(self, saved_s: float) -> None:
-        """Say what is saved, where that is known otherwise."""
-        self._set(saved_s)
+    def set_saved(self, saved_s: float, now_s: float, spent: float) -> None:
+        """Say what is saved, where that is known otherwise, and taken / allowed of late."""
+        before_s = now_s if self._settled_at_s is None else self._settled_at_s
+        self._settled_at_s = now_s
+        self._set(saved_s, max(0.0, now_s - before_s), spent)
 
-    def _set(self, saved_s: float) -> None:
+    def _set(self, saved_s: float, passed_s: float, spent: float) -> None:
+        """Take in what is saved. A pause says no more than FLOW_S, a rise needs that it is spent."""
         self.saved_s = max(-OWED_SHARE * self._window_s, min(self.most_saved_s, saved_s))
+        seen = min(passed_s, FLOW_S) / (SETTLE_SPANS * self._span_s)
+        if self._lead > 0:
+            seen *= max(0.0, min(1.0, spent))
+        settled = self._settled + self._lead * seen
+        self._settled = max(LEAST_SETTLED, min(MOST_SETTLED, settled))
 
 
 def _fall_to_zero(share: float) -> float:

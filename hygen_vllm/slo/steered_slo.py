@@ -188,29 +188,34 @@ class TailTbt(SteeredSlo):
         self.cap_s = math.inf
         """Seconds that a step is planned to take at most if it has decodes."""
 
-    def _refresh(self, _: float) -> None:
+    def _refresh(self, now_s: float) -> None:
         assert self.limit_s is not None
         assert self.slo.share is not None
         measures = self._measures
-        self.allowance.set_saved(self._saved_s(self.limit_s, 1.0 - self.slo.share))
+        allowed_share = 1.0 - self.slo.share
+        saved_s, spent = self._saved_s(self.limit_s, allowed_share)
+        self.allowance.set_saved(saved_s, now_s, spent)
         owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
         self.cap_s = self._limit_to_come_s(self.slo.share) / measures.error_margin * owed
 
-    def _saved_s(self, limit_s: float, allowed_share: float) -> float:
+    def _saved_s(self, limit_s: float, allowed_share: float) -> tuple[float, float]:
         """Return the most that can be saved, less what is owed of any time up to now.
 
-        The limit may have moved since, so all of a window is looked at again.
+        The limit may have moved since, so all of a window is looked at again. And return how much
+        of what is allowed was taken in the last minute.
         """
         decodes = max(1.0, self._measures.decodes)
-        count, above, sum_s, owed_s = 0, 0.0, 0.0, 0.0
+        count, above, sum_s, owed_s, spent = 0, 0.0, 0.0, 0.0, 0.0
         for block in self._measures.real["tbt"].latest_blocks():
             count += block.count
             above += block.count_above(limit_s)
             sum_s += block.sum_s
             if count:
-                beyond = above / (allowed_share * count) - 1.0
-                owed_s = max(owed_s, beyond * sum_s / decodes)
-        return self.allowance.most_saved_s - owed_s
+                taken = above / (allowed_share * count)
+                owed_s = max(owed_s, (taken - 1.0) * sum_s / decodes)
+                if sum_s <= LATE_S * decodes or not spent:
+                    spent = taken
+        return self.allowance.most_saved_s - owed_s, spent
 
     def _limit_to_come_s(self, share: float) -> float:
         """Return the limit as it may still turn out to be.
@@ -240,6 +245,8 @@ class TailTbt(SteeredSlo):
             terms.limit_s = min(terms.limit_s, most_s)
 
 
+LATE_S = 60.0
+"""Time with decodes over which it is seen whether a tail's share is spent."""
 RANK_ERRORS = 2.0
 """Standard errors in rank by which a percentile of online alone may still fall."""
 CAP_PER_FACTOR = 0.05

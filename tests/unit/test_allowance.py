@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from hygen_vllm.slo.allowance import (
     FLOW_S,
     LEAST_LEFT,
+    LEAST_SETTLED,
+    MOST_SETTLED,
     OWED_SHARE,
     RESERVE_SHARE,
     SAVED_SHARE,
+    SETTLE_SPANS,
     SHORTEST_S,
     SPAN_SHARE,
     STOP_SHARE,
@@ -29,13 +32,12 @@ SAVED_S, STOP_S, OWED_S, SPAN_S, RESERVE_S = (
 )
 LONG_S = 1e9
 """A window of which shares are without bounds."""
-NOTHING_SAVED = math.exp(-RESERVE_SHARE / SPAN_SHARE)
-"""The factor where nothing is saved."""
 
 
 def _settled(*amounts: tuple[float, float], window_s: float = LONG_S) -> Allowance:
     """Return an allowance after one (allowed, taken) a second, with nothing saved before."""
-    allowance = Allowance(window_s, first_factor=NOTHING_SAVED)
+    allowance = Allowance(window_s)
+    allowance.saved_s = 0.0
     allowance.settle(0.0, 0.0, 100.0)
     for second, (allowed, taken) in enumerate(amounts, start=101):
         allowance.settle(allowed, taken, float(second))
@@ -45,21 +47,19 @@ def _settled(*amounts: tuple[float, float], window_s: float = LONG_S) -> Allowan
 def _said(saved_s: float, **options: float) -> Allowance:
     """Return an allowance that was told what is saved."""
     allowance = Allowance(WINDOW_S, **options)
-    allowance.set_saved(saved_s)
+    allowance.set_saved(saved_s, 100.0, 1.0)
     return allowance
 
 
-@pytest.mark.parametrize("first_factor", [1.0, 0.5])
+@pytest.mark.parametrize("first_factor", [1.0, 0.5, 3.0])
 def test_factor_before_anything_is_counted_is_the_first_one(first_factor: float) -> None:
-    """As if so much had been saved or were owed; what comes then is added to it."""
+    """The reserve is there; what comes is added to it once its rate is known."""
     allowance = Allowance(WINDOW_S, first_factor)
     assert pytest.approx(first_factor) == allowance.factor
     allowance.settle(3.0, 0.0, 100.0)
-    assert pytest.approx(first_factor) == allowance.factor
-    first_s = RESERVE_S + SPAN_S * math.log(first_factor)
-    assert pytest.approx(first_s) == allowance.saved_s
+    assert (RESERVE_S, pytest.approx(first_factor)) == (allowance.saved_s, allowance.factor)
     allowance.settle(2.0, 1.0, 101.0)
-    assert pytest.approx(first_s + (3.0 + 1.0) / 2.0) == allowance.saved_s
+    assert pytest.approx(RESERVE_S + (3.0 + 1.0) / 2.0) == allowance.saved_s
 
 
 # --- what is saved -----------------------------------------------------------------------------
@@ -113,7 +113,8 @@ def test_rate_later_is_that_of_the_last_moments() -> None:
 @pytest.mark.parametrize("seconds", [4.0, 0.015625])
 def test_rate_over_a_step_of_any_length_is_per_second(seconds: float) -> None:
     """What one step of four seconds allows in all is allowed in four seconds."""
-    allowance = Allowance(LONG_S, first_factor=NOTHING_SAVED)
+    allowance = Allowance(LONG_S)
+    allowance.saved_s = 0.0
     allowance.settle(0.0, 0.0, 10.0)
     allowance.settle(12.0, 6.0, 10.0 + seconds)
     assert pytest.approx(seconds / 2) == allowance.saved_s
@@ -141,7 +142,8 @@ def test_saving_beyond_the_bound_is_lost() -> None:
 
 def test_debt_where_nothing_is_allowed_is_nobodys() -> None:
     """Offline work then stops, and begins without debt when online recovers."""
-    allowance = Allowance(60.0, first_factor=NOTHING_SAVED)
+    allowance = Allowance(60.0)
+    allowance.saved_s = 0.0
     allowance.settle(0.0, 0.0, 100.0)
     for number in range(1, 9):
         allowance.settle(-5.0, 3.0, 100.0 + 30.0 * number)
@@ -210,20 +212,65 @@ def test_factor_with_more_saved_is_not_lower(saved_s: float, more_s: float) -> N
         assert more - less <= 0.1 * more
 
 
-@LAW
-@given(
-    st.lists(st.tuples(st.floats(0, 5), st.floats(0, 20), st.floats(0, 900)), max_size=30),
-)
-def test_no_history_is_remembered_but_for_what_is_saved(
-    history: list[tuple[float, float, float]],
+@pytest.mark.parametrize("every_s", [1.0, 5.0])
+@pytest.mark.parametrize("span", [1.0, 2.0])
+def test_factor_for_good_follows_the_saving_over_time(every_s: float, span: float) -> None:
+    """Each second adds its part to what stays when the saving is gone."""
+    allowance = Allowance(WINDOW_S, span=span)
+    for number in range(4):
+        allowance.set_saved(20.0 + RESERVE_S if number < 3 else RESERVE_S, every_s * number, 1.0)
+    lead = 20.0 / (span * SPAN_S)
+    expected = math.exp(2 * lead * every_s / (SETTLE_SPANS * span * SPAN_S))
+    assert pytest.approx(expected) == allowance.factor
+
+
+def test_factor_for_good_moves_by_a_short_time_at_most_at_once() -> None:
+    """A pause of an hour says no more than one of FLOW_S."""
+    allowance = Allowance(WINDOW_S)
+    for now_s, saved_s in ((0.0, RESERVE_S), (3600.0, RESERVE_S + 20.0), (3600.0, RESERVE_S)):
+        allowance.set_saved(saved_s, now_s, 1.0)
+    assert pytest.approx(math.exp(20.0 / SPAN_S * FLOW_S / (SETTLE_SPANS * SPAN_S))) == (
+        allowance.factor
+    )
+
+
+@pytest.mark.parametrize("allowed", [(1.0,), (1.0, 3.0), (0.3, 1.0, 9.0)])
+def test_quiet_night_moves_nothing_for_good(allowed: tuple[float, ...]) -> None:
+    """Nobody takes what is there, however the load of the online requests changes."""
+    allowance = _settled(*[(each, 0.0) for _ in range(40) for each in allowed for _ in range(200)])
+    assert pytest.approx(0.0, abs=1e-3) == allowance._settled
+
+
+@pytest.mark.parametrize(("spent", "share"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (7.0, 1.0)])
+def test_factor_for_good_rises_as_far_as_what_is_allowed_is_taken(
+    spent: float, share: float
 ) -> None:
-    """Two accounts with the same balance do the same: nothing winds up, nothing is frozen."""
-    allowance, now_s = Allowance(WINDOW_S), 0.0
-    for allowed, taken, passed_s in history:
-        now_s += passed_s
-        allowance.settle(allowed, taken, now_s)
-    if len(history) > 1:
-        assert _said(allowance.saved_s).factor == allowance.factor
+    """A target that does not bind says nothing about what would be right if it did."""
+    allowance = Allowance(WINDOW_S)
+    for now_s, saved_s in ((0.0, 20.0 + RESERVE_S), (5.0, 20.0 + RESERVE_S)):
+        allowance.set_saved(saved_s, now_s, spent)
+    expected = share * 20.0 / SPAN_S * 5.0 / (SETTLE_SPANS * SPAN_S)
+    assert pytest.approx(expected) == allowance._settled
+
+
+@pytest.mark.parametrize("saved_s", [0.9 * SAVED_S, -OWED_S])
+def test_factor_for_good_is_bounded(saved_s: float) -> None:
+    """Neither debts nor savings of many hours move it beyond what can be undone."""
+    allowance = Allowance(WINDOW_S)
+    for number in range(10_000):
+        allowance.set_saved(saved_s, float(number), 1.0)
+    bound = MOST_SETTLED if saved_s > 0 else LEAST_SETTLED
+    assert pytest.approx(bound) == allowance._settled
+
+
+def test_debt_acts_at_once_and_for_good_as_long_as_it_lasts() -> None:
+    """However large it is: no state is frozen."""
+    for owed_s in (1.0, STOP_S, OWED_S, 10 * OWED_S):
+        allowance = Allowance(WINDOW_S)
+        for number in range(3):
+            allowance.set_saved(-owed_s, float(number), 0.0)
+            assert allowance.factor < 1.0
+        assert allowance._settled < 0.0
 
 
 def test_window_of_a_few_seconds_is_controlled_like_a_longer_one() -> None:

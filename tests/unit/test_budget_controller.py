@@ -44,7 +44,7 @@ class _Account:
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))
 
-    def set_saved(self, saved_s: float) -> None:
+    def set_saved(self, saved_s: float, now_s: float, spent: float) -> None:
         """Take no notice."""
 
 

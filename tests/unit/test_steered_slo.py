@@ -44,7 +44,8 @@ class _Account:
     def settle(self, allowed: float, taken: float, now_s: float) -> None:
         self.settled.append((allowed, taken, now_s))
 
-    def set_saved(self, saved_s: float) -> None:
+    def set_saved(self, saved_s: float, _: float, spent: float) -> None:
+        assert spent >= 0.0
         self.saved.append(saved_s)
 
 
@@ -100,9 +101,9 @@ def test_target_of_each_kind_starts_as_carefully_as_its_samples_are_few(
     slo = Slo.parse(f"{name}=+5%")
     allowance = steered(slo, _measures(slo, (), ())).allowance
     assert pytest.approx(first_factor) == allowance.factor
-    allowance.set_saved(1e3 * (RESERVE_SHARE - SPAN_SHARE))
-    assert pytest.approx(math.exp(-1 / span)) == allowance.factor
-    allowance.set_saved(1e9)
+    allowance.set_saved(1e3 * (RESERVE_SHARE - SPAN_SHARE), 10.0, 1.0)
+    assert pytest.approx(first_factor * math.exp(-1 / span)) == allowance.factor
+    allowance.set_saved(1e9, 10.0, 1.0)
     assert 1e3 * SAVED_SHARE == allowance.saved_s
 
 

@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,14 +283,36 @@ def _read(path: str) -> str:
 
 def _parse(text: str, path: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_without_doubles, path))
+    except ConfigError:
+        raise
     except ValueError:
         pass  # then it is YAML
     try:
+        _check_yaml_keys(yaml.compose(text), path)
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML or JSON: {problem}") from None
+
+
+def _without_doubles(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{path} has the key {twice} twice; remove one")
+    return values
+
+
+def _check_yaml_keys(node: Any, path: str) -> None:
+    """Raise ConfigError if a key is there twice, of which YAML takes the last."""
+    if isinstance(node, yaml.MappingNode):
+        _without_doubles(path, [(str(key.value), None) for key, _ in node.value])
+        for _, value in node.value:
+            _check_yaml_keys(value, path)
 
 
 def _field_types() -> dict[str, Any]:

@@ -14,10 +14,11 @@ distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py:407 (`max_offloa
 
 from typing import Any
 
-from vllm.logger import init_logger
 from vllm.v1.request import Request
 
-logger = init_logger(__name__)
+from hygen_vllm.log_lines import engine_logger
+
+logger = engine_logger()
 
 CONNECTOR = "OffloadingConnector"
 PROMPT_ONLY = "offload_prompt_only"

@@ -18,7 +18,6 @@ from operator import attrgetter
 from typing import Any
 
 from vllm import __version__ as vllm_version
-from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -35,6 +34,7 @@ from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.latency.step_trace import TracedStep, TraceWriter
 from hygen_vllm.leftovers import Leftovers
 from hygen_vllm.load_report import LoadReport, answer_through_engine_core
+from hygen_vllm.log_lines import engine_logger, remarks, start_line
 from hygen_vllm.offline_lane.offline_queue import Start
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
@@ -51,7 +51,7 @@ from hygen_vllm.vllm_engine import given_cost, new_trace
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
 
-logger = init_logger(__name__)
+logger = engine_logger()
 
 check_release(vllm_version)
 answer_through_engine_core()
@@ -143,6 +143,10 @@ class HyGenScheduler(Scheduler):
         self.most_blocks_per_decode = view.most_blocks_to_grow(self, 1)
         """Upper bound of the KV blocks that one decode may take in one step."""
         self.has_policy = True
+        source = None if self.slo_control is None else self.slo_control.alone_source
+        logger.info(start_line(self.hygen_config, vllm_version, self.policy.value, source))
+        for remark in remarks(self.hygen_config, vllm_config.additional_config):
+            logger.warning("HyGen: %s", remark)
 
     @property
     def clock(self) -> Clock:
@@ -512,9 +516,9 @@ class HyGenScheduler(Scheduler):
         num_waiting = self.num_waiting_offline()
         line = self.offline_log.line(now_s, len(self.offline_ids) - num_waiting, num_waiting)
         if line is not None:
-            logger.info(line)
             if self.slo_control is not None:
-                logger.info("SLOs: %s", self.slo_control.controller.status())
+                line += f"; {self.slo_control.controller.status()}"
+            logger.info(line)
 
 
 class HyGenAsyncScheduler(HyGenScheduler, AsyncScheduler):

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreOutputs
@@ -14,6 +13,7 @@ from vllm.v1.request import Request
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.log_lines import engine_logger
 from hygen_vllm.slo.budget_controller import BudgetController, CompletedStep
 from hygen_vllm.slo.online_alone import EngineLimits
 from hygen_vllm.slo.reference import find_reference
@@ -22,7 +22,7 @@ from hygen_vllm.slo.step_terms import StepForecast
 from hygen_vllm.step_feedback import StepRecord, StepSample
 from hygen_vllm.step_plan import StepPlan
 
-logger = init_logger(__name__)
+logger = engine_logger()
 
 LONGEST_INTAKE_S = 60.0
 """A request that waited longer for the engine to look at it has a wrong time of arrival."""
@@ -47,8 +47,8 @@ class SloControl:
             slos, limits, config.slo_window_s, config.idle_step_s, logger.warning
         )
         self._last_intake_s = scheduler.clock()
-        source = "estimated while serving" if reference is None else reference.source
-        logger.info("SLOs %s; online alone: %s", ", ".join(config.targets), source)
+        self.alone_source = None if reference is None else reference.source
+        """Where online alone is known from; None: it is estimated."""
 
     def added(self, request: Request) -> None:
         """Note a new online request."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm import __version__ as vllm_version
-from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from hygen_vllm.config import HyGenConfig
@@ -15,8 +14,9 @@ from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_trace import TraceWriter
+from hygen_vllm.log_lines import engine_logger
 
-logger = init_logger(__name__)
+logger = engine_logger()
 
 _SHAPE = {
     "num_hidden_layers": "layers",

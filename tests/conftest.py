@@ -9,6 +9,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ["VLLM_CONFIGURE_LOGGING"] = "0"  # else pytest's caplog does not see its loggers
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 for name in ("HYGEN_CONFIG", "HYGEN_ALLOW_UNSUPPORTED_VLLM"):

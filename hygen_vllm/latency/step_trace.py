@@ -35,7 +35,7 @@ from hygen_vllm.latency.step_features import FEATURES, StepComposition
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vllm.hygen")
 
 FORMAT = "hygen-step-trace"
 VERSION = 1

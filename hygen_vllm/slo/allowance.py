@@ -9,8 +9,8 @@ saved before and what is still owed after: a fifth more than is allowed, at most
 
 The factor on what offline work may do is moved by what is saved or owed: at once by e for a span,
 and for good by e in five times that. Both are bounded, and the second rises only as far as what is
-allowed is taken: a quiet time or a target that does not bind leaves nothing behind. Beyond half of either
-bound the factor goes to 0 and to next to infinite, whatever it was.
+allowed is taken: a quiet time or a target that does not bind leaves nothing behind. Beyond half of
+either bound the factor goes to 0 and to next to infinite, whatever it was.
 """
 
 import math
@@ -24,9 +24,9 @@ OWED_SHARE = 1.0 / 5.0
 SPAN_SHARE = 1.0 / 30.0
 """The saving that multiplies the factor by e at once."""
 SETTLE_SPANS = 5.0
-"""Spans in which such a saving multiplies it by e for good. The account integrates what is taken, in
-proportion to the factor, so that both together are damped by half the root of this: above 4 they do
-not swing."""
+"""Spans in which such a saving multiplies it by e for good. The account integrates what is taken,
+in proportion to the factor, so that both together are damped by half the root of this: above 4 they
+do not swing."""
 LEAST_SETTLED, MOST_SETTLED = math.log(0.03), math.log(20.0)
 """What is right differs from what is expected by no more."""
 RESERVE_SHARE = 1.0 / 180.0
@@ -110,7 +110,7 @@ class Allowance:
         self._set(saved_s, max(0.0, now_s - before_s), spent)
 
     def _set(self, saved_s: float, passed_s: float, spent: float) -> None:
-        """Take in what is saved. A pause says no more than FLOW_S, a rise needs that it is spent."""
+        """Take in what is saved. A pause says no more than FLOW_S; what rises has to be spent."""
         self.saved_s = max(-OWED_SHARE * self._window_s, min(self.most_saved_s, saved_s))
         seen = min(passed_s, FLOW_S) / (SETTLE_SPANS * self._span_s)
         if self._lead > 0:

@@ -6,11 +6,13 @@ The subclass writes down which class each request got and what each step served.
 
 import asyncio
 import itertools
+import re
 from dataclasses import dataclass
 
 import pytest
 from openai import AsyncOpenAI
 
+from hygen_vllm import __version__
 from tests.support.recording_scheduler import RECORDING_SCHEDULER, read_records
 from tests.support.vllm_server import vllm_server
 
@@ -47,6 +49,10 @@ LABELS = {
         "online",
     ),
 }
+
+
+PREFIX = r"(?m)^.*%s \d\d-\d\d \d\d:\d\d:\d\d \[\S+:\d+\] "
+"""How vLLM begins a line of a level."""
 
 
 @dataclass(frozen=True)
@@ -248,3 +254,18 @@ def test_unknown_label_is_warned_about_once(server):
     with_client(server, lambda client: answer_all(client, server, asks))
     log = server.log.read_text(encoding="utf-8", errors="replace")
     assert 1 == log.count("has an unknown slo_class")
+    assert re.search(PREFIX % "WARNING" + "Request .*unknown-0.* has an unknown slo_class", log)
+
+
+def test_log_says_what_is_in_force_and_what_becomes_of_offline_work(server):
+    """Once at the start, and now and then while there is offline work, as vLLM writes its lines."""
+    asks = [Ask(f"logged-{i}", "offline", max_tokens=40) for i in range(2 * NUM_SLOTS)]
+    with_client(server, lambda client: answer_all(client, server, asks))
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    info = PREFIX % "INFO"
+    start = re.findall(info + rf"HyGen {re.escape(__version__)} on vLLM \d.*: mode slo, .*", log)
+    assert 1 == len(start)
+    assert "targets tbt_mean=+20%, ttft_mean=+20% (the default)" in start[0]
+    assert "offline: requests with slo_class offline or a priority above 0" in start[0]
+    lines = re.findall(info + "HyGen: .* offline requests running, .* waiting; .*tbt_mean.*", log)
+    assert lines

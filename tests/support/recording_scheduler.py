@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm import HyGenAsyncScheduler, HyGenScheduler
+from hygen_vllm import HyGenAsyncScheduler, HyGenScheduler, offline_log
 
 RECORD_ENV = "HYGEN_TEST_RECORD"
 RECORDING_SCHEDULER = "tests.support.recording_scheduler.RecordingScheduler"
+offline_log.LINE_EVERY_S = 0.5
 
 
 class RecordingScheduler(HyGenScheduler):

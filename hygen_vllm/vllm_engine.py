@@ -9,7 +9,7 @@ from typing import Any
 from vllm import __version__ as vllm_version
 from vllm.platforms import current_platform
 
-from hygen_vllm.config import HyGenConfig
+from hygen_vllm.config import ConfigError, HyGenConfig
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import load_profile
 from hygen_vllm.latency.step_cost import StepCost
@@ -60,10 +60,17 @@ def given_cost(config: HyGenConfig, vllm_config: Any) -> StepCost | None:
 
 
 def new_trace(config: HyGenConfig, vllm_config: Any, now_s: float) -> TraceWriter | None:
-    """Return where the steps of an engine are to be recorded, None for nowhere."""
+    """Return where the steps of an engine are to be recorded, None for nowhere.
+
+    A full disk keeps no engine from starting: it then records nothing, and says so.
+    """
     if config.trace is None:
         return None
-    trace = TraceWriter(config.trace, engine_info(vllm_config), config.trace_max_steps, now_s)
+    try:
+        trace = TraceWriter(config.trace, engine_info(vllm_config), config.trace_max_steps, now_s)
+    except ConfigError as error:
+        logger.warning("HyGen records no steps: %s", error)
+        return None
     logger.info("Recording up to %d steps in %s", config.trace_max_steps, trace.path)
     return trace
 

@@ -32,6 +32,7 @@ def register() -> None:
             return create(self, *args, **kwargs)
         with _one_line_errors():
             config = checked_settings(self.additional_config)
+            check_files(config)
             vllm_config = create(self, *args, **kwargs)
             if config.profile is not None:
                 from hygen_vllm.vllm_engine import given_cost
@@ -60,6 +61,20 @@ def checked_settings(additional_config: Any) -> "HyGenConfig":
 
     check_release(vllm.__version__)
     return HyGenConfig.load(additional_config)
+
+
+def check_files(config: "HyGenConfig") -> None:
+    """Raise ConfigError for a reference that cannot be used, or a trace that cannot be written."""
+    from hygen_vllm.latency.step_trace import check_trace_path
+    from hygen_vllm.slo.reference import find_reference
+    from hygen_vllm.slo.slo import Slo
+
+    reference = find_reference(config) if config.targets else None
+    if reference is not None:
+        for text in config.targets:
+            reference.resolved(Slo.parse(text))
+    if config.trace is not None:
+        check_trace_path(config.trace)
 
 
 @contextmanager

@@ -15,12 +15,15 @@ columns:
     visit           profiler only: steps measured in a row
 """
 
+import errno
 import gzip
 import io
+import itertools
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -83,11 +86,13 @@ class TraceWriter:
         max_steps: int,
         started_s: float,
     ) -> None:
-        self._file = _create(Path(path))
+        check_trace_path(path)
+        with _one_line_errors(path):
+            self._file = _open_new(Path(path).expanduser())
+            self._file.write(header(engine))
         self.path = Path(self._file.name)
         self._steps_left = max_steps
         self._started_s = started_s
-        self._file.write(header(engine))
 
     def record(self, step: TracedStep) -> None:
         """Append a step; does nothing once the file is full."""
@@ -154,25 +159,33 @@ def features_of(table: "pd.DataFrame") -> Any:
     return table[list(FEATURES)].to_numpy(dtype=np.float64)
 
 
-def _create(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        raise ConfigError(f"cannot write trace {path}: it is plain text; leave out .gz")
-    try:
-        path = path.expanduser()
+def check_trace_path(path: str | Path) -> None:
+    """Make the folder of a trace. Raises ConfigError if no file can be made there by anyone."""
+    with _one_line_errors(path):
+        path = Path(path).expanduser()
+        if path.suffix == ".gz":
+            raise ValueError("it is plain text; leave out .gz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _open_new(path)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextmanager
+def _one_line_errors(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot write trace {path}: {reason}") from None
 
 
-def _open_new(path: Path, number: int = 0) -> TextIO:
+def _open_new(path: Path) -> TextIO:
     """Open the first of NAME.csv, NAME.1.csv, ... that does not exist."""
-    name = path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
-    try:
-        return name.open("x", encoding="utf-8", buffering=1)
-    except FileExistsError:
-        return _open_new(path, number + 1)
+    for number in itertools.count():
+        name = path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
+        with suppress(FileExistsError):
+            return name.open("x", encoding="utf-8", buffering=1)
+    raise AssertionError(path)
 
 
 def _text(path: Path) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.latency import step_trace
 from hygen_vllm.latency.step_trace import read_trace
 from hygen_vllm.scheduler import MEASURE_EVERY
 from hygen_vllm.vllm_engine import engine_info
@@ -105,3 +106,17 @@ def test_closing_the_scheduler_closes_its_trace(tmp_path, is_async):
     engine.scheduler.shutdown()
     engine.serve("second")
     assert num_before == len(all_rows(tmp_path / "trace.csv"))
+
+
+def test_engine_starts_where_steps_cannot_be_recorded(tmp_path, monkeypatch, caplog):
+    """A disk may be full when an engine is started again; it serves all the same, and says so."""
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step_trace, "_open_new", full)
+    engine = TickingEngine(False, {"trace": str(tmp_path / "trace.csv")})
+    engine.serve("first")
+    assert 2 == len(engine.finished)
+    (line,) = (r.getMessage() for r in caplog.records if "records no steps" in r.getMessage())
+    assert line.endswith(f"cannot write trace {tmp_path / 'trace.csv'}: No space left on device")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.latency import step_trace
 from hygen_vllm.latency.step_features import FEATURES, StepComposition
 from hygen_vllm.latency.step_trace import (
     COLUMNS,
@@ -203,6 +204,25 @@ def test_existing_file_is_kept_and_the_next_free_name_taken(tmp_path: Path) -> N
     assert [tmp_path / f"trace.{number}.csv" for number in (1, 2, 3)] == written
     assert path.read_text(encoding="utf-8") == "mine"
     assert [1, 2, 3] == [len(read_trace(each)[1]) for each in written]
+
+
+def test_trace_after_any_number_of_restarts_is_made(tmp_path: Path) -> None:
+    """The next free name is found, however many are taken."""
+    path = tmp_path / "trace.csv"
+    path.touch()
+    for number in range(1, 1500):
+        (tmp_path / f"trace.{number}.csv").touch()
+    assert tmp_path / "trace.1500.csv" == _write(path, STEPS[:1])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk without room")
+def test_trace_on_a_disk_that_is_full_from_the_start_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line with the reason, whatever of it could be made."""
+    monkeypatch.setattr(step_trace, "_open_new", lambda _: open("/dev/full", "w", buffering=1))  # noqa: PTH123, SIM115
+    with pytest.raises(ConfigError, match="No space left on device"):
+        TraceWriter(tmp_path / "trace.csv", ENGINE, 100, started_s=0.0)
 
 
 def test_step_after_close_is_not_recorded(tmp_path: Path) -> None:

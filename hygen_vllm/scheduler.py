@@ -183,7 +183,7 @@ class HyGenScheduler(Scheduler):
         is_offline = self._classify(request)
         if is_offline:
             self.offline_ids.add(request.request_id)
-        self._kv_offloading.added(request, is_offline)
+        self._kv_offloading.added(request, is_offline, bool(self.offline_ids))
         self.leftovers.added(request, is_offline)
         if not is_offline:
             self._has_seen_online = True

@@ -115,6 +115,19 @@ def test_without_offline_all_is_as_in_stock_vllm(is_async):
     assert stock.worker.offloading.stored == hygen.worker.offloading.stored != {}
 
 
+def test_online_requests_go_to_the_tier_again_once_offline_work_is_gone(is_async):
+    """One offline request in the morning does not take the tier from all of the day."""
+    engine = engine_of(is_async)
+    engine.add(offline(0))
+    during = online(0)
+    engine.add(during)
+    engine.run()
+    after = online(1)
+    engine.add(after)
+    assert {"max_offload_tokens": 0} == during.kv_transfer_params
+    assert {"max_offload_tokens": after.num_prompt_tokens} == after.kv_transfer_params
+
+
 def test_limit_of_the_client_is_kept(is_async):
     """`max_offload_tokens` in kv_transfer_params decides, for online requests too."""
     engine = engine_of(is_async)

@@ -18,7 +18,7 @@ EXIT_LIMIT_S = 200.0
         ({"latency_budgets": 1}, ["latency_budgets", 'did you mean "latency_budget_s"']),
         pytest.param(
             {"slos": ["tbt_p99=+10%"], "slo_reference": "missing.json"},
-            ["missing.json", "no such file"],
+            ["missing.json", "No such file"],
             marks=pytest.mark.long,
         ),
         pytest.param("missing.yaml", ["missing.yaml", "No such file"], marks=pytest.mark.long),

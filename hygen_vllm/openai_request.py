@@ -20,6 +20,8 @@ CHUNK_CHARACTERS = 256
 MOST_CHUNKS = 256
 CHARACTERS_PER_TOKEN = 4.0
 DEFAULT_OUTPUT_TOKENS = 256
+MOST_OUTPUT_TOKENS = 10_000_000
+"""What a client says beyond that is not believed."""
 
 
 def problem_of(url: Any, body: Any) -> str:
@@ -67,8 +69,9 @@ class OpenAiRequest:
     def tokens(self) -> float:
         """About how many tokens it will have, prompt and output."""
         most = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
-        output_tokens = most if isinstance(most, int) else DEFAULT_OUTPUT_TOKENS
-        return len(self.text) / CHARACTERS_PER_TOKEN + output_tokens
+        if not isinstance(most, int) or not 0 < most <= MOST_OUTPUT_TOKENS:
+            most = DEFAULT_OUTPUT_TOKENS
+        return len(self.text) / CHARACTERS_PER_TOKEN + most
 
     def prefix_hashes(self) -> list[bytes]:
         """Return chained hashes of the text, one a chunk: equal ones stand for equal beginnings."""
@@ -85,7 +88,9 @@ class OpenAiRequest:
     def as_offline(self) -> "OpenAiRequest":
         """Return it labelled offline, to be answered at once."""
         labels = {**self.labels, LABEL_KEY: RequestClass.OFFLINE.value}
-        return OpenAiRequest(self.url, {**self.body, XARGS: labels, "stream": False})
+        body = {**self.body, XARGS: labels, "stream": False}
+        body.pop("stream_options", None)  # vLLM refuses them for what is no stream
+        return OpenAiRequest(self.url, body)
 
 
 def error_of(message: str, code: int, kind: str = "server_error") -> dict[str, Any]:

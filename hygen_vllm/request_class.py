@@ -8,6 +8,10 @@ from typing import Any
 
 LABEL_KEY = "slo_class"
 TENANT_KEY = "tenant"
+LONGEST_TENANT = 128
+"""Characters of a tenant's name."""
+OTHERS = "(others)"
+"""The tenant of requests whose own has no name, or is one too many."""
 
 
 class RequestClass(Enum):
@@ -43,9 +47,15 @@ class ClassRule:
 
 
 def tenant_of(extra_args: Mapping[str, Any] | None) -> str:
-    """Return the label of whom a request belongs to, "" without one; numbers are as their text."""
+    """Return the label of whom a request belongs to, "" without one; numbers are as their text.
+
+    What is no text or number, or too long, is no name: such requests belong to one tenant, OTHERS.
+    """
     label = extra_args.get(TENANT_KEY) if extra_args else None
-    return "" if label is None else str(label)
+    if label is None:
+        return ""
+    name = str(label) if isinstance(label, str | int | float) else OTHERS
+    return name if len(name) <= LONGEST_TENANT else OTHERS
 
 
 _CLASS_OF_LABEL = {each.value: each for each in RequestClass}

@@ -197,11 +197,12 @@ class HyGenScheduler(Scheduler):
         if request_class is None:
             self.num_unknown_labels += 1
             if self.num_unknown_labels == 1:
+                label = extra_args["slo_class"] if extra_args else None
                 logger.warning(
-                    "Request %s has an unknown slo_class %r; treated as online. Valid: online, "
-                    "offline. Further ones are only counted.",
+                    "Request %.100s has an unknown slo_class %.100s; treated as online. Valid: "
+                    "online, offline. Further ones are only counted.",
                     request.request_id,
-                    extra_args["slo_class"] if extra_args else None,
+                    repr(label),
                 )
         return request_class is RequestClass.OFFLINE and not request.resumable
 

@@ -9,10 +9,15 @@ under way: the job waits, longer each time that nothing was gained, and runs wha
 import json
 import logging
 import math
+import os
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -26,6 +31,8 @@ from hygen_vllm.ray_serving.offline_pool import NAME
 
 logger = logging.getLogger(__name__)
 
+TASKS = 2
+"""Processes that prepare requests, and as many that take their results, whatever their number."""
 ROWS_PER_CALL = 8
 """Results come back in groups of so many, when the last one is done."""
 WINDOW = 50_000
@@ -35,6 +42,8 @@ MOST_TRIES = 3
 """Of a request that fails for no fault of its own."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 CONNECT_LIMIT_S = STATUS_LIMIT_S = 5.0
+BEAT_EVERY_S = 2.0
+"""How often a process that waits for results says so."""
 MOST_FUTILE = 8
 """Passes in a row without a result, after which the job is given up."""
 
@@ -175,11 +184,11 @@ def add_results(dataset: Dataset, app_name: str = "default", concurrency: int = 
         concurrency=1,
         should_continue_on_error=True,
     )
-    light = {"num_cpus": 0.01}
+    light = {"num_cpus": 0.01, "concurrency": TASKS}
     processor = build_processor(
         config,
         builder_kwargs={},
-        preprocess=_as_call,
+        preprocess=partial(_as_call, job=_job_of_this_process(app_name)),
         postprocess=_as_result,
         preprocess_map_kwargs=light,
         postprocess_map_kwargs=light,
@@ -191,10 +200,30 @@ def add_results(dataset: Dataset, app_name: str = "default", concurrency: int = 
     return processor(dataset)
 
 
-def _as_call(row: dict[str, Any]) -> dict[str, Any]:
+@cache
+def _job_of_this_process(app_name: str) -> str:
+    """Return the name under which the pool of an application hears of this process from now on.
+
+    However this process ends, the pool drops what it left soon after.
+    """
+    job = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+    def beat() -> None:
+        while True:
+            with suppress(Exception):  # the pool may be restarting, or Ray not be there any more
+                handle = serve.get_deployment_handle(NAME, app_name)
+                handle.beat.remote(job).result(timeout_s=STATUS_LIMIT_S)
+            time.sleep(BEAT_EVERY_S)
+
+    threading.Thread(target=beat, name="hygen-job", daemon=True).start()
+    return job
+
+
+def _as_call(row: dict[str, Any], job: str) -> dict[str, Any]:
     body = row["body"]
     text = body if isinstance(body, str) else json.dumps(_without_nulls(body))
-    return {**row, "method": "run", "request_kwargs": {"url": row["url"], "body": text}}
+    call = {"url": row["url"], "body": text, "job": job}
+    return {**row, "method": "run", "request_kwargs": call}
 
 
 def _as_result(row: dict[str, Any]) -> dict[str, Any]:

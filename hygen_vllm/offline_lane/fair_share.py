@@ -18,6 +18,7 @@ from sortedcontainers import SortedDict
 
 from hygen_vllm.offline_lane.admission_order import AdmissionOrder, Waiting
 from hygen_vllm.offline_lane.prefix_tree import Hashes
+from hygen_vllm.request_class import OTHERS
 
 R = TypeVar("R")
 DEFAULT_TENANT = ""
@@ -25,7 +26,6 @@ DEFAULT_TENANT = ""
 TENANTS_SEARCHED = 8
 MOST_TENANTS = 64
 """Tenants without a weight that are told apart at a time; those that come then share OTHERS."""
-OTHERS = "(others)"
 OLDEST_EVERY = 7
 """After so many admissions by share one goes to whoever has waited longest beyond the bound."""
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
@@ -67,8 +68,9 @@ class HyGenIngress(OpenAiIngress):
     def _is_offline(self, body: Any, raw_request: Any) -> bool:
         priority = getattr(body, "priority", 0) or 0
         header = None if raw_request is None else raw_request.headers.get(PRIORITY_HEADER)
-        if header is not None and header.strip().lstrip("-").isdigit():
-            priority = int(header)
+        if header is not None:
+            with suppress(ValueError):  # then it says nothing, as to vLLM
+                priority = int(header)
         labels = getattr(body, XARGS, None)
         return self._class_rule.classify(labels, priority) is RequestClass.OFFLINE
 

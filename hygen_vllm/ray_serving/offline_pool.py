@@ -10,10 +10,11 @@ import itertools
 import json
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
 
-from hygen_vllm.fleet.work_pool import Work, WorkPool
+from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import Labels, QueueRules
 from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_of
@@ -21,9 +22,9 @@ from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_
 logger = logging.getLogger("ray.serve")
 
 NAME = "OfflinePool"
-MOST_LENT = 3
-"""Replicas that may die with a request before it is given up."""
 EXPIRE_EVERY_S = 1.0
+JOB_SILENT_S = 15.0
+"""A job that is not heard of for so long has ended, and nobody waits for its results."""
 MOST_WAITING = 100_000
 """Requests that Serve lets in; they wait here."""
 
@@ -38,16 +39,22 @@ class OfflinePool:
 
     def __init__(self, lease_s: float, order: OrderRules, weights: Mapping[str, float]) -> None:
         rules = QueueRules(order, weights)
-        self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, MOST_LENT, rules)
-        self._results: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, rules)
+        self._results: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._reports: dict[Hashable, Mapping[str, Any]] = {}
+        self._jobs: dict[str, float] = {}
+        """When each job was heard of last."""
+        self._job_of: dict[str, str] = {}
+        self._name = uuid.uuid4().hex
+        """Of this life of the pool: replicas may still work on what one before it lent."""
         self._ids = itertools.count()
         self._expiry: asyncio.Task[None] | None = None
 
     async def run(self, request: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
         """Yield one `result`, JSON: `response`, the body of an OpenAI response, or `error`.
 
-        Args: request: `url`, one of openai_request.URLS, and `body`, JSON.
+        Args: request: `url`, one of openai_request.URLS, and `body`, JSON; with `job` it is
+            dropped some time after the last `beat` of that.
         """
         if self._expiry is None:
             self._expiry = asyncio.create_task(self._expire())
@@ -57,20 +64,28 @@ class OfflinePool:
             yield {"result": json.dumps(error_of(problem, 400, INVALID))}
             return
         offline = OpenAiRequest(request["url"], body)
-        work_id = next(self._ids)
+        work_id = f"{self._name}-{next(self._ids)}"
         labels = Labels(
             tenant=offline.tenant, hashes=offline.prefix_hashes(), tokens=offline.tokens
         )
         result = self._results[work_id] = asyncio.get_running_loop().create_future()
+        if "job" in request:
+            await self.beat(request["job"])
+            self._job_of[work_id] = request["job"]
         self._pool.add(Work(work_id, offline, labels), time.monotonic())
         try:
             yield {"result": json.dumps(await result)}
         finally:  # also where nobody waits for it any more
-            self._pool.done(work_id, 0.0)
+            self._pool.cancel(work_id)
             self._results.pop(work_id, None)
+            self._job_of.pop(work_id, None)
+
+    async def beat(self, job: str) -> None:
+        """Note that a job is there, and waits for its results."""
+        self._jobs[job] = time.monotonic()
 
     async def take(
-        self, worker: str, doing: Sequence[int], most: int, report: Mapping[str, Any]
+        self, worker: str, doing: Sequence[str], most: int, report: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return work for a replica, and what of its work it may stop.
 
@@ -80,8 +95,7 @@ class OfflinePool:
             report: what its engine says, see LoadReport.answer.
         """
         self._reports[worker] = report
-        for lost in self._pool.reconcile(worker, set(doing)):
-            self._give_up(lost.request_id)
+        self._pool.reconcile(worker, set(doing))
         taken = self._pool.take(worker, most, time.monotonic())
         lent = self._pool.lent(worker)
         return {
@@ -89,15 +103,19 @@ class OfflinePool:
             "stop": [work_id for work_id in doing if work_id not in lent],
         }
 
-    async def finish(self, work_id: int, result: dict[str, Any], tokens: int) -> None:
-        """Pass a result on to whoever waits for it; the first one counts."""
-        if self._pool.done(work_id, tokens):
+    async def finish(self, worker: str, work_id: str, result: dict[str, Any], tokens: int) -> None:
+        """Pass a result on to whoever waits for it, if its replica holds the work."""
+        if self._pool.done(worker, work_id, tokens):
             self._answer(work_id, result)
 
-    async def give_back(self, worker: str, work_id: int) -> None:
+    async def give_back(self, worker: str, work_id: str) -> None:
         """Let another replica do what this one could not."""
         if not self._pool.give_back(worker, work_id):
-            self._give_up(work_id)
+            self._give_up(work_id, f"{MOST_FAILURES} times a replica failed with this request")
+
+    async def leave(self, worker: str) -> None:
+        """Let others do what a replica has that ends as it should."""
+        self._pool.leave(worker)
 
     async def status(self) -> dict[str, Any]:
         """Return how much is `waiting`, and of each of the `replicas` how much it is `doing` and
@@ -118,13 +136,24 @@ class OfflinePool:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_EVERY_S)
-            for work in self._pool.expire(time.monotonic()):
-                self._give_up(work.request_id)
+            now_s = time.monotonic()
+            message = f"{MOST_DEATHS} replicas ended while they worked on this request"
+            for work in self._pool.expire(now_s):
+                self._give_up(work.request_id, message)
+            self._drop_silent_jobs(now_s)
             for gone in self._reports.keys() - self._pool.workers.keys():
                 del self._reports[gone]
 
-    def _give_up(self, work_id: Any) -> None:
-        message = f"{MOST_LENT} replicas ended while they worked on this request"
+    def _drop_silent_jobs(self, now_s: float) -> None:
+        silent = {job for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}
+        for work_id in [work_id for work_id, job in self._job_of.items() if job in silent]:
+            self._pool.cancel(work_id)
+            self._answer(work_id, error_of("the job of this request has ended", 499))
+        for job in silent:
+            logger.warning("job %s has ended; what it left is dropped", job)
+            del self._jobs[job]
+
+    def _give_up(self, work_id: Any, message: str) -> None:
         logger.error("offline request %s: %s", work_id, message)
         self._answer(work_id, error_of(message, 500))
 

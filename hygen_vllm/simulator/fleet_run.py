@@ -139,7 +139,7 @@ class _FleetServing:
         self._router = make_router(fleet.router, seed)
         self._pulls = fleet.router == PULLED
         self._pool: WorkPool[tuple[LazyRequest, Any]] = WorkPool(
-            math.inf, 2, QueueRules(OrderRules(by_prefix=True))
+            math.inf, QueueRules(OrderRules(by_prefix=True))
         )
         self._maker = RequestMaker(block_size)
         self._block_size = block_size
@@ -233,7 +233,7 @@ class _FleetServing:
         goes_on = replica.virtual.turn(until_s)
         for request_id in replica.finished:
             if self._pulls:
-                self._pool.done(request_id, 0.0)
+                self._pool.cancel(request_id)
             self._router.completed(number)
         replica.finished.clear()
         if goes_on:

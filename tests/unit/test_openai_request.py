@@ -43,6 +43,13 @@ def test_offline_label_is_added():
     assert (False, "t") == (request.body["stream"], request.tenant)
 
 
+def test_options_of_a_stream_are_left_out() -> None:
+    """vLLM refuses them where the answer comes as a whole."""
+    request = chat("Hi", stream=True, stream_options={"include_usage": True})
+    assert "stream_options" not in request.as_offline().body
+    assert "stream_options" in request.body
+
+
 @pytest.mark.parametrize(
     ("body", "tokens"),
     [
@@ -50,6 +57,9 @@ def test_offline_label_is_added():
         ({"max_completion_tokens": 20, "max_tokens": 10}, 20),
         ({}, 256),
         ({"max_tokens": "many"}, 256),
+        ({"max_tokens": 1e300}, 256),
+        ({"max_tokens": -5}, 256),
+        ({"max_tokens": 10**30}, 256),
     ],
 )
 def test_tokens_are_estimated(body, tokens):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.request_class import ClassRule, RequestClass, tenant_of
+from hygen_vllm.request_class import OTHERS, ClassRule, RequestClass, tenant_of
 
 ONLINE, OFFLINE = RequestClass.ONLINE, RequestClass.OFFLINE
 BY_PRIORITY = ClassRule(offline_priority_above=0, default_class=ONLINE)
@@ -93,6 +93,10 @@ def test_classify_of_any_text_returns_the_class_it_names_or_none(
         ({"tenant": None}, ""),
         ({"tenant": "a b"}, "a b"),
         ({"tenant": 7}, "7"),
+        ({"tenant": "x" * 128}, "x" * 128),
+        ({"tenant": "x" * 129}, OTHERS),
+        ({"tenant": ["a"]}, OTHERS),
+        ({"tenant": 10**4000}, OTHERS),
     ],
 )
 def test_tenant_is_the_text_of_its_label(extra_args: dict[str, Any] | None, tenant: str) -> None:

@@ -117,9 +117,10 @@ def num_cached_blocks(scheduler: Scheduler, hashes: Sequence[BlockHash], most: i
 
 
 def extra_args(request: Request) -> dict[str, Any] | None:
-    """Return the labels of a request (vllm_xargs)."""
-    params = request.sampling_params or request.pooling_params
-    return getattr(params, "extra_args", None)
+    """Return the labels of a request (vllm_xargs); of a pooling request its extra_kwargs."""
+    if request.sampling_params is not None:
+        return request.sampling_params.extra_args
+    return getattr(request.pooling_params, "extra_kwargs", None)
 
 
 def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:

@@ -4,6 +4,8 @@
 import logging
 
 import pytest
+from vllm.pooling_params import PoolingParams
+from vllm.v1.request import Request
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN
@@ -46,6 +48,24 @@ def test_request_without_label_gets_the_default_class():
     """default_class decides where nothing else does."""
     requests = [make_request("a", PROMPT)]
     assert [True] == classes_of(requests, default_class="offline", offline_priority_above=3)
+
+
+def test_pooling_request_has_its_labels_where_it_can(monkeypatch):
+    """Embeddings and scores have no vllm_xargs; what LLM.embed passes on is read."""
+    requests = [
+        Request("a", PROMPT, None, PoolingParams(task="embed", extra_kwargs=extra), priority=n)
+        for n, extra in enumerate([None, {"slo_class": "offline"}, {"slo_class": "online"}])
+    ]
+    for number, request in enumerate(requests):
+        request.request_id = str(number)
+    assert [False, True, False] == classes_of(requests)
+
+
+def test_label_of_any_length_makes_a_short_line(caplog):
+    """The log is not the client's to fill."""
+    request = make_request("r" * 2_000_000, PROMPT, slo_class="x" * 2_000_000)
+    assert [False] == classes_of([request])
+    assert max(len(record.getMessage()) for record in caplog.records) < 500
 
 
 @pytest.mark.parametrize("label", ["Offline", " offline ", "ONLINE"])

@@ -49,11 +49,20 @@ class App:
     refused: str
     running: int
     up: Path
+    pool: Any = None
 
     @property
     def num_running(self) -> int:
         """Replicas that Serve says run."""
         return json.loads(self.up.read_text())["running"]
+
+    @property
+    def num_offline(self) -> int | None:
+        """Offline requests that wait or are lent; None while the pool does not answer."""
+        pool = json.loads(self.up.read_text())["pool"]
+        if pool is None:
+            return None
+        return pool["waiting"] + sum(each["doing"] for each in pool["replicas"].values())
 
     def scale(self, num_replicas: int) -> None:
         self.up.with_suffix(".replicas").write_text(str(num_replicas))

@@ -3,8 +3,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -14,6 +16,8 @@ from tests.ray_serving.conftest import RAY_ENVIRONMENT, TARGET
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 OFFLINE = {"vllm_xargs": {"slo_class": "offline"}}
 TOO_LONG = "word " * 600
+MOST_PROCESSES = 12
+"""Of a job, whatever its size."""
 
 
 def lines_of(path):
@@ -114,6 +118,27 @@ def test_batch_file_gets_one_result_a_row(app, tmp_path):
     again = lines_of(out)
     assert sorted(map(str, expected)) == sorted(str(row["custom_id"]) for row in again)
     assert [json.loads(line) for line in kept] == again[:12]
+
+
+def test_job_that_is_interrupted_leaves_no_work_and_few_processes(app, tmp_path):
+    """However many rows it has: Ctrl-C, and what waited for it is dropped within some seconds."""
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("\n".join(json.dumps(row) for row in batch_lines(400)) + "\n")
+    before = len(app.processes("ray::"))
+    job = app.batch(rows, "--out", out, wait=False)
+    deadline_s = time.monotonic() + 200.0
+    while not (out.exists() and len(lines_of(out)) >= 8):
+        assert job.poll() is None, job.communicate()[1]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+    assert len(app.processes("ray::")) - before <= MOST_PROCESSES
+    assert app.num_offline > 0
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60.0)
+    deadline_s = time.monotonic() + 60.0
+    while app.num_offline != 0:
+        assert time.monotonic() < deadline_s, app.num_offline
+        time.sleep(0.5)
 
 
 def test_dataset_gets_a_result_a_row(app):

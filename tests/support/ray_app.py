@@ -5,7 +5,8 @@
 
 When it is up it writes JSON to the file UP: `address` of the cluster, `url` of the endpoint,
 `refused`, what was said of replicas that ask for a GPU; and again each second, `running`, the
-replicas that run. A number in the file UP.replicas is how many there are to be from then on.
+replicas that run, and `pool`, what the pool says. A number in the file UP.replicas is how many
+there are to be from then on.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from hygen_vllm.batch_job.job import pool_status
 from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving import build_app
 from tests.support.processes import reserved_port
@@ -45,6 +47,7 @@ def keep_up(config, up, path):
         deployments = serve.status().applications["default"].deployments
         (servers,) = (d for name, d in deployments.items() if name.startswith("HyGenServer"))
         news = {**up, "running": servers.replica_states.get("RUNNING", 0)}
+        news["pool"] = pool_status("default")
         path.with_suffix(".new").write_text(json.dumps(news))
         path.with_suffix(".new").rename(path)
         time.sleep(1.0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hygen_vllm.config import HyGenConfig
+    from hygen_vllm.request_class import ClassRule
 
 
 def register() -> None:
@@ -38,6 +39,7 @@ def register() -> None:
                 from hygen_vllm.vllm_engine import given_cost
 
                 given_cost(config, vllm_config)
+        refuse_offline_beams(config.class_rule(vllm_config.scheduler_config.policy))
         return vllm_config
 
     create_engine_config.checks_hygen = True  # type: ignore[attr-defined]
@@ -61,6 +63,40 @@ def checked_settings(additional_config: Any) -> "HyGenConfig":
 
     check_release(vllm.__version__)
     return HyGenConfig.load(additional_config)
+
+
+def refuse_offline_beams(rule: "ClassRule") -> None:
+    """Let this process refuse beam search for offline requests.
+
+    vLLM makes a request of each beam and token, without the labels of the one that was sent: they
+    would be served as users' requests. Does nothing where no OpenAI endpoint is.
+    """
+    for name, kind in ENDPOINTS:
+        protocol = sys.modules.get(f"vllm.entrypoints.openai.{name}.protocol")
+        if protocol is not None:
+            _refuse_beams_of(getattr(protocol, kind), rule)
+
+
+ENDPOINTS = (("completion", "CompletionRequest"), ("chat_completion", "ChatCompletionRequest"))
+
+
+def _refuse_beams_of(kind: Any, rule: "ClassRule") -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    from hygen_vllm.request_class import RequestClass
+
+    whole = getattr(kind.to_beam_search_params, "__wrapped__", kind.to_beam_search_params)
+
+    @functools.wraps(whole)
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if rule.classify(self.vllm_xargs, self.priority) is RequestClass.OFFLINE:
+            raise VLLMValidationError(
+                "beam search cannot be offline: leave out use_beam_search or the label",
+                parameter="use_beam_search",
+            )
+        return whole(self, *args, **kwargs)
+
+    kind.to_beam_search_params = to_beam_search_params
 
 
 def check_files(config: "HyGenConfig") -> None:

@@ -242,13 +242,16 @@ class OfflineQueue(Generic[R]):
         self._now_s = now_s
         self._taken.clear()
         self._offered = None
+        is_blocked = self._held_for is not None
         for level in self._levels.values():
             level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
+            is_blocked |= bool(level.parked or level.set_aside)
         owed_s = min(0.0, self._order_left_s)
         self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
             self._order_inbox(least - self._num_in_order())
-        self._look_for_room(room)
+        if is_blocked:
+            self._look_for_room(room)
 
     def _look_for_room(self, room: Callable[[R], Start]) -> None:
         """Say who of those set aside has room now, and for whom all others have to wait."""

@@ -4,10 +4,15 @@
 import logging
 
 import pytest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import PoolingParams
 from vllm.v1.request import Request
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.request_class import ClassRule, RequestClass
+from hygen_vllm.vllm_plugin import refuse_offline_beams
 from tests.support.classes import HYGEN
 
 PROMPT = list(range(10))
@@ -91,3 +96,23 @@ def test_streaming_session_is_online():
     """A request that takes more input while it runs has somebody at the other end."""
     request = make_request("a", PROMPT, slo_class="offline", resumable=True)
     assert [False] == classes_of([request])
+
+
+@pytest.mark.parametrize("kind", [CompletionRequest, ChatCompletionRequest])
+def test_beam_search_is_refused_for_offline_requests(kind, monkeypatch):
+    """vLLM drops the labels of its beams. Told twice, with another rule, the last one holds."""
+    monkeypatch.setattr(kind, "to_beam_search_params", kind.to_beam_search_params)
+
+    def beams_of(**label):
+        prompt = {"prompt": "a"} if kind is CompletionRequest else {"messages": []}
+        request = kind(**prompt, model="m", use_beam_search=True, n=2, **label)
+        return request.to_beam_search_params(4, {}).beam_width
+
+    refuse_offline_beams(ClassRule(0, RequestClass.ONLINE))
+    assert 2 == beams_of()
+    assert 2 == beams_of(vllm_xargs={"slo_class": "online"}, priority=3)
+    for label in ({"vllm_xargs": {"slo_class": "offline"}}, {"priority": 1}):
+        with pytest.raises(VLLMValidationError, match="beam search cannot be offline"):
+            beams_of(**label)
+    refuse_offline_beams(ClassRule(None, RequestClass.ONLINE))
+    assert 2 == beams_of(priority=1)

@@ -10,6 +10,7 @@ from vllm.v1.request import RequestStatus
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.offline_grant import Refusal
 from hygen_vllm.offline_lane.offline_queue import ORDER_S
+from hygen_vllm.scheduler import ORDERING_SHARE
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine, expected_tokens
@@ -122,10 +123,9 @@ def test_request_that_waited_too_long_starts_next(is_async):
 def test_tenants_are_served_by_their_weights(is_async, weights, share):
     """Tokens within a tenth while both have work, however many requests they have."""
     engine = engine_of(is_async, {"tenant_weights": weights}, max_num_seqs=4)
-    for number in range(300):
-        engine.add(offline(number, number, tenant="a", max_tokens=2 + number % 9))
-    for number in range(300, 500):
-        engine.add(offline(number, number, tenant="b", max_tokens=2 + number % 5))
+    for number in sorted(range(500), key=lambda number: (number % 100, number)):
+        tenant, lengths = ("a", 9) if number < 300 else ("b", 5)
+        engine.add(offline(number, number, tenant=tenant, max_tokens=2 + number % lengths))
     served = Counter()
     tenant_of = {r: "a" if int(r.split("-")[2]) < 300 else "b" for r in engine.outputs}
     for _ in range(250):
@@ -400,14 +400,15 @@ def engine_with_a_backlog(is_async, count, max_tokens=2, **options):
 
 
 def test_putting_a_backlog_in_order_takes_a_fiftieth_of_the_steps(is_async):
-    """A thousand requests come at once; however long steps are, their order takes 2 % of them."""
+    """A thousand requests come at once; however long steps are, their order takes its share."""
     clock = SteppingClock()
     engine = engine_with_a_backlog(is_async, 1000, clock=clock, num_blocks=2000)
     waiting = engine.scheduler.waiting.offline
     started_s = clock.now_s
     while waiting.num_new:
         engine.step()
-    assert 1000 * ORDER_S == pytest.approx(0.02 * (clock.now_s - started_s), rel=0.1)
+    passed_s = clock.now_s - started_s
+    assert 1000 * ORDER_S == pytest.approx(ORDERING_SHARE * passed_s, rel=0.1)
 
 
 def test_batch_alone_fills_every_slot_in_its_first_step(is_async):
@@ -436,5 +437,5 @@ def test_order_is_timed_by_the_clock_of_the_scheduler(is_async):
     while queue.num_new > 25:
         engine.step()
         num_steps += 1
-    expected = 10 * 0.001 / (0.02 * STEP_S)
+    expected = 10 * 0.001 / (ORDERING_SHARE * STEP_S)
     assert 0.8 * expected <= num_steps <= 1.2 * expected

@@ -48,8 +48,9 @@ def _modules(folder: str, names: str) -> tuple[str, ...]:
 SERVES = (
     *_modules(
         "hygen_vllm",
-        "__init__ config kv_offloading kv_pace kv_reserve leftovers load_report offline_grant "
-        "offline_log offline_rate online_arrivals online_headroom open_step request_class "
+        "__init__ config kv_offloading kv_pace kv_reserve leftovers load_report log_lines "
+        "offline_grant offline_log offline_rate online_arrivals online_headroom open_step "
+        "policy_faults request_class "
         "room_maker scheduler slo_control step_feedback step_plan step_planner vllm_engine "
         "vllm_release vllm_view waiting_queue",
     ),
@@ -91,7 +92,7 @@ FITS = ("hygen_vllm/latency/*.py", "hygen_vllm/profiler/fit.py", *MODELS)
 """What makes prices of measured or modelled steps."""
 PROFILES = (
     *FITS,
-    "hygen_vllm/vllm_engine.py",
+    *_modules("hygen_vllm", "log_lines vllm_engine"),
     *_modules("hygen_vllm/profiler", "engine_flags kv_fill report run shape_runner"),
 )
 """What measures a real engine's steps."""

@@ -2,9 +2,14 @@
 """`hygen batch run`: a file of requests through an application, and what came of it."""
 
 import argparse
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -12,6 +17,9 @@ from tqdm import tqdm
 from hygen_vllm.batch_job.batch_file import BatchRow, bad_row, read_rows, result_row
 from hygen_vllm.batch_job.online_watch import OnlineWatch
 from hygen_vllm.batch_job.results_file import ResultsFile
+
+INTERRUPTED = 130
+"""Exit status."""
 
 
 @dataclass
@@ -41,9 +49,31 @@ def run_file(arguments: argparse.Namespace) -> None:
         skipped = len(wanted) - len(left)
         if skipped:
             sys.stderr.write(f"{skipped} of {len(wanted)} results are there already\n")
-        _send(left, output, arguments)
+        with _ends_at_once(output, arguments.out):
+            _send(left, output, arguments)
     finally:
         output.close()
+
+
+@contextmanager
+def _ends_at_once(output: ResultsFile, path: Path) -> Iterator[None]:
+    """Let Ctrl-C end this process at once: Ray would wait for what is under way.
+
+    The pool hears of it no more and drops that; each result that came is on disk.
+    """
+
+    def end(*_: Any) -> None:
+        sys.stderr.write(
+            f"\ninterrupted: {len(output.done)} results are in {path}; --resume goes on with it\n"
+        )
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str, Any]]:

@@ -135,7 +135,7 @@ def test_blocked_offline_requests_cost_bounded_time_and_hide_nobody(is_async):
     for i in range(500):
         engine.add(offline(i, lora=2))
     engine.add(offline(999))
-    for _ in range(30):
+    for _ in range(50):
         engine.step()
         assert len(engine.scheduler.deferred_waiting) <= 64
     assert "offline-999" in engine.finished

@@ -134,7 +134,9 @@ def test_job_that_is_interrupted_leaves_no_work_and_few_processes(app, tmp_path)
     assert len(app.processes("ray::")) - before <= MOST_PROCESSES
     assert app.num_offline > 0
     job.send_signal(signal.SIGINT)
-    job.communicate(timeout=60.0)
+    _, said = job.communicate(timeout=60.0)
+    assert 130 == job.returncode
+    assert f"results are in {out}; --resume goes on with it" in said
     deadline_s = time.monotonic() + 60.0
     while app.num_offline != 0:
         assert time.monotonic() < deadline_s, app.num_offline

@@ -2,7 +2,9 @@
 """Prints the releases under test; keeps vLLM quiet and off the network."""
 
 import gc
+import logging
 import os
+from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
@@ -14,6 +16,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 for name in ("HYGEN_CONFIG", "HYGEN_ALLOW_UNSUPPORTED_VLLM"):
     os.environ.pop(name, None)  # settings of whoever runs the tests
+
+
+@pytest.fixture(autouse=True)
+def level_of_vllm() -> Iterator[None]:
+    """Let vLLM's logger say after a test what it said before: simulations silence it."""
+    logger = logging.getLogger("vllm")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def pytest_collection_finish() -> None:

@@ -54,7 +54,9 @@ def test_result_has_exactly_the_documented_keys(simulated):
     assert STATISTICS == set(result["online"]["ttft_s"]) == set(result["online"]["tbt_s"])
     expected = {"finished", "tokens_per_s", "prefix_hit_rate", "preemptions"}
     assert expected == set(result["offline"])
-    assert [{"slo", "limit_s", "measured_s", "met"}] == [set(row) for row in result["slo"]]
+    (row,) = result["slo"]
+    assert {"slo", "limit_s", "measured_s", "met", "windows"} == set(row)
+    assert {"length_s", "count", "kept", "worst_of_limit"} == set(row["windows"])
     assert ("online-first", 3, 1.25) == (result["policy"], result["seed"], result["virtual_s"])
 
 
@@ -169,7 +171,8 @@ def test_slo_policy_hands_the_slos_to_the_scheduler(simulated, slo):
 def test_slo_of_a_class_that_is_not_served_is_unknown(simulated):
     """Neither met nor failed."""
     result, _ = simulated("--slo", "tbt_mean=+5%", "--slo", "ttft_p99=1s", policy="offline-only")
-    unknown = {"measured_s": None, "met": None}
+    windows = {"length_s": 900.0, "count": 0, "kept": 0, "worst_of_limit": None}
+    unknown = {"measured_s": None, "met": None, "windows": windows}
     assert {"slo": "tbt_mean=+5%", "limit_s": None, **unknown} == result["slo"][0]
     assert {"slo": "ttft_p99=1000ms", "limit_s": 1.0, **unknown} == result["slo"][1]
 

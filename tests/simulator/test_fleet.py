@@ -52,7 +52,7 @@ def test_same_seed_gives_the_same_result(tmp_path, router):
 
 def test_targets_are_relative_to_the_fleet(tmp_path):
     """To online requests alone on the same engines."""
-    result = run(tmp_path, "--replicas", "2", "--slo", "tbt_mean=+30%")
+    result = run(tmp_path, "--replicas", "2", "--slo", "tbt_mean=+30%", "--seconds", "40")
     assert "slo" == result["router"]
     assert result["slo"][0]["met"]
 

@@ -105,8 +105,8 @@ def test_run_without_a_mistake_keeps_all_laws():
 @pytest.mark.parametrize(
     ("cls", "law"),
     [
-        (Loses, "place: 6 arrived, 0 finished, 5 here"),
-        (Doubles, "place: 6 arrived, 0 finished, 7 here"),
+        (Loses, "place: 6 arrived, 0 finished, 0 withdrawn, 5 here"),
+        (Doubles, "place: 6 arrived, 0 finished, 0 withdrawn, 7 here"),
         (Leaks, "blocks: .* held and .* free of 399"),
         (FreesTwice, "blocks: .* held and .* free of 399"),
         (SkipsTokens, "going on: request online-0 had computed 16 tokens and goes on after 17"),

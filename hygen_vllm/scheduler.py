@@ -259,9 +259,7 @@ class HyGenScheduler(Scheduler):
     def _step_was_made(
         self, step: OpenStep | OnlineOnlyStep | None, output: SchedulerOutput, started_s: float
     ) -> None:
-        plan = None
-        if step is not None:
-            plan = self._close(step)
+        plan = None if step is None else self._close(step)
         if self._rate is not None:
             self._rate.started(self._num_started(output))
         size = StepSize(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
@@ -298,7 +296,7 @@ class HyGenScheduler(Scheduler):
         if len(self.kv_holding_waiting.offline):
             self._offer_kv_holding(room.blocks_left, is_busy=bool(arrivals), now_s=now_s)
         is_open = can_admit and not room.num_preempted
-        room_for = partial(self._room_for, room, self.running[:num_online])
+        room_for = partial(self._room_for, room, num_online)
         self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
         self._step = OpenStep(
             self,
@@ -328,7 +326,7 @@ class HyGenScheduler(Scheduler):
         is_open = blocks_left >= needed or not (self.running or is_busy)
         queue.start_step(is_open, now_s)
 
-    def _room_for(self, room: Room, online: list[Request], request: Request) -> Start:
+    def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""
         adapter = view.lora_id(request)
         is_later = False
@@ -340,8 +338,7 @@ class HyGenScheduler(Scheduler):
         blocks = self.kv_reserve.blocks_to_start(request)
         if blocks > room.blocks_left:
             is_later = True
-            offline = self.running[len(online) :]
-            freed = sum(view.num_unshared(self, each) for each in offline)
+            freed = sum(view.num_unshared(self, each) for each in self.running[num_online:])
             if self.kv_reserve.blocks_to_start_alone(request) > room.blocks_left + freed:
                 return Start.NOT
         return Start.LATER if is_later else Start.NOW

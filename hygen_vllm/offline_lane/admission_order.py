@@ -49,6 +49,10 @@ class OrderRules:
     utility_ratio: float = 1.0
     max_wait_s: float | None = None
 
+    def overdue_s(self, added_s: float, now_s: float) -> float:
+        """Return for how long a request has waited beyond the bound, 0 if it has not."""
+        return 0.0 if self.max_wait_s is None else max(0.0, now_s - added_s - self.max_wait_s)
+
     @classmethod
     def of(cls, config: HyGenConfig) -> "OrderRules":
         """Return the rules that settings ask for."""
@@ -152,10 +156,7 @@ class AdmissionOrder(Generic[R]):
 
         The order must not be empty.
         """
-        max_wait_s = self._rules.max_wait_s
-        if max_wait_s is None:
-            return 0.0
-        return max(0.0, now_s - self._oldest().added_s - max_wait_s)
+        return self._rules.overdue_s(self._oldest().added_s, now_s)
 
     def took(self, waiting: Waiting[R], now_s: float) -> None:
         """Note that the request which `next` returned is admitted, before it is removed."""
@@ -188,8 +189,7 @@ class AdmissionOrder(Generic[R]):
         return oldest
 
     def _is_overdue(self, waiting: Waiting[R], now_s: float) -> bool:
-        max_wait_s = self._rules.max_wait_s
-        return max_wait_s is not None and now_s - waiting.added_s > max_wait_s
+        return self._rules.overdue_s(waiting.added_s, now_s) > 0
 
     def _sharer(self) -> Waiting[R] | None:
         """Return a request that shares a prefix with the last one, while some may come along."""

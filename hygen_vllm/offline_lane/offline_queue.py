@@ -122,7 +122,7 @@ class _Level(Generic[R]):
         """Others may go before them."""
         self.has_room: Waiting[R] | None = None
         """One of those set aside for which there is room now."""
-        self._max_wait_s = math.inf if rules.order.max_wait_s is None else rules.order.max_wait_s
+        self._order = rules.order
         self.fresh: FairShare[R] = FairShare(
             rules.weights, lambda: AdmissionOrder(rules.order, rules.num_cached)
         )
@@ -138,7 +138,7 @@ class _Level(Generic[R]):
             return next(iter(self.parked.values()))
         if self.preempted:
             oldest = next(iter(self.preempted.values()))
-            is_overdue = now_s - oldest.added_s > self._max_wait_s
+            is_overdue = self._order.overdue_s(oldest.added_s, now_s) > 0
             return oldest if is_overdue else next(reversed(self.preempted.values()))
         return self.fresh.next(now_s)
 
@@ -279,8 +279,7 @@ class OfflineQueue(Generic[R]):
             self._held_for, self._held_has_room = waiting, found is Start.NOW
 
     def _is_overdue(self, waiting: Waiting[R]) -> bool:
-        max_wait_s = self._rules.order.max_wait_s
-        return max_wait_s is not None and self._now_s - waiting.added_s > max_wait_s
+        return self._rules.order.overdue_s(waiting.added_s, self._now_s) > 0
 
     def _pause(self) -> None:
         """Hold up nobody for a while."""

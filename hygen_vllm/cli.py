@@ -18,6 +18,7 @@ from typing import NoReturn
 from hygen_vllm import __version__
 from hygen_vllm.argument_types import count, positive
 from hygen_vllm.batch_job.arguments import add_batch
+from hygen_vllm.output_file import write_text
 from hygen_vllm.planner.arguments import add_plan
 from hygen_vllm.simulator.arguments import add_simulate
 from hygen_vllm.tuner.arguments import add_tune
@@ -255,7 +256,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
         return
     print(accuracy_table(figures))
     if arguments.json is not None:
-        Path(arguments.json).write_text(text, encoding="utf-8")
+        write_text(Path(arguments.json), text)
 
 
 def _add_report(commands: "argparse._SubParsersAction[OneLineParser]") -> None:

@@ -32,9 +32,21 @@ ORDERS = ("prefix", "fcfs")
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
 DEFAULT_TOLERANCE = 0.2
 
+_LONGEST_LINE = 600
+
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; one line with field, value, limit and remedy."""
+    """A setting that cannot be used; one line with field, value, limit and remedy.
+
+    Whatever a value holds, the line is printable and not too long: the middle of one that would be
+    is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = "".join(letter if letter.isprintable() else " " for letter in message)
+        if len(text) > _LONGEST_LINE:
+            text = f"{text[: _LONGEST_LINE // 2]} ... {text[-_LONGEST_LINE // 3 :]}"
+        super().__init__(text)
 
 
 @dataclass(frozen=True)
@@ -138,8 +150,7 @@ class HyGenConfig:
     """Steps after which recording ends; 200,000 take about 20 MB."""
 
     def __post_init__(self) -> None:
-        for field, kind in _field_types().items():
-            _check_type(field, getattr(self, field), kind)
+        check_types(self)
         _check_choice("mode", self.mode, (None, *MODES))
         _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
         _check_choice("offline_order", self.offline_order, ORDERS)
@@ -266,6 +277,13 @@ def check_keys(values: typing.Iterable[Any], kind: type) -> None:
             raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
 
 
+def check_types(settings: Any) -> None:
+    """Raise ConfigError for a field of a dataclass whose value is not of the type it says."""
+    types_of_fields = typing.get_type_hints(type(settings))
+    for each in dataclasses.fields(settings):
+        _check_type(each, getattr(settings, each.name), types_of_fields[each.name])
+
+
 def with_mode_off(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that YAML 1.1 has read: to it an unquoted off is false."""
     return {**values, "mode": "off"} if values.get("mode") is False else {**values}
@@ -315,21 +333,16 @@ def _check_yaml_keys(node: Any, path: str) -> None:
             _check_yaml_keys(value, path)
 
 
-def _field_types() -> dict[str, Any]:
-    return typing.get_type_hints(HyGenConfig)
-
-
-def _check_type(field: str, value: Any, kind: Any) -> None:
+def _check_type(field: "dataclasses.Field[Any]", value: Any, kind: Any) -> None:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     allowed = tuple(typing.get_origin(each) or each for each in kinds)
     accepted = (*allowed, int) if float in allowed else allowed
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join("null" if k is type(None) else _TYPE_NAMES[k] for k in allowed)
-        default = getattr(HyGenConfig, field)
-        raise ConfigError(
-            f"{field} must be {names}, got {value!r} ({_kind(value)}); "
-            f"leave it out for the default, {json.dumps(default)}"
-        )
+        remedy = ""
+        if field.default is not dataclasses.MISSING:
+            remedy = f"; leave it out for the default, {json.dumps(field.default)}"
+        raise ConfigError(f"{field.name} must be {names}, got {value!r} ({_kind(value)}){remedy}")
 
 
 def _check_slos(slos: list[str] | None) -> None:
@@ -374,7 +387,7 @@ _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     list: "a list of strings",
-    dict: "names with numbers",
+    dict: "key: value pairs",
     bool: "true or false",
 }
 

@@ -26,8 +26,8 @@ MOST_OUTPUT_TOKENS = 10_000_000
 
 def problem_of(url: Any, body: Any) -> str:
     """Return why there is no OpenAiRequest with such an endpoint and body, "" if there is."""
-    if url not in URLS:
-        return f"url must be one of {', '.join(URLS)}, got {url!r}"
+    if not isinstance(url, str) or url not in URLS:
+        return f"url must be one of {', '.join(URLS)}, got {url!r:.100}"
     return "" if isinstance(body, dict) else "body must be an object"
 
 

@@ -136,7 +136,7 @@ GROUPS = {
 }
 CHANGES_NOTHING = (
     "hygen_vllm/**/__init__.py",
-    *_modules("hygen_vllm", "argument_types cli"),
+    *_modules("hygen_vllm", "argument_types cli output_file"),
     "hygen_vllm/batch_job/*.py",
     "hygen_vllm/planner/arguments.py",
     "hygen_vllm/results/*.py",

@@ -7,6 +7,7 @@
 Source: OpenAI API reference, "Batch", request input and output objects.
 """
 
+import codecs
 import json
 import uuid
 from collections.abc import Iterable, Iterator
@@ -39,16 +40,17 @@ class DuplicateIdError(ValueError):
     """Two lines have one custom_id, so that no line of the output could be told from another."""
 
 
-def read_rows(lines: Iterable[str]) -> Iterator[BatchRow]:
-    """Yield the rows of an input file, the bad ones as well; empty lines are none.
+def read_rows(lines: Iterable[bytes]) -> Iterator[BatchRow]:
+    """Yield the rows of an input file in UTF-8, the bad ones as well; empty lines are none.
 
     Raises: DuplicateIdError.
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        text = line.removeprefix(codecs.BOM_UTF8).strip()
+        if not text:
             continue
-        row = parse_row(line, number)
+        row = parse_row(text, number)
         if row.custom_id is not None:
             if row.custom_id in seen:
                 raise DuplicateIdError(
@@ -59,11 +61,11 @@ def read_rows(lines: Iterable[str]) -> Iterator[BatchRow]:
         yield row
 
 
-def parse_row(line: str, number: int) -> BatchRow:
+def parse_row(line: bytes, number: int) -> BatchRow:
     """Return the row of a line, bad or not."""
     try:
-        values = json.loads(line)
-    except ValueError as error:
+        values = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         return BatchRow(number, None, None, f"not JSON: {error}")
     if not isinstance(values, dict):
         return BatchRow(number, None, None, "not an object")
@@ -78,7 +80,7 @@ def parse_row(line: str, number: int) -> BatchRow:
 
 def _problem(values: dict[str, Any]) -> str:
     if values.get("method", "POST") != "POST":
-        return f"method must be POST, got {values['method']!r}"
+        return f"method must be POST, got {values['method']!r:.100}"
     return problem_of(values.get("url"), values.get("body"))
 
 

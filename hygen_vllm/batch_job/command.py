@@ -40,7 +40,7 @@ def run_file(arguments: argparse.Namespace) -> None:
 
     The file is read whole before anything is sent: bad rows get their error at once.
     """
-    with arguments.input.open(encoding="utf-8") as lines:
+    with arguments.input.open("rb") as lines:
         rows = list(read_rows(lines))
     output = ResultsFile(arguments.out, resume=arguments.resume)
     try:

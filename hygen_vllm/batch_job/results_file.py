@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hygen_vllm.output_file import naming
+
 
 class ResultsFile:
     """An output file that is only ever added to.
@@ -36,13 +38,17 @@ class ResultsFile:
         self._file.close()
 
     def write(self, row: dict[str, Any]) -> bool:
-        """Add a result for good; False if there is one for its custom_id."""
+        """Add a result for good; False if there is one for its custom_id.
+
+        Raises: OSError that names the file; what of the line is there then is cut off on resuming.
+        """
         custom_id = row["custom_id"]
         if custom_id is not None and custom_id in self.done:
             return False
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._note(row)
         return True
 
@@ -59,7 +65,7 @@ class ResultsFile:
                     break
                 try:
                     self._note(json.loads(line))
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise ValueError(f"{self._path}, line {number}: not a result") from None
                 end += len(line)
         return end

@@ -9,6 +9,7 @@ import numpy as np
 from hygen_vllm.demo.measure import Window
 from hygen_vllm.demo.report import BIN_S, PolicyRun, tbt_samples, throughput
 from hygen_vllm.demo.workload import OFFLINE, ONLINE
+from hygen_vllm.output_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,8 @@ def draw(
     _draw_tbt(latency, runs, window, slo_tbt_p99_s)
     _draw_throughput(rate, runs, window)
     figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130)
     plt.close(figure)
 
 

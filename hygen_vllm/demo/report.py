@@ -16,6 +16,7 @@ from hygen_vllm.demo.measure import (
     token_gaps,
 )
 from hygen_vllm.demo.workload import OFFLINE, ONLINE
+from hygen_vllm.output_file import replacing
 
 SCHEMA_VERSION = 1
 BIN_S = 5.0
@@ -108,7 +109,7 @@ def to_json(settings: dict[str, Any], rows: list[PolicyFigures]) -> dict[str, An
 
 def write_csv(path: Path, runs: list[PolicyRun], window: Window) -> None:
     """Write the points behind the picture: online TBT samples, and tokens/s in bins of 5 s."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("policy", "class", "quantity", "time_s", "value"))
         for run in runs:

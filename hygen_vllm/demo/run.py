@@ -17,6 +17,7 @@ from hygen_vllm.demo.policies import ENGINE_SETTINGS, Policy
 from hygen_vllm.demo.report import PolicyRun, footnotes, format_table, to_json, write_csv
 from hygen_vllm.demo.streams import Terminal, engine_log
 from hygen_vllm.demo.workload import ONLINE, Workload, make_workload
+from hygen_vllm.output_file import write_text
 from hygen_vllm.workloads import data_dir
 from hygen_vllm.workloads.tokenizers import load_tokenizer
 
@@ -199,7 +200,7 @@ def _publish(
     if is_json_only:
         terminal.stdout.write(text)
     elif options.json_target is not None:
-        Path(options.json_target).write_text(text, encoding="utf-8")
+        write_text(Path(options.json_target), text)
 
 
 def _settings(options: DemoOptions, header: list[str]) -> dict[str, Any]:

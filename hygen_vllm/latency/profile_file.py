@@ -17,6 +17,7 @@ from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.file_errors import one_line_errors
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.output_file import write_text
 
 FORMAT = "hygen-profile"
 VERSION = 1
@@ -71,7 +72,7 @@ def save_profile(profile: Profile, folder: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=2) + "\n")
     return path
 
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hygen_vllm.output_file import replacing, write_text
+
 if TYPE_CHECKING:
     from hygen_vllm.planner.plan import Plan
     from hygen_vllm.planner.slot_job import SampledSlot
@@ -18,12 +20,12 @@ def write_plan(plan: "Plan", folder: Path, gpu_hour_price: float | None) -> str:
     """Write plan.json, report.md and, with matplotlib, plan.png; return the report's text."""
     text = plan_text(plan, gpu_hour_price)
     document = json.dumps(as_json(plan), indent=1) + "\n"
-    (folder / "plan.json").write_text(document, encoding="utf-8")
+    write_text(folder / "plan.json", document)
     try:
         _draw(plan, folder / "plan.png")
     except ModuleNotFoundError:
         text += "\nNo picture: it needs matplotlib (pip install 'hygen-vllm[plots]').\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -117,5 +119,6 @@ def _draw(plan: "Plan", path: Path) -> None:
     work.legend(frameon=False, loc="upper right")
     load.set_title(f"{', '.join(plan.slos)}: {plan.share:.0%} of the GPUs")
     figure.suptitle(plan.description, fontsize=9)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130)
     plt.close(figure)

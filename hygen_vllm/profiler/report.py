@@ -11,6 +11,7 @@ from hygen_vllm.latency.accuracy import masks_by_kind
 from hygen_vllm.latency.cost_fit import total_tokens
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.profile_file import save_profile
+from hygen_vllm.output_file import replacing, write_text
 from hygen_vllm.profiler.fit import FittedProfile
 
 COLOURS = {"decodes only": "tab:blue", "prefills only": "tab:orange", "both": "tab:green"}
@@ -26,7 +27,7 @@ def write_profile(fitted: FittedProfile, folder: Path) -> str:
         text += "\nNo picture: it needs matplotlib (pip install 'hygen-vllm[plots]').\n"
     else:
         text += "\n![predicted and measured step times](report.png)\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -106,5 +107,6 @@ def draw_report(fitted: FittedProfile, path: Path) -> None:
         f"{engine.model} on {engine.device}, {engine.dtype}: {fit['num_steps']} measured steps, "
         f"held-out MAPE {fit['mape']:.2%}, noise floor {floor}"
     )
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from hygen_vllm.config import ConfigError
 from hygen_vllm.latency.engine_info import EngineInfo
 from hygen_vllm.latency.step_trace import header, read_trace, row
+from hygen_vllm.output_file import naming, write_text
 from hygen_vllm.profiler.batch_shapes import NUM_STEPS, BatchShape, design
 
 WARM_UP_VISITS = 5
@@ -83,8 +84,10 @@ def measure(options: ProfileOptions) -> None:
             for visit in left:
                 if time.monotonic() > deadline_s:
                     break
-                file.write(_rows(visit, runner, shapes))
-                file.flush()
+                rows = _rows(visit, runner, shapes)
+                with naming(options.trace):
+                    file.write(rows)
+                    file.flush()
                 progress.update()
     except KeyboardInterrupt:
         print(f"{options.trace} is kept; run the same command to go on", file=sys.stderr)
@@ -105,7 +108,7 @@ def _start_or_resume(options: ProfileOptions, engine: EngineInfo) -> EngineInfo:
     """Begin the trace, or cut it after its last whole visit; return the engine it is of."""
     path = options.trace
     if not path.exists():
-        path.write_text(header(engine, _plan(options)), encoding="utf-8")
+        write_text(path, header(engine, _plan(options)))
         return engine
     begun, _ = read_trace(path)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -120,7 +123,7 @@ def _start_or_resume(options: ProfileOptions, engine: EngineInfo) -> EngineInfo:
         )
     done = _visits_done(path)
     rows = [line for line in lines[2:] if line.endswith("\n") and _visit_of(line) in done]
-    path.write_text("".join([*lines[:2], *rows]), encoding="utf-8")
+    write_text(path, "".join([*lines[:2], *rows]))
     return begun
 
 

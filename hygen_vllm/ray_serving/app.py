@@ -39,7 +39,8 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
         config = AppConfig.from_mapping(config)
     llm_config = _llm_config(config)
     if config.check_resources:
-        _check_resources(llm_config, config.num_replicas or 1)
+        given = config.num_replicas
+        _check_resources(llm_config, given if isinstance(given, int) else 1)
     scheduler_config = config.scheduler_config
     pool = serve.deployment(
         offline_pool.OfflinePool,

@@ -2,18 +2,23 @@
 """AppConfig: what of an application on Ray Serve can be set. Imports neither Ray nor vLLM."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys
+from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys, check_types
 from hygen_vllm.request_class import ClassRule
 
 SCHEDULER = "hygen_vllm.HyGenScheduler"
 OURS = ("scheduler_cls", "model", "served_model_name", "tensor_parallel_size")
 """Engine arguments that are set from fields of AppConfig."""
+
+AUTO = "auto"
+SECTIONS = ("engine", "deployment", "ingress", "env")
+"""Fields that hold key: value pairs."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class AppConfig:
     Args:
         model: name on a model hub, or a folder.
         model_id: the name by which clients ask for it; the last part of `model` if not given.
-        num_replicas: engines; `deployment` may have `autoscaling_config` instead (then None).
+        num_replicas: engines, or "auto" for Serve's autoscaling with its defaults; `deployment` may
+            have `autoscaling_config` instead (then None).
         hygen: settings of HyGenConfig for all replicas, or a YAML or JSON file with them, read
             here; not given: as HyGenConfig.load finds them here.
         engine: other arguments of vLLM's AsyncEngineArgs.
@@ -33,14 +39,14 @@ class AppConfig:
         placement_group_config: passed to ray.serve.llm.LLMConfig; None for its default.
         deployment: other options of the replicas' Serve deployment.
         ingress: other options of the endpoint's Serve deployment, of which there is one replica.
-        env: environment variables of the replicas.
+        env: environment variables of the replicas; numbers become text.
         lease_s: offline work of a replica that was not heard of for so long goes to another.
         check_resources: refuse at once what the cluster has not got; False where it grows.
     """
 
     model: str
     model_id: str | None = None
-    num_replicas: int | None = 1
+    num_replicas: int | str | None = 1
     hygen: dict[str, Any] | str | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     tensor_parallel_size: int = 1
@@ -54,28 +60,51 @@ class AppConfig:
     check_resources: bool = True
 
     def __post_init__(self) -> None:
+        for name in SECTIONS:
+            if getattr(self, name) is None:  # everything in it commented out
+                object.__setattr__(self, name, {})
+        check_types(self)
+        object.__setattr__(self, "env", {name: _text(name, self.env[name]) for name in self.env})
         if not self.model:
             raise ConfigError("model must be a name on a model hub or a folder, got nothing")
-        if self.num_replicas is not None and self.num_replicas < 1:
-            raise ConfigError(f"num_replicas must be >= 1, got {self.num_replicas}")
-        if self.num_replicas is None and "autoscaling_config" not in self.deployment:
-            raise ConfigError("num_replicas null needs autoscaling_config in deployment")
-        if self.tensor_parallel_size < 1:
-            raise ConfigError(f"tensor_parallel_size must be >= 1, got {self.tensor_parallel_size}")
+        self._check_replicas()
         if self.on_cpu and self.accelerator_type is not None:
             raise ConfigError(
                 f"accelerator_type {self.accelerator_type} has no effect with on_cpu; remove one"
             )
+        self._check_engine()
+        if not 0 < self.lease_s < math.inf:
+            raise ConfigError(f"lease_s must be > 0 and finite, got {self.lease_s}")
+        self.scheduler_config  # noqa: B018 - raises what is wrong with it
+
+    def _check_replicas(self) -> None:
+        given = self.num_replicas
+        if isinstance(given, str) and given != AUTO:
+            raise ConfigError(
+                f'num_replicas must be a whole number, "{AUTO}" or null, got {given!r:.80}'
+            )
+        if isinstance(given, int) and given < 1:
+            raise ConfigError(f"num_replicas must be >= 1, got {given}")
+        if given is None and "autoscaling_config" not in self.deployment:
+            raise ConfigError("num_replicas null needs autoscaling_config in deployment")
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(f"tensor_parallel_size must be >= 1, got {self.tensor_parallel_size}")
+
+    def _check_engine(self) -> None:
         for name in OURS:
             if name in self.engine:
                 raise ConfigError(f"engine: {name} is set by this application; remove it")
-        if not self.lease_s > 0:
-            raise ConfigError(f"lease_s must be > 0, got {self.lease_s}")
-        self.scheduler_config  # noqa: B018 - raises what is wrong with it
+        additional = self.engine.get("additional_config", {})
+        if not isinstance(additional, Mapping):
+            raise ConfigError(
+                f"engine: additional_config must be key: value pairs, got {additional!r:.80}"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "AppConfig":
         """Return the configuration in the `args` of a Serve config file."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"args must hold key: value pairs, got {values!r:.80}")
         check_keys(values, cls)
         if "model" not in values:
             raise ConfigError("model is missing: a name on a model hub or a folder")
@@ -113,3 +142,12 @@ class AppConfig:
             "tensor_parallel_size": self.tensor_parallel_size,
             "additional_config": additional,
         }
+
+
+def _text(name: Any, value: Any) -> str:
+    """Return the value of an environment variable. Raises ConfigError."""
+    if not isinstance(name, str) or not isinstance(value, str | int | float):
+        raise ConfigError(f"env: {name} must be a string, got {value!r:.80}")
+    if isinstance(value, bool):
+        raise ConfigError(f"env: {name} must be a string, got {value!r}; quote what is meant")
+    return str(value)

@@ -23,7 +23,7 @@ from ray.serve.llm.openai_api_models import (
     ErrorResponse,
 )
 
-from hygen_vllm.openai_request import URLS, XARGS, error_of
+from hygen_vllm.openai_request import INVALID, URLS, XARGS, error_of
 from hygen_vllm.request_class import ClassRule, RequestClass
 
 logger = logging.getLogger("ray.serve")
@@ -31,6 +31,7 @@ logger = logging.getLogger("ray.serve")
 PRIORITY_HEADER = "x-vllm-priority"
 RESPONSES = {"chat": ChatCompletionResponse, "completions": CompletionResponse}
 URL_OF = {method: url for url, method in URLS.items()}
+BAD_REQUEST = 400
 RETRY_AFTER_S = 2.0
 """A replica whose engine is dead has ended itself by then."""
 
@@ -75,10 +76,12 @@ class HyGenIngress(OpenAiIngress):
         return self._class_rule.classify(labels, priority) is RequestClass.OFFLINE
 
     async def _through_pool(self, body: Any, call_method: str) -> Any:
-        request = {
-            "url": URL_OF[call_method],
-            "body": body.model_dump_json(exclude_unset=True),
-        }
+        try:
+            text = body.model_dump_json(exclude_unset=True)
+        except ValueError as error:  # nested deeper than pydantic goes
+            message = f"an offline request must be plain JSON: {error}"
+            return ErrorResponse(**error_of(message, BAD_REQUEST, INVALID))
+        request = {"url": URL_OF[call_method], "body": text}
         async for answer in self._pool.run.remote(request):
             result = json.loads(answer["result"])
             if "error" in result:

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from hygen_vllm.output_file import write_text
 from hygen_vllm.results.page import report_page
 from hygen_vllm.results.result_file import read_results
 
@@ -18,5 +19,5 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
         raise ValueError(f"--out must name a file in a folder that exists, got {out}")
     if out in paths:
         raise ValueError(f"--out must not be one of the results, got {out}")
-    out.write_text(report_page(read_results(list(paths))), encoding="utf-8")
+    write_text(out, report_page(read_results(list(paths))))
     return out

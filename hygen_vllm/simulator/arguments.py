@@ -53,7 +53,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online",
         metavar="FILE|NAME",
-        help="Azure CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, diurnal, "
+        help="Azure or BurstGPT CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, diurnal, "
         "on-off, spike",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hygen_vllm.config import HyGenConfig, with_mode_off
+from hygen_vllm.output_file import write_text
 from hygen_vllm.simulator.figures import WINDOW_S, Latencies, result_of, slo_results
 from hygen_vllm.simulator.fleet_figures import FleetRuns
 from hygen_vllm.simulator.fleet_run import PULLED, Fleet, simulate_fleet
@@ -19,7 +20,7 @@ from hygen_vllm.simulator.options import (
     load_engine,
     load_workloads,
 )
-from hygen_vllm.simulator.policies import Policy, PolicyInput, find_policy
+from hygen_vllm.simulator.policies import POLICIES, Policy, PolicyInput, find_policy
 from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.simulation import Requests, Run, progress_bar, simulate
 from hygen_vllm.slo.slo import Slo
@@ -39,7 +40,7 @@ def run_simulate(options: SimulateOptions) -> None:
     if options.json == "-":
         print(text, end="")
     else:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def simulated_result(options: SimulateOptions) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     policy = find_policy(options.policy)
     slos = [Slo.parse(text) for text in options.slo]
     breaks = breaks_between(options.offline_stretches)
-    _settings(options, policy, ())  # what is wrong is said before minutes have passed
+    settings = _settings(options, policy, slos)  # first: what is wrong is said at once
     _note_what_has_no_effect(options, policy)
     engine = load_engine(options)
     online, offline = load_workloads(options, policy)
@@ -57,7 +58,6 @@ def simulated_result(options: SimulateOptions) -> dict[str, Any]:
     if num_shortened:
         _say(f"{num_shortened} requests were cut to {engine.info.max_model_len} tokens")
     alone = _served_alone(options, engine, policy, slos, requests)
-    settings = _settings(options, policy, slos)
     run = _run(options, engine, policy, settings, requests)
     latencies = _latencies_of(run)
     details = {
@@ -103,8 +103,20 @@ def _latencies_of(run: Run | FleetRuns) -> Latencies:
 def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:
     """Return the settings of a policy's scheduler. Raises ValueError, ConfigError."""
     settings = policy.settings(replace(_policy_input(options), slos=slos))
-    settings.update(with_mode_off(dict(options.setting)) if policy.is_hygen else {})
-    HyGenConfig.from_mapping(settings, "--setting")
+    given = with_mode_off(dict(options.setting)) if policy.is_hygen else {}
+    for name in settings.keys() & given.keys():
+        if settings[name] != given[name]:
+            raise ValueError(
+                f"--setting {name}={given[name]} contradicts --policy {policy.name} and its flags, "
+                f"which set it to {settings[name]}; leave out one"
+            )
+    settings.update(given)
+    mode = HyGenConfig.from_mapping(settings, "--setting").gate_mode
+    if policy.is_hygen and mode not in policy.modes:
+        other = next(each.name for each in POLICIES if each.is_hygen and mode in each.modes)
+        raise ValueError(
+            f"--setting makes this mode {mode}, which is --policy {other}, not {policy.name}"
+        )
     return settings
 
 

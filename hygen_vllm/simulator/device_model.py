@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hygen_vllm.latency.file_errors import one_line_errors
+from hygen_vllm.output_file import write_text
 from hygen_vllm.simulator.step_work import StepWork
 
 FORMAT = "hygen-device-model"
@@ -95,7 +96,7 @@ def save_device(device: DeviceModel, folder: Path, notes: str) -> None:
     """Write a device model into a profile's folder; `notes` say where it comes from."""
     document = {"format": FORMAT, "version": VERSION, "notes": notes, **asdict(device)}
     path = folder / FILE_NAME
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document) + "\n")
 
 
 def load_device(folder: str | Path) -> DeviceModel:

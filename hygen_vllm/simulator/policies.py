@@ -30,6 +30,7 @@ class Policy:
 
     Args:
         settings: fields of HyGenConfig; used by HyGen's scheduler only.
+        modes: those of HyGenConfig that go by this policy's name.
         vllm_policy: vLLM's own --scheduling-policy.
     """
 
@@ -40,6 +41,7 @@ class Policy:
     has_offline: bool = True
     vllm_policy: str = "fcfs"
     settings: Callable[[PolicyInput], dict[str, Any]] = _no_settings
+    modes: tuple[str, ...] = ("off",)
 
     def scheduler_class(self, is_async: bool) -> "type[Scheduler]":
         """Return the class of the scheduler."""
@@ -95,8 +97,9 @@ POLICIES = (
         "HyGen with a fixed latency budget (the paper's)",
         is_hygen=True,
         settings=_fixed_budget,
+        modes=("fixed",),
     ),
-    Policy("slo", "HyGen with SLOs", is_hygen=True, settings=_slo),
+    Policy("slo", "HyGen with SLOs", is_hygen=True, settings=_slo, modes=("slo", "tolerance")),
 )
 NAMES = tuple(policy.name for policy in POLICIES)
 

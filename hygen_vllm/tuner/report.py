@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hygen_vllm.output_file import replacing, write_text
 from hygen_vllm.slo.budget_search import TriedBudget
 from hygen_vllm.slo.reference import FILE_NAME
 from hygen_vllm.slo.slo import LatencyStats
@@ -33,13 +34,13 @@ def write_report(tuning: "Tuning", folder: Path) -> str:
         old.unlink(missing_ok=True)
     if best is not None:
         lines = ["mode: fixed", f"latency_budget_s: {best.budget_s:.6g}", ""]
-        settings.write_text("\n".join(lines), encoding="utf-8")
+        write_text(settings, "\n".join(lines))
         text += f"\nServe with it: HYGEN_CONFIG={settings}\n"
     try:
         _draw(tuning, picture)
     except ModuleNotFoundError:
         text += "No picture: it needs matplotlib (pip install 'hygen-vllm[plots]').\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -119,7 +120,7 @@ def _finite(value: float) -> float | None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _draw(tuning: "Tuning", path: Path) -> None:
@@ -150,5 +151,6 @@ def _draw(tuning: "Tuning", path: Path) -> None:
         if tuning.result.best is not None:
             axes.axvline(1e3 * tuning.result.best.budget_s, color=MET_COLOUR, linestyle=":")
     figure.suptitle(f"{', '.join(map(str, tuning.slos))}: {tuning.description}", fontsize=10)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130)
     plt.close(figure)

@@ -27,10 +27,9 @@ from hygen_vllm.workloads.arrivals import Arrival, at_times, cut, thin
 from hygen_vllm.workloads.few_shot import gsm8k_requests, mmlu_requests
 from hygen_vllm.workloads.tokenizers import Tokenizer
 from hygen_vllm.workloads.trace_files import (
-    AZURE_COLUMNS,
-    LENGTHS_COLUMNS,
-    first_line,
+    kind_of,
     read_azure_csv,
+    read_burstgpt_csv,
     read_lengths_csv,
     read_mooncake_jsonl,
     read_prompts_jsonl,
@@ -164,18 +163,15 @@ def _path(what: str, known: dict[str, Path], names: tuple[str, ...]) -> Path | N
 
 
 def _read(path: Path, tokenizer: Tokenizer, seed: int) -> list[Arrival]:
-    """Read a file of any of the known kinds, which its first line tells."""
-    line = first_line(path)
-    is_json = line.startswith("{")
-    if is_json and '"hash_ids"' in line:
-        return read_mooncake_jsonl(path, seed)
-    if is_json:
-        return read_prompts_jsonl(path, tokenizer)
-    if AZURE_COLUMNS[0] in line:
-        return read_azure_csv(path)
-    if LENGTHS_COLUMNS[0] in line:
-        return read_lengths_csv(path)
-    raise ValueError(
-        f"{path}:1: neither an Azure CSV ({','.join(AZURE_COLUMNS)}), a CSV of lengths "
-        f"({','.join(LENGTHS_COLUMNS)}), a Mooncake JSONL nor a JSONL of prompts"
-    )
+    """Read a file of any of the known kinds."""
+    match kind_of(path):
+        case "azure":
+            return read_azure_csv(path)
+        case "burstgpt":
+            return read_burstgpt_csv(path, seed)
+        case "lengths":
+            return read_lengths_csv(path)
+        case "mooncake":
+            return read_mooncake_jsonl(path, seed)
+        case _:
+            return read_prompts_jsonl(path, tokenizer)

@@ -3,21 +3,26 @@
 
 Azure CSV        TIMESTAMP, ContextTokens, GeneratedTokens (Azure/AzurePublicDataset, CC-BY-4.0;
                  Splitwise, ISCA 2024)
-Mooncake JSONL   timestamp (ms), input_length, output_length, hash_ids: names of the prompt's
-                 blocks of 512 tokens (kvcache-ai/Mooncake, Apache-2.0; FAST 2025)
+BurstGPT CSV     Timestamp (s), Request tokens, Response tokens: 0 where the request failed, and
+                 left out here (HPMLL/BurstGPT, CC-BY-4.0; KDD 2025)
+Mooncake JSONL   timestamp (ms), input_length, output_length, and hash_ids or not: names of the
+                 prompt's blocks of 512 tokens (kvcache-ai/Mooncake, Apache-2.0; FAST 2025)
 lengths CSV      num_prefill_tokens, num_decode_tokens (project-etalon/etalon, Apache-2.0); all
                  requests are there from the start
 prompts JSONL    {"prompt": TEXT or token ids, "output_tokens": N}, or lines of an OpenAI batch
                  file; all requests are there from the start. {"vllm_xargs": {"tenant": NAME}} is
                  read, as a server reads it
+
+The columns of a CSV may be in any order, with others between them, and its counts may be written as
+374.0.
 """
 
 import csv
 import json
-import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +34,16 @@ from hygen_vllm.workloads.prompt_tokens import TRACE_BLOCK_TOKENS, SharedBlocks,
 from hygen_vllm.workloads.tokenizers import Tokenizer
 
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+BURSTGPT_COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
 LENGTHS_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
+CSV_KINDS = {"azure": AZURE_COLUMNS, "burstgpt": BURSTGPT_COLUMNS, "lengths": LENGTHS_COLUMNS}
 MOONCAKE_TICK_S = 3.0
+BURSTGPT_TICK_S = 1.0
+ON_GRID = 0.01
+"""Share of a tick by which timestamps miss the grid at most."""
+LONGEST_TRACE_S = 10 * 365 * 86400.0
+"""A longer one has a wrong timestamp."""
+LARGEST_TIMESTAMP = 1e15
 DEFAULT_OUTPUT_TOKENS = 128
 """Where a prompt comes without a number of output tokens."""
 
@@ -51,9 +64,10 @@ def read_azure_csv(path: Path) -> list[Arrival]:
 
     Raises: ValueError with file and line if a row cannot be read, or if there is none.
     """
-    stamped = sorted(_csv_items(path, AZURE_COLUMNS, _azure_request), key=lambda pair: pair[0])
-    first = stamped[0][0]
-    return [replace(item, time_s=(stamp - first).total_seconds()) for stamp, item in stamped]
+    stamped = _csv_items(path, AZURE_COLUMNS, _azure_request)
+    first = min(stamp for stamp, _ in stamped)
+    requests = [replace(item, time_s=(stamp - first).total_seconds()) for stamp, item in stamped]
+    return _from_zero(requests, path)
 
 
 def _azure_request(row: list[str]) -> tuple[datetime, Arrival]:
@@ -62,36 +76,81 @@ def _azure_request(row: list[str]) -> tuple[datetime, Arrival]:
     stamp = datetime.fromisoformat(_NANOSECONDS.sub(r"\1", row[0].strip()))
     if stamp.tzinfo is None:
         stamp = stamp.replace(tzinfo=UTC)
-    return stamp, _request(0.0, int(row[1]), int(row[2]))
+    return stamp, _request(0.0, _number(row[1]), _number(row[2]))
+
+
+def read_burstgpt_csv(path: Path, seed: int) -> list[Arrival]:
+    """Return the requests of a BurstGPT trace in order of time, the first at 0 s.
+
+    Its timestamps are whole seconds, over which the requests are spread, seeded. Raises as
+    read_azure_csv.
+    """
+    requests = [each for each in _csv_items(path, BURSTGPT_COLUMNS, _burstgpt_request) if each]
+    if not requests:
+        raise ValueError(f"{path}: no request with a response")
+    return _spread(_from_zero(requests, path), BURSTGPT_TICK_S, seed)
+
+
+def _burstgpt_request(row: list[str]) -> Arrival | None:
+    time_s, prompt_tokens, output_tokens = map(_number, row)
+    return _request(_time(time_s, "s"), prompt_tokens, output_tokens) if output_tokens else None
 
 
 def read_lengths_csv(path: Path) -> list[Arrival]:
     """Return the requests of a file of lengths, in its order. Raises as read_azure_csv."""
     return _csv_items(
-        path, LENGTHS_COLUMNS, lambda row: _request(0.0, float(row[0]), float(row[1]))
+        path, LENGTHS_COLUMNS, lambda row: _request(0.0, _number(row[0]), _number(row[1]))
     )
 
 
-def read_mooncake_jsonl(path: Path, seed: int) -> list[Arrival]:
-    """Return the requests of a Mooncake trace in order of time, the first tick at 0 s.
+def _number(text: str) -> float:
+    """Return a number as CSV files have it; a large whole one exactly."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
-    Its timestamps lie on a grid of 3 seconds, so that 90 % of the gaps would be zero: the requests
-    of a tick are spread over its 3 seconds, seeded. Prompts share tokens as their hash ids say.
-    Raises as read_azure_csv.
+
+def read_mooncake_jsonl(path: Path, seed: int) -> list[Arrival]:
+    """Return the requests of a Mooncake trace in order of time, the first at 0 s.
+
+    Mooncake's own timestamps lie on a grid of 3 seconds, so that 90 % of the gaps would be zero:
+    the requests of a tick are spread over its 3 seconds, seeded. Prompts share tokens as their hash
+    ids say. Raises as read_azure_csv.
     """
-    rng = random.Random(seed)
-    requests = sorted(_jsonl_items(path, _mooncake_request), key=lambda item: item.time_s)
+    requests = _jsonl_items(path, _mooncake_request)
+    return _spread(_from_zero(requests, path), MOONCAKE_TICK_S, seed)
+
+
+def _from_zero(requests: list[Arrival], path: Path) -> list[Arrival]:
+    """Return requests in order of time, the first at 0 s. Raises ValueError."""
+    requests = sorted(requests, key=lambda item: item.time_s)
     first_s = requests[0].time_s
-    spread = [
-        replace(item, time_s=item.time_s - first_s + rng.uniform(0.0, MOONCAKE_TICK_S))
-        for item in requests
-    ]
+    span_s = requests[-1].time_s - first_s
+    if span_s > LONGEST_TRACE_S:
+        raise ValueError(
+            f"{path}: its requests lie {span_s / (365 * 86400):.4g} years apart; is a timestamp "
+            "wrong, or in another unit?"
+        )
+    return [replace(item, time_s=item.time_s - first_s) for item in requests]
+
+
+def _spread(requests: list[Arrival], tick_s: float, seed: int) -> list[Arrival]:
+    """Return requests that came in crowds on a grid of time spread over its ticks; else as is."""
+    times_s = {item.time_s for item in requests}
+    is_on_grid = all(abs(time_s / tick_s - round(time_s / tick_s)) < ON_GRID for time_s in times_s)
+    if len(times_s) == len(requests) or not is_on_grid:
+        return requests
+    rng = random.Random(seed)
+    spread = [replace(item, time_s=item.time_s + rng.uniform(0.0, tick_s)) for item in requests]
     return sorted(spread, key=lambda item: item.time_s)
 
 
 def _mooncake_request(row: Any) -> Arrival:
+    request = _request(_time(row["timestamp"], "ms"), row["input_length"], row["output_length"])
+    if "hash_ids" not in row:
+        return request
     names = tuple(map(_name, row["hash_ids"]))
-    request = _request(_seconds(row["timestamp"]), row["input_length"], row["output_length"])
     num_blocks = -(-request.prompt_tokens // TRACE_BLOCK_TOKENS)
     if len(names) != num_blocks:
         raise ValueError(
@@ -101,10 +160,11 @@ def _mooncake_request(row: Any) -> Arrival:
     return replace(request, prompt=SharedBlocks(names))
 
 
-def _seconds(timestamp_ms: Any) -> float:
-    if type(timestamp_ms) not in (int, float) or not math.isfinite(timestamp_ms):
-        raise ValueError(f"a timestamp must be milliseconds, got {timestamp_ms!r}")
-    return 1e-3 * float(timestamp_ms)
+def _time(timestamp: Any, unit: str) -> float:
+    """Return seconds. Raises ValueError."""
+    if type(timestamp) not in (int, float) or not abs(timestamp) <= LARGEST_TIMESTAMP:
+        raise ValueError(f"a timestamp must be a number in {unit}, got {timestamp!r}")
+    return {"ms": 1e-3, "s": 1.0}[unit] * float(timestamp)
 
 
 def _name(value: Any) -> int:
@@ -166,7 +226,29 @@ def _token_count(value: Any) -> int:
     return count
 
 
-def first_line(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Return "azure", "burstgpt", "lengths", "mooncake" or "prompts", by a file's first line.
+
+    Raises: ValueError if it is none of them.
+    """
+    line = _first_line(path)
+    if line.startswith("{"):
+        with suppress(ValueError, RecursionError):
+            if {"timestamp", "input_length"} <= json.loads(line).keys():
+                return "mooncake"
+        return "prompts"
+    names = {name.strip() for name in next(csv.reader([line]), [])}
+    for kind, columns in CSV_KINDS.items():
+        if columns[0] in names:
+            return kind
+    kinds = (f"{kind} ({','.join(columns)})" for kind, columns in CSV_KINDS.items())
+    raise ValueError(
+        f"{path}:1: neither a CSV with known columns: {', '.join(kinds)}; nor a Mooncake JSONL or "
+        "a JSONL of prompts"
+    )
+
+
+def _first_line(path: Path) -> str:
     """Return the first line of a text file that is not blank, "" if there is none."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return next((line for line in file if line.strip()), "").strip()
@@ -175,16 +257,18 @@ def first_line(path: Path) -> str:
 def _csv_items(
     path: Path, columns: tuple[str, ...], parse: Callable[[list[str]], Item]
 ) -> list[Item]:
-    """Return what `parse` makes of the rows of a CSV file that begins with `columns`."""
+    """Return what `parse` makes of the fields in `columns` of each row of a CSV file."""
     rows = csv_rows(path)
     number, header = next(rows, (1, []))
-    if tuple(header[: len(columns)]) != columns:
+    names = [name.strip() for name in header]
+    if not set(columns) <= set(names):
         raise ValueError(f"{path}:{number}: expected the columns {','.join(columns)}")
+    places = [names.index(name) for name in columns]
 
     def parse_row(row: list[str]) -> Item:
-        if len(row) < len(columns):
-            raise ValueError(f"expected {len(columns)} fields, got {len(row)}")
-        return parse(row)
+        if len(row) != len(names):
+            raise ValueError(f"expected {len(names)} fields, got {len(row)}")
+        return parse([row[place] for place in places])
 
     return _items(path, rows, parse_row, ",".join)
 

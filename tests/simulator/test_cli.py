@@ -121,8 +121,8 @@ def test_predictor_error_reaches_the_scheduler(simulated):
         ("slo", (), {}),
         (
             "slo",
-            ("--setting", "mode=off", "--setting", "offline_order=fcfs"),
-            {"mode": "off", "offline_order": "fcfs"},
+            ("--setting", "mode=tolerance", "--setting", "offline_order=fcfs"),
+            {"mode": "tolerance", "offline_order": "fcfs"},
         ),
     ],
 )

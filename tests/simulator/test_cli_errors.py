@@ -80,6 +80,22 @@ def refusal_of(arguments, capsys):
             "headroom_quantile must be in (0, 1], got 2",
         ),
         ("--policy slo --setting offload_online=1", "offload_online must be true or false, got 1"),
+        (
+            "--policy slo --slo tbt_p99=45ms --setting slos=[tbt_p99=+5%]",
+            "--setting slos=['tbt_p99=+5%'] contradicts --policy slo and its flags",
+        ),
+        (
+            "--policy online-first --setting mode=slo",
+            "--setting mode=slo contradicts --policy online-first",
+        ),
+        (
+            "--policy slo --setting mode=off",
+            "--setting makes this mode off, which is --policy online-first, not slo",
+        ),
+        (
+            "--policy slo --setting latency_budget_s=0.05",
+            "--setting makes this mode fixed, which is --policy fixed-budget, not slo",
+        ),
         ("--predictor-error 20", "--predictor-error: must be a share from 0 to 1"),
         ("--policy slo --slo tbt --online nowhere", "an SLO is METRIC_STATISTIC=LIMIT"),
         ("--policy fixed-budget --online nowhere", "policy fixed-budget needs"),

@@ -16,6 +16,25 @@ from hygen_vllm.request_class import RequestClass
         ({"model": "m", "num_replica": 2}, 'did you mean "num_replicas"'),
         ({"model": "m", "num_replicas": 0}, "num_replicas must be >= 1"),
         ({"model": "m", "num_replicas": None}, "autoscaling_config"),
+        ({"model": "m", "num_replicas": "2"}, 'num_replicas must be a whole number, "auto" or'),
+        ({"model": "m", "num_replicas": 1.5}, "num_replicas must be a whole number or a string"),
+        ({"model": "m", "num_replicas": True}, "num_replicas must be a whole number or a string"),
+        (
+            {"model": "m", "tensor_parallel_size": "1"},
+            "tensor_parallel_size must be a whole number",
+        ),
+        ({"model": None}, r"model must be a string, got None \(NoneType\)$"),
+        ({"model": 7}, "model must be a string, got 7"),
+        ({"model": "m", "engine": ["a"]}, "engine must be key: value pairs, got"),
+        ({"model": "m", "deployment": "auto"}, "deployment must be key: value pairs, got 'auto'"),
+        ({"model": "m", "lease_s": "10"}, "lease_s must be a number, got '10'"),
+        ({"model": "m", "lease_s": None}, "lease_s must be a number, got None"),
+        ({"model": "m", "on_cpu": "yes"}, "on_cpu must be true or false"),
+        ({"model": "m", "env": {"A": True}}, "env: A must be a string, got True; quote"),
+        ({"model": "m", "env": {"A": [1]}}, "env: A must be a string"),
+        ({"model": "m", "hygen": 5}, "hygen must be key: value pairs or a string or null"),
+        ({"model": "m", "engine": {"additional_config": 5}}, "additional_config"),
+        ([], "model is missing|key: value"),
         ({"model": "m", "tensor_parallel_size": 0}, "tensor_parallel_size"),
         ({"model": "m", "on_cpu": True, "accelerator_type": "H100"}, "accelerator_type"),
         ({"model": "m", "engine": {"scheduler_cls": "x"}}, "scheduler_cls"),
@@ -71,3 +90,19 @@ def test_engine_arguments_are_passed_on():
 def test_model_has_a_name(model, model_id, name):
     """The last part of where it is, unless it has one."""
     assert name == AppConfig(model, model_id=model_id).name
+
+
+def test_replicas_may_be_left_to_serve():
+    """Serve's own word for autoscaling with its defaults."""
+    assert AppConfig.from_mapping({"model": "m", "num_replicas": "auto"}).num_replicas == "auto"
+
+
+@pytest.mark.parametrize("name", ["engine", "deployment", "ingress", "env"])
+def test_empty_section_is_as_if_it_was_left_out(name):
+    """YAML reads a section without lines as null."""
+    assert getattr(AppConfig.from_mapping({"model": "m", name: None}), name) == {}
+
+
+def test_number_in_the_environment_is_text():
+    """YAML reads one where an environment has text."""
+    assert AppConfig("m", env={"OMP_NUM_THREADS": 1}).env == {"OMP_NUM_THREADS": "1"}

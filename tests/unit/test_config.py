@@ -426,7 +426,7 @@ def test_config_file_in_an_unknown_home_is_refused() -> None:
         ({"tenant_weights": {"a": True}}, "tenant_weights: a must be a number > 0, got True"),
         ({"tenant_weights": {"a": "2"}}, "tenant_weights: a must be a number > 0, got '2'"),
         ({"tenant_weights": {7: 1.0}}, "tenant_weights: names are strings, got 7; quote it"),
-        ({"tenant_weights": ["a"]}, "tenant_weights must be names with numbers or null, got ['a']"),
+        ({"tenant_weights": ["a"]}, "tenant_weights must be key: value pairs or null, got ['a']"),
     ],
 )
 def test_config_of_the_offline_lane_is_checked(values: dict[str, Any], message: str) -> None:

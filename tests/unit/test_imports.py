@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "hygen_vllm"
 LIBRARIES = {"numpy", "scipy", "sortedcontainers", "yaml"}
 POLICY_FILES = [
     PACKAGE / "config.py",
+    PACKAGE / "output_file.py",
     PACKAGE / "request_class.py",
     PACKAGE / "step_plan.py",
     PACKAGE / "offline_grant.py",

@@ -11,8 +11,9 @@ from hygen_vllm.workloads.arrivals import Arrival
 from hygen_vllm.workloads.prompt_tokens import SharedBlocks
 from hygen_vllm.workloads.sources import MOONCAKE
 from hygen_vllm.workloads.trace_files import (
-    first_line,
+    kind_of,
     read_azure_csv,
+    read_burstgpt_csv,
     read_lengths_csv,
     read_mooncake_jsonl,
     read_prompts_jsonl,
@@ -23,15 +24,18 @@ HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 FIRST = "2023-11-16 18:15:46.6805900,374,44"
 SECOND = "2023-11-16 18:15:50.9951690,396,109"
 LENGTHS_HEADER = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio"
+BURSTGPT_HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
 TICK = {"timestamp": 3000, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}
 READERS: dict[str, Callable[[Path], list[Arrival]]] = {
     "azure": read_azure_csv,
+    "burstgpt": lambda path: read_burstgpt_csv(path, seed=0),
     "lengths": read_lengths_csv,
     "mooncake": lambda path: read_mooncake_jsonl(path, seed=0),
     "prompts": lambda path: read_prompts_jsonl(path, LetterTokenizer()),
 }
 GOOD_LINES = {
     "azure": [HEADER, FIRST, SECOND],
+    "burstgpt": [BURSTGPT_HEADER, "5,ChatGPT,472,18,490,API", "45,GPT-4,1087,230,1317,API"],
     "lengths": [LENGTHS_HEADER, "10,20,30,0.5", "11,21,32,0.5"],
     "mooncake": [json.dumps(TICK), json.dumps(TICK)],
     "prompts": ['{"prompt": "a"}', '{"prompt": "b"}'],
@@ -73,10 +77,12 @@ def test_azure_csv_of_2024_has_offsets_and_full_seconds(write):
         (",,", "Invalid isoformat string"),
         ("2023-11-16 18:15:50.995169,0,109", "must be >= 1"),
         ("2023-11-16 18:15:50.995169,396,-1", "must be >= 1"),
-        ("2023-11-16 18:15:50.995169,396,1.5", "'1.5'"),
+        ("2023-11-16 18:15:50.995169,396,1,5", "expected 3 fields, got 4"),
+        ("2023-11-16 18:15:50.995169,396,1.5", "must be whole, got 1.5"),
+        ("2023-11-16 18:15:50.995169,396,", "could not convert string to float: ''"),
         ("2023-11-16 18:15:50.995169,True,1", "'True'"),
-        ("2023-11-16 18:15:50.995169,\xff\x00,1", "invalid literal"),
-        (f"2023-11-16 18:15:50.995169,{'9' * 5000},1", "4300 digits"),
+        ("2023-11-16 18:15:50.995169,\xff\x00,1", "could not convert"),
+        (f"2023-11-16 18:15:50.995169,{'9' * 5000},1", "must be whole, got inf"),
         (f"{'2023 ' * 1000},1,1", "Invalid isoformat string"),
     ],
 )
@@ -99,6 +105,7 @@ def test_lengths_csv_keeps_its_order_and_whole_numbers_however_written(write):
     ("row", "reason"),
     [
         ("74", "expected 2 fields, got 1"),
+        ("74,918,992", "expected 2 fields, got 3"),
         ("74,", "could not convert string to float: ''"),
         ("many,918", "'many'"),
         ("True,918", "'True'"),
@@ -112,7 +119,7 @@ def test_lengths_csv_keeps_its_order_and_whole_numbers_however_written(write):
 )
 def test_lengths_csv_broken_row_is_reported_in_one_line_with_file_and_line(write, row, reason):
     """Half a token is as wrong as none; the row is shown, not all of it if long."""
-    path = write(LENGTHS_HEADER, "74,918,992,0.08", row)
+    path = write("num_prefill_tokens,num_decode_tokens", "74,918", row)
     message = refusal(lambda: read_lengths_csv(path))
     assert message.startswith(f"{path}:3: cannot read ")
     assert reason in message
@@ -170,12 +177,12 @@ def test_mooncake_prompt_needs_a_name_for_each_block_of_512_tokens(write, length
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ('"timestamp": "now"', "must be milliseconds, got 'now'"),
-        ('"timestamp": null', "must be milliseconds, got None"),
-        ('"timestamp": true', "must be milliseconds, got True"),
-        ('"timestamp": NaN', "must be milliseconds, got nan"),
-        ('"timestamp": -Infinity', "must be milliseconds, got -inf"),
-        ('"timestamp": 1' + "0" * 400, "too large"),
+        ('"timestamp": "now"', "must be a number in ms, got 'now'"),
+        ('"timestamp": null', "must be a number in ms, got None"),
+        ('"timestamp": true', "must be a number in ms, got True"),
+        ('"timestamp": NaN', "must be a number in ms, got nan"),
+        ('"timestamp": -Infinity', "must be a number in ms, got -inf"),
+        ('"timestamp": 1' + "0" * 400, "must be a number in ms"),
         ('"input_length": true', "must be whole, got True"),
         ('"input_length": 600.5', "must be whole, got 600.5"),
         ('"input_length": "600"', "must be whole, got '600'"),
@@ -202,9 +209,9 @@ def test_mooncake_broken_value_is_reported_in_one_line_with_file_and_line(write,
     assert reason in message
 
 
-@pytest.mark.parametrize("name", TICK)
+@pytest.mark.parametrize("name", ["timestamp", "input_length", "output_length"])
 def test_mooncake_row_that_lacks_a_value_is_reported_with_its_name(write, name):
-    """Each of the four values is needed."""
+    """Each of the three values is needed."""
     path = write(json.dumps({key: value for key, value in TICK.items() if key != name}))
     message = refusal(lambda: read_mooncake_jsonl(path, seed=0))
     assert message.startswith(f"{path}:1: cannot read ")
@@ -218,6 +225,71 @@ def test_mooncake_token_counts_are_whole_numbers_however_written(write):
     assert [(600, int), (5, int)] == [
         (count, type(count)) for count in (arrival.prompt_tokens, arrival.output_tokens)
     ]
+
+
+@pytest.mark.parametrize("stride_ms", [1, 5, 250, 3000])
+def test_trace_whose_requests_have_times_of_their_own_keeps_them(write, stride_ms):
+    """Only requests that came in crowds on Mooncake's grid are spread."""
+    rows = [{**TICK, "timestamp": 3000 + stride_ms * n} for n in range(20)]
+    times_s = [each.time_s for each in read_mooncake_jsonl(write(*map(json.dumps, rows)), seed=1)]
+    assert times_s == pytest.approx([1e-3 * stride_ms * n for n in range(20)])
+
+
+def test_requests_that_coincide_off_the_grid_keep_their_times(write):
+    """A crowd at one moment in a trace of milliseconds is what the trace says."""
+    rows = [{**TICK, "timestamp": time_ms} for time_ms in (0, 40, 40, 3000)]
+    arrivals = read_mooncake_jsonl(write(*map(json.dumps, rows)), seed=1)
+    assert [each.time_s for each in arrivals] == pytest.approx([0.0, 0.04, 0.04, 3.0])
+
+
+def test_jsonl_trace_without_hash_ids_is_a_trace_whose_prompts_share_nothing(write):
+    """It was taken for a file of prompts."""
+    rows = [{"output_length": 7, "timestamp": 20 * n, "input_length": 600 + n} for n in range(3)]
+    path = write(*map(json.dumps, rows))
+    assert kind_of(path) == "mooncake"
+    arrivals = read_mooncake_jsonl(path, seed=0)
+    assert [(each.prompt_tokens, each.prompt) for each in arrivals] == [
+        (600, None),
+        (601, None),
+        (602, None),
+    ]
+
+
+def test_prompt_that_speaks_of_a_trace_is_a_prompt(write):
+    """Keys tell the kinds apart, not words."""
+    path = write(json.dumps({"prompt": "hash_ids", "output_tokens": 1, "timestamp": 5}))
+    assert kind_of(path) == "prompts"
+
+
+def test_csv_as_a_table_program_writes_it_is_read(write):
+    """pandas adds an index and turns counts into floats; people reorder columns and add some."""
+    header = ",GeneratedTokens, TIMESTAMP ,note,ContextTokens"
+    arrivals = read_azure_csv(write(header, "0,44.0,2023-11-16 18:15:46.680590,a,374.0"))
+    assert arrivals == [Arrival(0.0, 374, 44)]
+    assert isinstance(arrivals[0].prompt_tokens, int)
+
+
+def test_burstgpt_csv_leaves_out_failed_requests_and_spreads_whole_seconds(write):
+    """A failed request has no response; its timestamps are whole seconds, in a crowd or not."""
+    rows = ["60,ChatGPT,10,0,10,API", *["61,ChatGPT,12,34,46,API"] * 50, "70,GPT-4,5,6,11,API"]
+    path = write(BURSTGPT_HEADER, *rows)
+    arrivals = read_burstgpt_csv(path, seed=3)
+    assert len(arrivals) == 51
+    assert len({each.time_s for each in arrivals}) == 51
+    assert all(0.0 <= each.time_s <= 1.0 for each in arrivals[:50])
+    assert 9.0 <= arrivals[-1].time_s <= 10.0
+    assert arrivals == read_burstgpt_csv(path, seed=3)
+    nothing = write(BURSTGPT_HEADER, rows[0])
+    assert (
+        refusal(lambda: read_burstgpt_csv(nothing, 0)) == f"{nothing}: no request with a response"
+    )
+
+
+def test_trace_with_a_wrong_timestamp_is_refused_before_it_is_served(write):
+    """One row in seconds since 1970 among rows from 0 would be served for fifty years."""
+    rows = [TICK, {**TICK, "timestamp": 1_700_000_000_000}]
+    path = write(*map(json.dumps, rows))
+    assert "years apart; is a timestamp wrong" in refusal(lambda: read_mooncake_jsonl(path, 0))
 
 
 @needs_data
@@ -252,14 +324,14 @@ def test_file_of_another_system_is_read_all_the_same(write, kind, start, end):
     path = write(*GOOD_LINES[kind])
     expected = READERS[kind](path)
     path.write_text(start + end.join([*GOOD_LINES[kind], ""]), encoding="utf-8", newline="")
-    assert GOOD_LINES[kind][0] == first_line(path)
+    assert kind == kind_of(path)
     assert expected == READERS[kind](path)
 
 
 @kinds
 def test_file_without_requests_is_refused_with_its_name(write, kind):
     """Whether there is nothing in it, a blank line, or only the names of columns."""
-    is_csv = kind in {"azure", "lengths"}
+    is_csv = kind not in {"mooncake", "prompts"}
     for lines in ([], [""]):
         path = write(*lines)
         message = refusal(lambda: READERS[kind](path))  # noqa: B023
@@ -286,7 +358,7 @@ def test_csv_without_its_columns_is_refused_with_them(write, read, columns, head
 
 def test_csv_row_with_a_quoted_end_of_line_counts_all_its_lines(write):
     """A row is named by the line it begins in, also when a field goes on in the next one."""
-    path = write(HEADER, '"2023-11-16 18:15:46",374,44,"a', 'note"', '"2023', '",1,1')
+    path = write(f"{HEADER},note", '"2023-11-16 18:15:46",374,44,"a', 'note"', '"2023', '",1,1,')
     message = refusal(lambda: read_azure_csv(path))
     assert message.startswith(f"{path}:4: cannot read ")
 

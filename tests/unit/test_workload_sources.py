@@ -118,9 +118,9 @@ def test_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path, find, 
     path = tmp_path / "mine"
     path.write_bytes(UNKNOWN[kind])
     message = refusal(lambda: find(path))
-    assert message.startswith(f"{path}:1: neither an Azure CSV (TIMESTAMP,ContextTokens,")
+    assert message.startswith(f"{path}:1: neither a CSV with known columns: azure (TIMESTAMP,")
     assert "(num_prefill_tokens,num_decode_tokens)" in message
-    assert message.endswith("a Mooncake JSONL nor a JSONL of prompts")
+    assert message.endswith("nor a Mooncake JSONL or a JSONL of prompts")
 
 
 @pytest.mark.parametrize("start", [b"{", b"TIMESTAMP", b'{"hash_ids"', b"num_prefill_tokens"])

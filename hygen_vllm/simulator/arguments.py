@@ -53,8 +53,8 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online",
         metavar="FILE|NAME",
-        help="Azure or BurstGPT CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, diurnal, "
-        "on-off, spike",
+        help="Azure or BurstGPT CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, "
+        "diurnal, on-off, spike",
     )
     parser.add_argument(
         "--online-rate", type=positive, metavar="R", help="thin it to R requests/s, seeded"

@@ -9,7 +9,7 @@ whose scheduler class comes from this package.
 import functools
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ def register() -> None:
 
                 given_cost(config, vllm_config)
         refuse_offline_beams(config.class_rule(vllm_config.scheduler_config.policy))
+        read_labels_of_pooling()
         return vllm_config
 
     create_engine_config.checks_hygen = True  # type: ignore[attr-defined]
@@ -97,6 +98,42 @@ def _refuse_beams_of(kind: Any, rule: "ClassRule") -> None:
         return whole(self, *args, **kwargs)
 
     kind.to_beam_search_params = to_beam_search_params
+
+
+def read_labels_of_pooling() -> None:
+    """Let this process read the labels of pooling requests: embeddings, scores, classes.
+
+    vLLM reads the header X-Vllm-Priority and `vllm_xargs` of generating requests only. Does nothing
+    where no OpenAI endpoint is.
+    """
+    if not any(f"vllm.entrypoints.openai.{name}.protocol" in sys.modules for name, _ in ENDPOINTS):
+        return
+    from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
+
+    whole = PoolingBaseServing._init_ctx
+    if hasattr(whole, "reads_labels"):
+        return
+
+    @functools.wraps(whole)
+    async def init_ctx(self: Any, io_processor: Any, request: Any, raw_request: Any = None) -> Any:
+        context = await whole(self, io_processor, request, raw_request)
+        header = None if raw_request is None else raw_request.headers.get(PRIORITY_HEADER)
+        if header is not None:
+            with suppress(ValueError):  # as vLLM does for others
+                context.priorities = int(header)
+        given = (request.model_extra or {}).get("vllm_xargs")
+        if isinstance(given, dict):
+            labels = {name: given[name] for name in LABELS if name in given}
+            params = context.pooling_params
+            params.extra_kwargs = {**(params.extra_kwargs or {}), **labels}
+        return context
+
+    init_ctx.reads_labels = True  # type: ignore[attr-defined]
+    PoolingBaseServing._init_ctx = init_ctx
+
+
+PRIORITY_HEADER = "X-Vllm-Priority"
+LABELS = ("slo_class", "tenant")
 
 
 def check_files(config: "HyGenConfig") -> None:

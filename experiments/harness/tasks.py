@@ -2,7 +2,7 @@
 """What a run can be. Each task takes a case's flags and returns (figures, what it may keep)."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,17 @@ def figures_of(result: Mapping[str, Any]) -> Row:
         "recomputed_tokens": details["recomputed_tokens"],
         "predictor_mape": details["predictor_mape"],
         "of_limit": max((row["measured_s"] / row["limit_s"] for row in slos), default=None),
+        **_windows_of([row["windows"] for row in slos]),
+    }
+
+
+def _windows_of(windows: Sequence[Mapping[str, Any]]) -> Row:
+    """Return how many sliding windows there were of all targets, those kept, and the worst."""
+    worst = [each["worst_of_limit"] for each in windows if each["worst_of_limit"] is not None]
+    return {
+        "windows": sum(each["count"] for each in windows),
+        "windows_kept": sum(each["kept"] for each in windows),
+        "worst_window": max(worst, default=None),
     }
 
 
@@ -116,8 +127,19 @@ def plan_task(flags: Mapping[str, Any]) -> Outcome:
     return figures, {"plan": found}
 
 
+def week_task(flags: Mapping[str, Any]) -> Outcome:
+    """Serve days with everything that happens in them, see week.py."""
+    from harness.week import week_figures
+
+    found = week_figures(flags)
+    kept = {name: found.pop(name) for name in ("windows", "longest_wait_s", "memory_bytes")}
+    del found["seconds"]
+    return {**found, **_windows_of([*kept["windows"].values()])}, kept
+
+
 TASKS: dict[str, Callable[[Mapping[str, Any]], Outcome]] = {
     "simulate": simulate_task,
     "accuracy": accuracy_task,
     "plan": plan_task,
+    "week": week_task,
 }

@@ -54,7 +54,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         "--online",
         metavar="FILE|NAME",
         help="Azure or BurstGPT CSV, Mooncake JSONL, or a name: azure, mooncake, poisson, gamma, "
-        "diurnal, on-off, spike",
+        "diurnal, on-off, spike, steps",
     )
     parser.add_argument(
         "--online-rate", type=positive, metavar="R", help="thin it to R requests/s, seeded"

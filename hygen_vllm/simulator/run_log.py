@@ -12,6 +12,7 @@ The laws, checked while the run goes on; a broken one ends it with an error that
 import math
 from array import array
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class RequestRecord:
 
     arrival: Arrival
     is_offline: bool
-    token_times_s: list[float] = field(default_factory=list)
+    token_times_s: "array[float]" = field(default_factory=lambda: array("d"))
     num_output_tokens: int = 0
     computed_tokens: int = OUTSIDE
     """Of its present stay in the engine, those in flight included; OUTSIDE while it waits."""
@@ -120,11 +121,16 @@ class RunLog:
             for name, record in self.records.items()
             if record.is_offline and record.finished_s is None and not record.is_withdrawn
         ]
-        for name in names:
-            self.records[name].is_withdrawn = True
-        self._num_open[1] = 0
-        self.num_withdrawn += len(names)
+        self.withdraw(names)
         return names
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Note that requests leave unfinished."""
+        for name in names:
+            record = self.records[name]
+            record.is_withdrawn = True
+            self._num_open[record.is_offline] -= 1
+            self.num_withdrawn += 1
 
     def made(self, step: VirtualStep) -> None:
         records = self.records
@@ -194,7 +200,7 @@ class RunLog:
             record.num_output_tokens += num_tokens
             done[record.is_offline] += num_tokens
             if not record.is_offline:
-                record.token_times_s += [now_s] * num_tokens
+                record.token_times_s.extend([now_s] * num_tokens)
             if output.finish_reason is not None:
                 self._finish(output.request_id, record, now_s)
         return done

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels become classes the same way through every door of the engine."""
 
+import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
+from starlette.datastructures import Headers
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import PoolingParams
 from vllm.v1.request import Request
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.request_class import ClassRule, RequestClass
-from hygen_vllm.vllm_plugin import refuse_offline_beams
+from hygen_vllm.vllm_plugin import read_labels_of_pooling, refuse_offline_beams
 from tests.support.classes import HYGEN
 
 PROMPT = list(range(10))
@@ -116,3 +121,42 @@ def test_beam_search_is_refused_for_offline_requests(kind, monkeypatch):
             beams_of(**label)
     refuse_offline_beams(ClassRule(None, RequestClass.ONLINE))
     assert 2 == beams_of(priority=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "priority", "labels"),
+    [
+        ({}, {}, 0, None),
+        ({"priority": 2}, {}, 2, None),
+        ({"priority": 2}, {"X-Vllm-Priority": "1"}, 1, None),
+        ({}, {"X-Vllm-Priority": "--1"}, 0, None),
+        ({"vllm_xargs": {"slo_class": "offline", "x": 1}}, {}, 0, {"slo_class": "offline"}),
+        ({"vllm_xargs": {"tenant": "a"}}, {}, 0, {"tenant": "a"}),
+        ({"vllm_xargs": "offline"}, {}, 0, None),
+    ],
+)
+def test_labels_of_a_request_for_embeddings_reach_the_engine(
+    monkeypatch, body, headers, priority, labels
+):
+    """In a body or a header, as those of a request for tokens; told twice changes nothing."""
+    monkeypatch.setattr(PoolingBaseServing, "_init_ctx", PoolingBaseServing._init_ctx)
+    read_labels_of_pooling()
+    read_labels_of_pooling()
+
+    async def nothing(*_, **__):
+        return None
+
+    serving = SimpleNamespace(
+        trust_request_mm_kwargs=False,
+        request_id_prefix="embd",
+        _base_request_id=lambda *_: "1",
+        _check_model=nothing,
+        _maybe_get_adapters=lambda _: None,
+        _validate_request=lambda _: None,
+        models=SimpleNamespace(model_name=lambda _: "m"),
+    )
+    processor = SimpleNamespace(create_pooling_params=lambda _: PoolingParams(task="embed"))
+    request = EmbeddingCompletionRequest(model="m", input="a", **body)
+    raw = SimpleNamespace(headers=Headers(headers))
+    context = asyncio.run(PoolingBaseServing._init_ctx(serving, processor, request, raw))
+    assert (context.priorities, context.pooling_params.extra_kwargs) == (priority, labels)

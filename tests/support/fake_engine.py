@@ -57,7 +57,7 @@ class FakeWorker:
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         for request_id in output.finished_req_ids:
             self.requests.pop(request_id, None)
-        if output.kv_connector_metadata is not None:
+        if hasattr(output.kv_connector_metadata, "store_jobs"):
             self.offloading = self.offloading or FakeOffloading(self.kv_cache, self.block_size)
             self.offloading.begin(output)
         computed = self._update_requests(output)
@@ -105,6 +105,9 @@ class FakeWorker:
         self, request_id: str, computed: int, num_tokens: int, drafts: Sequence[int]
     ) -> list[int]:
         request = self.requests[request_id]
+        if drafts and drafts[0] < 0:  # asynchronous scheduling leaves drafting to the worker,
+            drafts = self.propose(request_id, len(drafts))
+        computed = min(computed, len(request.tokens) - 1)  # and hopes that all were right
         inputs = request.tokens[computed:] + list(drafts)
         assert num_tokens <= len(inputs), (request_id, computed, num_tokens, len(inputs))
         for position, token in enumerate(inputs[:num_tokens], start=computed):
@@ -179,7 +182,7 @@ class FakeEngine:
         if isinstance(clock, SteppingClock):
             clock.now_s += STEP_S
         self._deliver(scheduled, result)
-        if self.scheduler.num_spec_tokens:
+        if self.scheduler.num_spec_tokens and self.depth == 1:
             self._propose(scheduled)
 
     def _propose(self, scheduled: SchedulerOutput) -> None:

@@ -137,7 +137,7 @@ def test_workload_that_is_neither_file_nor_name_is_refused_with_the_names(what):
     """Also a name that is nearly right, or a home folder of nobody."""
     message = refusal(lambda: online(what))
     expected = f"cannot read {what}: no such file, nor one of azure, mooncake, poisson, gamma, "
-    assert f"{expected}diurnal, on-off, spike" == message
+    assert f"{expected}diurnal, on-off, spike, steps" == message
     assert refusal(lambda: offline(what)).endswith(
         "nor one of arxiv, sharegpt, cnn-dailymail, mmlu, gsm8k"
     )

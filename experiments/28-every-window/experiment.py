@@ -7,13 +7,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from harness.experiment import Case, Claim, Config, Done, Experiment, Findings, Row, by_labels
-from harness.figures import COLOURS
 from harness.spread import Spread
 from harness.tables import markdown
 
 PROFILED, COLD = "profile", "cold"
 HEADER = (
-    *("load", "target", "start", "windows kept", "worst window, of limit"),
+    *("engine and load", "target", "start", "windows kept", "worst window, of limit"),
     *("whole run, of limit", "offline tokens/s"),
 )
 KEPT_SHARE, WORST = 0.99, 1.10
@@ -23,19 +22,28 @@ KEPT_SHARE, WORST = 0.99, 1.10
 def cases(config: Config) -> list[Case]:
     return [
         Case(
-            {"load": name, "target": target, "start": start, "seed": seed},
+            {"engine": engine, "load": load, "target": target, "start": start, "seed": seed},
             {
                 "policy": "slo",
-                **config["common"],
-                **load["flags"],
+                "offline": config["offline"],
+                **config["engines"][engine]["flags"],
+                **config["loads"][load]["flags"],
                 "slo": target.split(),
                 "seed": seed,
                 **({"unprofiled": True} if start == COLD else {}),
             },
         )
-        for name, load in config["loads"].items()
+        for engine, load in _engines_and_loads(config)
         for target, start in _targets(config)
-        for seed in config["seeds"]
+        for seed in config["engines"][engine]["seeds"]
+    ]
+
+
+def _engines_and_loads(config: Config) -> list[tuple[str, str]]:
+    return [
+        (name, load)
+        for name, engine in config["engines"].items()
+        for load in engine.get("loads", config["loads"])
     ]
 
 
@@ -46,13 +54,16 @@ def _targets(config: Config) -> list[tuple[str, str]]:
 
 def findings(config: Config, runs: Sequence[Done]) -> Findings:
     summary = [
-        _row(name, target, start, by_labels(runs, load=name, target=target, start=start))
-        for name in config["loads"]
+        _row(
+            {"engine": engine, "load": load, "target": target, "start": start},
+            by_labels(runs, engine=engine, load=load, target=target, start=start),
+        )
+        for engine, load in _engines_and_loads(config)
         for target, start in _targets(config)
     ]
     lines = [
         [
-            config["loads"][row["load"]]["title"],
+            f"{row['engine']}, {config['loads'][row['load']]['title']}",
             row["target"],
             row["start"],
             f"{row['kept']} of {row['windows']}",
@@ -65,21 +76,18 @@ def findings(config: Config, runs: Sequence[Done]) -> Findings:
     return Findings(summary, markdown(HEADER, lines, num_texts=3), _claims(config, summary))
 
 
-def _row(load: str, target: str, start: str, runs: Sequence[Done]) -> Row:
-    windows = sum(run.figures["windows"] for run in runs)
-    worst = [run.figures["worst_window"] or float("nan") for run in runs]
-    return {
-        "load": load,
-        "target": target,
-        "start": start,
-        "windows": windows,
+def _row(labels: Row, runs: Sequence[Done]) -> Row:
+    row = {
+        **labels,
+        "windows": sum(run.figures["windows"] for run in runs),
         "kept": sum(run.figures["windows_kept"] for run in runs),
-        **Spread.of(worst).columns("worst"),
-        **Spread.of([run.figures["of_limit"] for run in runs]).columns("of_limit"),
-        **Spread.of([run.figures["offline_tokens_per_s"] for run in runs]).columns(
-            "offline_tokens_per_s"
-        ),
     }
+    worst = [run.figures["worst_window"] or float("nan") for run in runs]
+    of_limit = [run.figures["of_limit"] for run in runs]
+    offline = [run.figures["offline_tokens_per_s"] for run in runs]
+    row |= Spread.of(worst).columns("worst")
+    row |= Spread.of(of_limit).columns("of_limit")
+    return row | Spread.of(offline).columns("offline_tokens_per_s")
 
 
 def _text(row: Row, name: str, form: str) -> str:
@@ -95,7 +103,7 @@ def _claims(config: Config, summary: Sequence[Row]) -> list[Claim]:
         missed = [row for row in rows if row["kept"] < KEPT_SHARE * row["windows"]]
         missed += [row for row in rows if row["worst_high"] > WORST and row not in missed]
         kept, windows = (sum(row[what] for row in rows) for what in ("kept", "windows"))
-        names = ", ".join(f"{row['target']} ({row['start']})" for row in missed)
+        names = ", ".join(f"{row['engine']} {row['target']} ({row['start']})" for row in missed)
         worst = max(row["worst_high"] for row in rows)
         claims.append(
             Claim(
@@ -108,24 +116,24 @@ def _claims(config: Config, summary: Sequence[Row]) -> list[Claim]:
 
 
 def draw(config: Config, summary: Sequence[Row]) -> Any:
-    loads = list(config["loads"])
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    places = _engines_and_loads(config)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     some = _targets(config)
     width = 0.8 / len(some)
     for number, (target, start) in enumerate(some):
         rows = [row for row in summary if (row["target"], row["start"]) == (target, start)]
-        at = np.arange(len(loads)) + width * (number - 0.5 * (len(some) - 1))
+        at = np.arange(len(places)) + width * (number - 0.5 * (len(some) - 1))
         label = target if start == PROFILED else f"{target}, cold start"
         axes[0].bar(at, [row["worst_high"] for row in rows], width, label=label)
         axes[1].bar(at, [row["offline_tokens_per_s"] for row in rows], width)
-    axes[0].axhline(1.0, color=COLOURS["ours"], lw=0.8)
+    axes[0].axhline(1.0, color="black", lw=0.8)
     axes[0].axhline(WORST, color="black", lw=0.8, ls="--")
     axes[0].set(ylabel="worst window of 15 minutes: measured / limit")
     axes[1].set(ylabel="offline tokens/s")
-    titles = [config["loads"][name]["title"] for name in loads]
+    titles = [f"{engine}, {config['loads'][load]['title']}" for engine, load in places]
     for ax in axes:
-        ax.set_xticks(np.arange(len(loads)), titles, fontsize=7, rotation=15, ha="right")
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+        ax.set_xticks(np.arange(len(places)), titles, fontsize=7, rotation=25, ha="right")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
 
 

@@ -11,6 +11,7 @@ started anew, without what it had learned. All laws of RunLog are checked all th
 import gc
 import heapq
 import itertools
+import logging
 import math
 import sys
 import time
@@ -134,8 +135,7 @@ def _offline(flags: WeekFlags, rng: np.random.Generator) -> Iterator[Coming]:
         arrival = Arrival(time_s, *lengths.draw(rng), tenant=tenant)
         return Coming(arrival, tenant, aborted_s=_abort(rng), **more)
 
-    hours = int(flags.days * 24)
-    for hour in range(hours):
+    for hour in range(math.ceil(flags.days * 24)):
         if hour % 24 == NIGHTLY_AT_H:
             for _ in range(flags.nightly):
                 yield some("nightly", hour * HOUR_S, ARXIV_LENGTHS)
@@ -453,6 +453,7 @@ def week_figures(
     flags: Mapping[str, Any], progress: Callable[[float], None] = lambda _: None
 ) -> dict[str, Any]:
     """Serve the days of WeekFlags twice, online alone and with offline work; return the figures."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     week = WeekFlags(**flags)
     engine = SimulatedEngine.load(week.profile)
     end_s = week.days * DAY_S

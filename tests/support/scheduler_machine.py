@@ -495,7 +495,7 @@ class EverythingMachine(SchedulerMachine):
     with the steps.
     """
 
-    most_empty_steps = 30
+    most_empty_steps = 12
     """Requests that load hold blocks, and vLLM starts nobody behind one of them."""
 
     @initialize(

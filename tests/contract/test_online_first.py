@@ -31,11 +31,6 @@ SETTINGS = {
 }
 
 
-def skip_unsupported(name, is_async):
-    if name == "speculative" and is_async:
-        pytest.skip("the fake worker drafts for synchronous scheduling only")
-
-
 def run_lockstep(engine, plans, online_only, throttle_every=0):
     """Serve plans by step number; return the tokens of the online requests in each step."""
     waiting = [p for p in plans if p.slo_class == "online" or not online_only]
@@ -67,11 +62,13 @@ def traffic_of(name, offline_share):
 
 @ASYNC
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("throttle_every", [0, 3])
-@pytest.mark.parametrize("hygen", [{}, {"slos": ["tbt_p99=1ms"]}], ids=["default", "slo"])
+@pytest.mark.parametrize(
+    ("hygen", "throttle_every"),
+    [({}, 0), ({"slos": ["tbt_p99=1ms"]}, 3)],
+    ids=["default", "slo, throttled"],
+)
 def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, hygen):
     """Each step has the same tokens, blocks and preemptions as vLLM's own scheduler."""
-    skip_unsupported(name, is_async)
     depth = 2 if is_async else 1
     plans = traffic_of(name, offline_share=0.0)
     stock = FakeEngine(make_scheduler(STOCK[is_async], limits_of(name)), depth)
@@ -85,15 +82,18 @@ def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, h
 
 @ASYNC
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("throttle_every", [0, 3])
 @pytest.mark.parametrize(
-    "hygen",
-    [{"mode": "off"}, {"mode": "tolerance"}, {"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]}],
-    ids=["off", "tolerance", "slo"],
+    ("hygen", "throttle_every"),
+    [
+        ({"mode": "off"}, 0),
+        ({"mode": "off"}, 3),
+        ({"mode": "tolerance"}, 3),
+        ({"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]}, 0),
+    ],
+    ids=["off", "off, throttled", "tolerance, throttled", "slo"],
 )
 def test_online_schedule_does_not_depend_on_offline(is_async, name, throttle_every, hygen):
     """Online requests get the same tokens in the same steps with and without offline load."""
-    skip_unsupported(name, is_async)
     depth = 2 if is_async else 1
     limits = limits_of(name, prefix_caching=False)
     plans = traffic_of(name, offline_share=0.6)

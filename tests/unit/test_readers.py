@@ -36,7 +36,7 @@ from hygen_vllm.workloads.tokenizers import HashTokenizer
 from tests.support.results import document
 from tests.support.step_traces import COST, ENGINE
 
-LAW = settings(deadline=None, max_examples=60)
+LAW = settings(deadline=None, max_examples=25)
 LONGEST_LINE = 700
 PROFILE = Path(__file__).parents[2] / "profiles" / "a100" / "llama2-7b"
 
@@ -252,7 +252,7 @@ def test_file_with_odd_values_is_read_or_refused_in_one_line(good, tmp_path_fact
     name, content, read = good[kind]
     path = tmp_path_factory.mktemp("odd") / name
 
-    @settings(LAW, max_examples=150)
+    @settings(LAW, max_examples=60)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         path.write_bytes(_dumped(name, _with_odd_values(content, data)))

@@ -7,6 +7,7 @@ whose scheduler class comes from this package.
 """
 
 import functools
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,11 +49,24 @@ def register() -> None:
 
 
 def uses_hygen(scheduler_cls: str | type | None) -> bool:
-    """Whether a scheduler class, or the name of one, comes from this package."""
+    """Whether a scheduler class, or the name of one, comes from this package or is derived."""
     if isinstance(scheduler_cls, str):
-        return scheduler_cls.startswith(f"{__package__}.")
+        if scheduler_cls.startswith((f"{__package__}.", "vllm.")):
+            return not scheduler_cls.startswith("vllm.")
+        scheduler_cls = _class_of(scheduler_cls)
     bases = getattr(scheduler_cls, "__mro__", ())
     return any(base.__module__.startswith(f"{__package__}.") for base in bases)
+
+
+@functools.cache
+def _class_of(name: str) -> type | None:
+    """Return a user's class, which vLLM imports in the engine; None if that fails, as vLLM says."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception:  # noqa: BLE001 - a user's module may do anything
+        return None
+    return found if isinstance(found, type) else None
 
 
 def checked_settings(additional_config: Any) -> "HyGenConfig":

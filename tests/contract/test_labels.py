@@ -17,7 +17,7 @@ from vllm.v1.request import Request
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.request_class import ClassRule, RequestClass
-from hygen_vllm.vllm_plugin import read_labels_of_pooling, refuse_offline_beams
+from hygen_vllm.vllm_plugin import read_labels_of_pooling, refuse_offline_beams, uses_hygen
 from tests.support.classes import HYGEN
 
 PROMPT = list(range(10))
@@ -160,3 +160,23 @@ def test_labels_of_a_request_for_embeddings_reach_the_engine(
     raw = SimpleNamespace(headers=Headers(headers))
     context = asyncio.run(PoolingBaseServing._init_ctx(serving, processor, request, raw))
     assert (context.priorities, context.pooling_params.extra_kwargs) == (priority, labels)
+
+
+@pytest.mark.parametrize(
+    ("scheduler_cls", "expected"),
+    [
+        ("hygen_vllm.HyGenScheduler", True),
+        ("hygen_vllm.HyGenSheduler", True),
+        (HYGEN[True], True),
+        ("tests.support.recording_scheduler.RecordingScheduler", True),
+        ("tests.support.fake_engine.FakeEngine", False),
+        ("vllm.v1.core.sched.scheduler.Scheduler", False),
+        ("no.such.module.Scheduler", False),
+        ("tests.support.recording_scheduler.Nothing", False),
+        ("Scheduler", False),
+        (None, False),
+    ],
+)
+def test_engines_of_this_package_are_known_by_their_class(scheduler_cls, expected):
+    """A user's subclass, too, that is only named; what cannot be imported is vLLM's to refuse."""
+    assert uses_hygen(scheduler_cls) is expected

@@ -6,6 +6,7 @@ The subclass writes down which class each request got and what each step served.
 
 import asyncio
 import itertools
+import json
 import re
 from dataclasses import dataclass
 
@@ -246,6 +247,109 @@ def test_overload_starves_only_offline_and_loses_nothing(server):
     assert len(crowded) > len(steps) / 3, (len(crowded), len(steps))
     served_tokens = {kind: sum(step[kind] for step in crowded) for kind in ("online", "offline")}
     assert served_tokens["offline"] <= 0.01 * served_tokens["online"], served_tokens
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Paris", "Lyon"]}},
+            "required": ["city"],
+        },
+    },
+}
+SEA = "The sea is large and the land is wide. "
+
+
+def test_requests_of_every_shape_survive_preemption(server):
+    """Several answers, log-probabilities of the prompt, an echo, a schema, tools: all offline.
+
+    They fill the engine, and users who come then take their place.
+    """
+    label = {"vllm_xargs": {"slo_class": "offline"}, "ignore_eos": True}
+
+    def options(name, max_tokens=150, **more):
+        return {
+            "model": server.model,
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            "extra_body": {**label, **more},
+            "extra_headers": {"X-Request-Id": name},
+        }
+
+    async def several(client):
+        prompt = f"Several. {SEA * 4}"
+        answer = await client.completions.create(
+            prompt=prompt, n=3, **{**options("several"), "temperature": 1.0}
+        )
+        assert [0, 1, 2] == sorted(choice.index for choice in answer.choices)
+        assert 3 * 150 == answer.usage.completion_tokens
+
+    async def probabilities(client):
+        prompt = f"Probable. {SEA * 12}"
+        answer = await client.completions.create(
+            prompt=prompt, **options("probabilities", prompt_logprobs=1)
+        )
+        known = answer.choices[0].prompt_logprobs
+        assert answer.usage.prompt_tokens == len(known)
+        assert known[0] is None
+        assert all(known[1:])
+
+    async def echo(client):
+        prompt = f"Echo. {SEA * 4}"
+        answer = await client.completions.create(prompt=prompt, echo=True, **options("echo"))
+        assert answer.choices[0].text.startswith(prompt)
+        assert len(answer.choices[0].text) > len(prompt)
+
+    async def tool(client, number):
+        question = [{"role": "user", "content": f"{number}. {SEA * 4}Where is the Louvre?"}]
+        answer = await client.chat.completions.create(
+            messages=question,
+            tools=[TOOL],
+            tool_choice="none",  # the model is too small to call it
+            **options(f"tool-{number}"),
+        )
+        assert 150 == answer.usage.completion_tokens
+        assert answer.choices[0].message.content
+
+    async def structured(client):
+        question = [{"role": "user", "content": f"{SEA * 4}Where is the Louvre?"}]
+        schema = TOOL["function"]["parameters"]
+        answer = await client.chat.completions.create(
+            messages=question,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "city", "schema": schema},
+            },
+            **{
+                **options("structured", max_tokens=100),
+                "extra_body": label | {"ignore_eos": False},
+            },
+        )
+        assert json.loads(answer.choices[0].message.content)["city"] in {"Paris", "Lyon"}
+
+    users = [Ask(f"user-{i}", "online", f"{i}. {SEA * 6}", 60) for i in range(3 * NUM_SLOTS)]
+    num_before = len(read_records(server.record, "preempt"))
+
+    async def serve(client):
+        shapes = [several(client), probabilities(client), echo(client), structured(client)]
+        shapes += [tool(client, number) for number in range(3)]
+        offline = [asyncio.create_task(shape) for shape in shapes]
+        while server.gauge("vllm:num_requests_running") < NUM_SLOTS - 1:
+            assert not all(task.done() for task in offline)
+            await asyncio.sleep(0.05)
+        await answer_all(client, server, users)
+        await asyncio.gather(*offline)
+
+    with_client(server, serve)
+    preempted = read_records(server.record, "preempt")[num_before:]
+    assert {"offline"} == {each["slo_class"] for each in preempted}
+    added = read_records(server.record, "add")
+    for name, count in (("several", 3), ("probabilities", 1), ("echo", 1), ("tool-0", 1)):
+        classes = [each["slo_class"] for each in added if f"-{name}-" in f"{each['request']}-"]
+        assert ["offline"] * count == classes, name
 
 
 def test_unknown_label_is_warned_about_once(server):

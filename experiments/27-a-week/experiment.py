@@ -20,7 +20,7 @@ def cases(config: Config) -> list[Case]:
         Case(
             {"target": target, "seed": seed},
             {**config["week"], "slo": target.split(), "seed": seed},
-            "week",
+            "27-a-week/days.py:days_task",
             keeps=("windows", "longest_wait_s", "memory_bytes"),
         )
         for target in config["targets"]

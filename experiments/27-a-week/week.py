@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
+from days import week_of
 from harness.experiment import load_config
 from harness.provenance import stamp
 from harness.record import measures_of
-from harness.week import week_of
 
 from hygen_vllm.simulator.many_runs import in_processes
 

@@ -40,9 +40,9 @@ from tests.support.scheduler_laws import (
     online_schedule_without_offline,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
 
-from harness.kv_store import KvStore
+from kv_store import KvStore
 
 STAIRS = TokenCurve((0, 8, 10, 16, 18), (0.0, 2e-5, 0.0, 2e-5, 1e-6))
 COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)

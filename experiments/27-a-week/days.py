@@ -20,10 +20,15 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
 import numpy as np
-from harness.kv_store import KvStore
+from harness.tasks import windows_figures
+from kv_store import KvStore
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
@@ -298,7 +303,7 @@ class _Week:
             max_loras=MAX_LORAS,
             kv_transfer={
                 "kv_connector": "KvStore",
-                "kv_connector_module_path": "harness.kv_store",
+                "kv_connector_module_path": KvStore.__module__,
                 "kv_role": "kv_both",
                 "kv_load_failure_policy": "recompute",
                 "kv_connector_extra_config": {"per_cent": LOADED_PER_CENT},
@@ -463,6 +468,14 @@ def week_figures(
     served = latencies_of(run, end_s)
     windows = {text: windows_of(Slo.parse(text), served, alone, end_s) for text in week.slo}
     return {**_counts(run, end_s), "windows": windows, "seconds": time.perf_counter() - started_s}
+
+
+def days_task(flags: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Serve days, as an experiment's task: return figures, and what may be kept of the others."""
+    found = week_figures(flags)
+    kept = {name: found.pop(name) for name in ("windows", "longest_wait_s", "memory_bytes")}
+    del found["seconds"]
+    return {**found, **windows_figures([*kept["windows"].values()])}, kept
 
 
 def week_of(flags: Mapping[str, Any]) -> dict[str, Any]:

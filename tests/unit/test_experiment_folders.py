@@ -38,7 +38,7 @@ def test_runs_differ_in_their_labels_and_have_three_seeds(folder: Path) -> None:
     cases = load_experiment(folder).cases(load_config(folder, is_quick=False))
     labels = [tuple(sorted(case.labels.items())) for case in cases]
     assert len(set(labels)) == len(labels)
-    assert {101, 102, 103} == {case.labels["seed"] for case in cases}
+    assert len({case.labels["seed"] for case in cases}) == 3
 
 
 @folder_of_each

@@ -95,12 +95,13 @@ def expected_arrivals(
         min(most_tokens_each, view.tokens_now(scheduler, request))
         for request in scheduler.running[:num_online]
     )
+    probe = view.PrefixProbe(scheduler)
     for request in waiting:
         if num_slots <= 0 or num_tokens <= 0:
             return
         if not is_ready(request):
             continue
-        arrival = _arrival(scheduler, request, min(num_tokens, most_tokens_each))
+        arrival = _arrival(scheduler, probe, request, min(num_tokens, most_tokens_each))
         if is_throttled and request.num_tokens - arrival.cached_tokens > 1:
             return
         num_slots -= 1
@@ -118,8 +119,10 @@ def is_ready(request: Request) -> bool:
     return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
-def _arrival(scheduler: Scheduler, request: Request, most_tokens: int) -> Arrival:
-    hits, cached_tokens = view.prefix_hit(scheduler, request)
+def _arrival(
+    scheduler: Scheduler, probe: view.PrefixProbe, request: Request, most_tokens: int
+) -> Arrival:
+    hits, cached_tokens = probe.hit(request)
     new_tokens = min(request.num_tokens - cached_tokens, most_tokens)
     return Arrival(
         request=request,

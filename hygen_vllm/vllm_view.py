@@ -87,6 +87,55 @@ def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[list[Sequence[KV
     ], num_tokens
 
 
+class PrefixProbe:
+    """Asks for prefix hits request by request; those of a burst that share one cost it once.
+
+    Hashes are chained: where a block's is that of the request asked for before, so are all before
+    it, and only the next block has to be looked up. Only where vLLM itself looks up block by block:
+    one group of full attention, its blocks those that are hashed, no draft model's layers.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        manager = scheduler.kv_cache_manager
+        managers = manager.coordinator.single_type_managers
+        self._pool = manager.block_pool
+        self._block_size = self._pool.hash_block_size
+        self._is_plain = (
+            manager.enable_caching
+            and are_prefixes(scheduler) == [True]
+            and managers[0].block_size == self._block_size
+            and not getattr(manager.coordinator, "eagle_group_ids", ())
+        )
+        self._last_hash: BlockHash | None = None
+        self._last: Sequence[KVCacheBlock] = ()
+        """The hit that was found last, and the hash of its last block."""
+
+    def hit(self, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
+        """Return what `prefix_hit` does."""
+        if self._is_plain and self._last and self._has_the_last(request):
+            return [self._last], len(self._last) * self._block_size
+        hits, num_tokens = prefix_hit(self._scheduler, request)
+        if self._is_plain and hits and hits[0]:
+            self._last, self._last_hash = hits[0], request.block_hashes[len(hits[0]) - 1]
+        return hits, num_tokens
+
+    def _has_the_last(self, request: Request) -> bool:
+        """Whether a request's hit is the one that was found last, no longer and no shorter."""
+        length, hashes = len(self._last), request.block_hashes
+        if (
+            request.num_computed_tokens > 0
+            or request.skip_reading_prefix_cache
+            or getattr(request, "kv_cache_report_mode", None) == "full"
+            or (request.num_tokens - 1) // self._block_size < length
+            or len(hashes) < length
+            or hashes[length - 1] != self._last_hash
+        ):
+            return False
+        may_be_longer = (request.num_tokens - 1) // self._block_size > length < len(hashes)
+        return not (may_be_longer and self._pool.get_cached_block(hashes[length], [0]))
+
+
 def are_prefixes(scheduler: Scheduler) -> list[bool]:
     """Whether each group of layers keeps all blocks of a context, from the first on."""
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers

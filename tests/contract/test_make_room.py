@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A waiting online request starts in the next step, whatever offline work holds."""
 
+import random
+
 import pytest
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.request import RequestStatus
 
+from hygen_vllm import vllm_view as view
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
@@ -174,3 +177,23 @@ def test_abort_frees_everything_of_an_offline_request(is_async):
     assert not len(scheduler.waiting)
     assert not scheduler.offline_ids
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199
+
+
+@pytest.mark.parametrize("limits", [{}, {"prefix_caching": False}, {"num_speculative_tokens": 3}])
+def test_probe_of_a_burst_finds_what_vllm_finds(is_async, limits):
+    """Prompts that share nothing, a part or all of what is cached, longer or shorter than it."""
+    scheduler = make_scheduler(HYGEN[is_async], Limits(num_blocks=300, **limits))
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    shared = [(7 * i) % 997 for i in range(90)]
+    for length in (90, 41):
+        engine.add(make_request(f"first-{length}", shared[:length], max_tokens=3))
+    engine.run()
+    rng = random.Random(3)
+    probe = view.PrefixProbe(scheduler)
+    for number in range(400):
+        prompt = shared[: rng.choice((0, 3, 16, 40, 41, 44, 64, 89, 90))]
+        prompt = prompt + [(31 * number + i) % 997 for i in range(rng.choice((0, 1, 4, 9)))]
+        request = make_request(f"burst-{number}", prompt or [1], max_tokens=1)
+        found, expected = probe.hit(request), view.prefix_hit(scheduler, request)
+        assert [[*group] for group in found[0]] == [[*group] for group in expected[0]]
+        assert found[1] == expected[1]

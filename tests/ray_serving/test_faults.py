@@ -2,16 +2,26 @@
 """Two replicas under both classes while something dies. `make test-ray` prints what it measured."""
 
 import json
+import os
+import signal
 import statistics
 import sys
 import threading
 import time
 
 import httpx
+import psutil
 import pytest
+
+from hygen_vllm.ray_serving.app_config import AppConfig
 
 pytestmark = [pytest.mark.engine, pytest.mark.two_replicas, pytest.mark.timeout(900)]
 REPLICA, ENGINE = "ray::ServeReplica:default:HyGenServer", "VLLM::EngineCore"
+POOL = "ray::ServeReplica:default:OfflinePool"
+STANDSTILL, JOB_INTERRUPTED, JOB_KILLED = "standstill", "job interrupted", "job killed"
+STANDS_STILL_S = 2 * AppConfig.lease_s
+TIMES = int(os.environ.get("FAULT_TIMES", "1"))
+"""How often each fault is made."""
 ROWS = 60
 ONLINE_EVERY_S = 0.25
 
@@ -186,3 +196,61 @@ def test_replicas_come_and_go_under_load(two_replicas, tmp_path):
     assert sorted(wanted) == sorted(row["custom_id"] for row in results)
     assert [] == [row for row in results if row["error"] is not None]
     assert [] == load.failed
+
+
+def write_echo_rows(path, count=ROWS):
+    """Write requests whose answers say whose they are; return their prompts by custom_id."""
+    prompts = {f"row-{i}": f"Row {i} of {path.name}: the" for i in range(count)}
+    rows = [
+        {
+            "custom_id": name,
+            "url": "/v1/completions",
+            "body": {"prompt": prompt, "echo": True, "max_tokens": 24, "ignore_eos": True},
+        }
+        for name, prompt in prompts.items()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return prompts
+
+
+def stand_still(app):
+    """Stop a replica and its engine for longer than its work is lent; let them go on."""
+    replica = app.processes(REPLICA)[0]
+    stopped = [replica, *replica.children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    time.sleep(STANDS_STILL_S)
+    for process in stopped:
+        try:
+            process.resume()
+        except psutil.NoSuchProcess:  # Serve has replaced it
+            continue
+
+
+@pytest.mark.timeout(600 + 400 * TIMES)
+@pytest.mark.parametrize("fault", [POOL, REPLICA, ENGINE, STANDSTILL, JOB_INTERRUPTED, JOB_KILLED])
+def test_each_row_gets_its_own_answer_once(two_replicas, tmp_path, fault):
+    """Whatever ends or stands still in the middle of a job: no row is lost, doubled or swapped."""
+    app = two_replicas
+    for number in range(TIMES):
+        app.wait_for(2)
+        rows, out = tmp_path / f"in-{number}.jsonl", tmp_path / f"out-{number}.jsonl"
+        prompts = write_echo_rows(rows)
+        job = app.batch(rows, "--out", out, wait=False)
+        wait_for_results(out, 8 + 3 * number % 40)
+        if fault == STANDSTILL:
+            stand_still(app)
+        elif fault in (JOB_INTERRUPTED, JOB_KILLED):
+            job.send_signal(signal.SIGINT if fault == JOB_INTERRUPTED else signal.SIGKILL)
+            job.communicate(timeout=60.0)
+            job = app.batch(rows, "--out", out, "--resume", wait=False)
+        else:
+            app.processes(fault)[0].kill()
+        _, errors = job.communicate(timeout=400.0)
+        assert 0 == job.returncode, errors
+        results = lines_of(out)
+        assert sorted(prompts) == sorted(row["custom_id"] for row in results)
+        for row in results:
+            assert row["error"] is None, row
+            (choice,) = row["response"]["body"]["choices"]
+            assert choice["text"].startswith(prompts[row["custom_id"]]), row

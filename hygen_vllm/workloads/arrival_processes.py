@@ -8,7 +8,7 @@ The processes, all with a mean of `rate_per_s`:
     diurnal   a day pressed into the run: a sine from 0.2 to 1.8 times the mean
     on-off    a minute at twice the mean, a minute of nothing, in turn (mean over pairs of minutes)
     spike     three times the rate in the middle fifth of the run
-    steps     20 minutes at half the mean, 20 at three times that, in turn (mean over pairs of them)
+    steps     half the mean, three times that, and again, a quarter of the run each
 
 Lengths are drawn from quantiles of the Azure 2023 conversation trace (CC-BY-4.0; Splitwise, ISCA
 2024) and of the arXiv summarization and ShareGPT sets (project-etalon/etalon, Apache-2.0), or have
@@ -29,7 +29,7 @@ GAP_VARIATION = 1.09
 BURST_VARIATION = 3.0
 DAY_SWING = 0.8
 HALF_PERIOD_S = 60.0
-STEP_EVERY_S = 1200.0
+NUM_STEPS = 4
 SPIKE = 3.0
 SPIKE_FROM, SPIKE_TO = 0.4, 0.6
 """Where the spike is, as shares of the run."""
@@ -126,8 +126,8 @@ def _on_off(time_s: float, _: float) -> float:
     return 0.0 if int(time_s // HALF_PERIOD_S) % 2 else 2.0
 
 
-def _steps(time_s: float, _: float) -> float:
-    return 1.5 if int(time_s // STEP_EVERY_S) % 2 else 0.5
+def _steps(time_s: float, duration_s: float) -> float:
+    return 1.5 if int(NUM_STEPS * time_s / duration_s) % 2 else 0.5
 
 
 def _spike(time_s: float, duration_s: float) -> float:

@@ -91,7 +91,7 @@ def test_processes_of_one_seed_send_the_same_requests_at_other_times():
 def test_process_of_unknown_name_is_refused_with_the_choices(name):
     """One line that names all five."""
     message = refusal(lambda: process_times(name, 1.0, 10.0, 0))
-    assert f"must be one of poisson, gamma, diurnal, on-off, spike, got {name!r}" in message
+    assert f"must be one of poisson, gamma, diurnal, on-off, spike, steps, got {name!r}" in message
 
 
 @pytest.mark.parametrize(("name", "variation"), [("poisson", 1.0), ("gamma", 3.0)])

@@ -8,14 +8,12 @@ neighbour slows the device down for ten minutes, it stalls, clients go away, and
 started anew, without what it had learned. All laws of RunLog are checked all the time.
 """
 
-import gc
 import heapq
 import itertools
 import logging
 import math
 import sys
 import time
-import types
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +21,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from harness.tasks import windows_figures
 from kv_store import KvStore
+from memory import reachable_bytes
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
@@ -410,7 +407,9 @@ class _Week:
                 self._add(replace(coming, arrival=arrival), times=run.num_restarts)
 
     def _measure(self) -> None:
-        self._run.memory_bytes.append(reachable_bytes(self._virtual.scheduler))
+        self._run.memory_bytes.append(
+            reachable_bytes(self._virtual.scheduler, (RunLog, VirtualClock))
+        )
 
 
 def _disturbance(days: float) -> Disturbance:
@@ -421,24 +420,6 @@ def _disturbance(days: float) -> Disturbance:
         slowdowns += [(from_s, NEIGHBOUR), (from_s + NEIGHBOUR_S, 1.0)]
         stalls.append((day * DAY_S + STALL_AT_H * HOUR_S, STALL_S))
     return Disturbance(0.02, tuple(slowdowns), tuple(stalls))
-
-
-def reachable_bytes(scheduler: Any) -> int:
-    """Return the bytes of all objects that a scheduler refers to, without code and settings."""
-    apart = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
-    seen = {id(scheduler.vllm_config), id(sys.modules)}
-    stack: list[Any] = [scheduler.__dict__]
-    total = 0
-    while stack:
-        each = stack.pop()
-        if id(each) in seen or isinstance(each, apart):
-            continue
-        seen.add(id(each))
-        if isinstance(each, RunLog | VirtualClock):
-            continue
-        total += sys.getsizeof(each)
-        stack += gc.get_referents(each)
-    return total
 
 
 def latencies_of(run: WeekRun, end_s: float) -> Latencies:
@@ -468,14 +449,6 @@ def week_figures(
     served = latencies_of(run, end_s)
     windows = {text: windows_of(Slo.parse(text), served, alone, end_s) for text in week.slo}
     return {**_counts(run, end_s), "windows": windows, "seconds": time.perf_counter() - started_s}
-
-
-def days_task(flags: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Serve days, as an experiment's task: return figures, and what may be kept of the others."""
-    found = week_figures(flags)
-    kept = {name: found.pop(name) for name in ("windows", "longest_wait_s", "memory_bytes")}
-    del found["seconds"]
-    return {**found, **windows_figures([*kept["windows"].values()])}, kept
 
 
 def week_of(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.experiment import Case, Done
 from harness.store import path_of, read, write
-from harness.tasks import find_task
+from harness.tasks import TASKS
 from tqdm import tqdm
 
 from hygen_vllm.simulator.many_runs import in_processes
@@ -50,7 +50,7 @@ def _seconds(case: Case) -> float:
 def _do(item: tuple[Path, Case]) -> None:
     path, case = item
     started_s = time.perf_counter()
-    figures, kept = find_task(case.task)(case.flags)
+    figures, kept = TASKS[case.task](case.flags)
     result = {
         "figures": figures,
         "kept": {name: kept[name] for name in case.keeps},

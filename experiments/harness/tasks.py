@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run can be. Each task takes a case's flags and returns (figures, what it may keep)."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,11 +87,11 @@ def figures_of(result: Mapping[str, Any]) -> Row:
         "recomputed_tokens": details["recomputed_tokens"],
         "predictor_mape": details["predictor_mape"],
         "of_limit": max((row["measured_s"] / row["limit_s"] for row in slos), default=None),
-        **windows_figures([row["windows"] for row in slos]),
+        **_windows_of([row["windows"] for row in slos]),
     }
 
 
-def windows_figures(windows: Sequence[Mapping[str, Any]]) -> Row:
+def _windows_of(windows: Sequence[Mapping[str, Any]]) -> Row:
     """Return how many sliding windows there were of all targets, those kept, and the worst."""
     worst = [each["worst_of_limit"] for each in windows if each["worst_of_limit"] is not None]
     return {
@@ -134,19 +132,3 @@ TASKS: dict[str, Callable[[Mapping[str, Any]], Outcome]] = {
     "accuracy": accuracy_task,
     "plan": plan_task,
 }
-
-
-def find_task(name: str) -> Callable[[Mapping[str, Any]], Outcome]:
-    """Return a task by its name here, or "FILE:FUNCTION" of an experiment's own file."""
-    if name in TASKS:
-        return TASKS[name]
-    file, _, function = name.partition(":")
-    path = Path(__file__).parents[1] / file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    task: Callable[[Mapping[str, Any]], Outcome] = getattr(module, function)
-    return task

@@ -230,7 +230,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         return ((number, function(item)) for number, item in enumerate(items))
 
     monkeypatch.setattr(store, "CACHE", tmp_path)
-    monkeypatch.setattr(pool, "find_task", {"simulate": task}.__getitem__)
+    monkeypatch.setattr(pool, "TASKS", {"simulate": task})
     monkeypatch.setattr(pool, "in_processes", here)
     return ran
 
@@ -303,9 +303,3 @@ def test_a_run_in_which_offline_requests_ran_out_is_refused() -> None:
     check_backlog([lasted, drained])
     with pytest.raises(ValueError, match="offline requests ran out"):
         check_backlog([lasted, ran_out])
-
-
-def test_task_of_an_experiment_s_own_file_is_found():
-    """By its place among the experiments, where it needs no module of the harness."""
-    assert tasks.find_task("simulate") is tasks.simulate_task
-    assert tasks.find_task("26-diurnal-day/experiment.py:cases").__name__ == "cases"

@@ -13,6 +13,7 @@ collector is off: its pauses are those of the requests themselves.
 """
 
 import argparse
+import csv
 import gc
 import itertools
 import os
@@ -28,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from harness.provenance import stamp_out
-from harness.tables import write_csv
 from tqdm import tqdm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -147,7 +147,7 @@ def measure(case: str, policy: str, options: argparse.Namespace) -> dict[str, An
     """Return a row of the table."""
     ours = Engine(TimedHyGen, policy, {})
     stock = Engine(TimedVllm, policy, None)
-    waiting = options.online if case == "crowd" else 0
+    waiting = options.online_waiting if case == "crowd" else 0
     for engine in (ours, stock):
         is_ours = engine is ours
         running = NUM_RUNNING if case == "crowd" or not is_ours else NUM_RUNNING // 2
@@ -155,7 +155,7 @@ def measure(case: str, policy: str, options: argparse.Namespace) -> dict[str, An
         for _ in range(20):
             engine.step()
         engine.add("online", waiting)
-    ours.add("offline", options.offline)
+    ours.add("offline", options.offline_waiting)
     while ours.scheduler.waiting.offline.num_new and case == "mixed":
         ours.scheduler.waiting.offline.start_scan(ours.now_s)
     times: dict[str, list[float]] = {"ours": [], "stock": [], "part": []}
@@ -173,7 +173,7 @@ def measure(case: str, policy: str, options: argparse.Namespace) -> dict[str, An
         "case": case,
         "policy": policy,
         "online_waiting": waiting,
-        "offline_waiting": options.offline,
+        "offline_waiting": options.offline_waiting,
         **{
             f"{name}_{what}_ms": 1e3 * float(value)
             for name in times
@@ -205,8 +205,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
-    parser.add_argument("--online", type=int, default=ONLINE_WAITING)
-    parser.add_argument("--offline", type=int, default=OFFLINE_WAITING)
+    parser.add_argument("--online-waiting", type=int, default=ONLINE_WAITING)
+    parser.add_argument("--offline-waiting", type=int, default=OFFLINE_WAITING)
     options = parser.parse_args()
     rows = []
     for case in CASES:
@@ -217,7 +217,10 @@ def main() -> None:
             gc.enable()
             print(rows[-1], file=sys.stderr)
     if options.out is not None:
-        write_csv(options.out, rows)
+        with options.out.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
         stamp_out(options.out, MEASURES)
 
 

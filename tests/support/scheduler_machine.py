@@ -551,8 +551,11 @@ class EverythingMachine(SchedulerMachine):
     @rule(reset_running=st.booleans())
     def reset_prefix_cache(self, reset_running):
         """vLLM refuses to preempt all while KV is loading."""
+        requests = self.scheduler.requests.values()
         is_loading = self.scheduler.connector is not None and (
-            self.scheduler.connector.loads or self.scheduler.kv_holding_waiting
+            self.scheduler.connector.loads
+            or self.scheduler.kv_holding_waiting
+            or any(request.is_finished() for request in requests)  # aborted while it loads
         )
         done = self.scheduler.reset_prefix_cache(
             reset_running_requests=reset_running and not is_loading

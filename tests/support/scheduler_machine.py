@@ -554,7 +554,7 @@ class EverythingMachine(SchedulerMachine):
         requests = self.scheduler.requests.values()
         is_loading = self.scheduler.connector is not None and (
             self.scheduler.connector.loads
-            or self.scheduler.kv_holding_waiting
+            or len(self.scheduler.kv_holding_waiting)
             or any(request.is_finished() for request in requests)  # aborted while it loads
         )
         done = self.scheduler.reset_prefix_cache(

@@ -51,9 +51,9 @@ def register() -> None:
 def uses_hygen(scheduler_cls: str | type | None) -> bool:
     """Whether a scheduler class, or the name of one, comes from this package or is derived."""
     if isinstance(scheduler_cls, str):
-        if scheduler_cls.startswith((f"{__package__}.", "vllm.")):
-            return not scheduler_cls.startswith("vllm.")
-        scheduler_cls = _class_of(scheduler_cls)
+        if scheduler_cls.startswith(f"{__package__}."):
+            return True
+        scheduler_cls = None if scheduler_cls.startswith("vllm.") else _class_of(scheduler_cls)
     bases = getattr(scheduler_cls, "__mro__", ())
     return any(base.__module__.startswith(f"{__package__}.") for base in bases)
 
@@ -124,6 +124,8 @@ def read_labels_of_pooling() -> None:
         return
     from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
 
+    from hygen_vllm.request_class import LABEL_KEY, TENANT_KEY
+
     whole = PoolingBaseServing._init_ctx
     if hasattr(whole, "reads_labels"):
         return
@@ -137,7 +139,7 @@ def read_labels_of_pooling() -> None:
                 context.priorities = int(header)
         given = (request.model_extra or {}).get("vllm_xargs")
         if isinstance(given, dict):
-            labels = {name: given[name] for name in LABELS if name in given}
+            labels = {name: given[name] for name in (LABEL_KEY, TENANT_KEY) if name in given}
             params = context.pooling_params
             params.extra_kwargs = {**(params.extra_kwargs or {}), **labels}
         return context
@@ -147,7 +149,6 @@ def read_labels_of_pooling() -> None:
 
 
 PRIORITY_HEADER = "X-Vllm-Priority"
-LABELS = ("slo_class", "tenant")
 
 
 def check_files(config: "HyGenConfig") -> None:

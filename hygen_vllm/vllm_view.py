@@ -123,17 +123,16 @@ class PrefixProbe:
     def _has_the_last(self, request: Request) -> bool:
         """Whether a request's hit is the one that was found last, no longer and no shorter."""
         length, hashes = len(self._last), request.block_hashes
+        most = min(len(hashes), (request.num_tokens - 1) // self._block_size)
         if (
             request.num_computed_tokens > 0
             or request.skip_reading_prefix_cache
             or getattr(request, "kv_cache_report_mode", None) == "full"
-            or (request.num_tokens - 1) // self._block_size < length
-            or len(hashes) < length
+            or most < length
             or hashes[length - 1] != self._last_hash
         ):
             return False
-        may_be_longer = (request.num_tokens - 1) // self._block_size > length < len(hashes)
-        return not (may_be_longer and self._pool.get_cached_block(hashes[length], [0]))
+        return most == length or not self._pool.get_cached_block(hashes[length], [0])
 
 
 def are_prefixes(scheduler: Scheduler) -> list[bool]:

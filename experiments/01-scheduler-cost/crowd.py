@@ -104,7 +104,7 @@ class Engine:
         self._numbers = itertools.count()
 
     def add(self, slo_class: str, count: int, family: int | None = None) -> None:
-        """Add requests; those of a family share 20 blocks, others two of twenty-four."""
+        """Add requests; those of a family share 20 blocks of 24, others two of six."""
         for _ in range(count):
             number = next(self._numbers)
             shared = number % 4000 if family is None else -family

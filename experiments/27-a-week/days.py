@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from kv_store import KvStore
+from kv_store import KvStore, transfer_config
 from memory import reachable_bytes
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
@@ -46,7 +46,7 @@ from hygen_vllm.slo.slo import Slo
 from hygen_vllm.workloads.arrival_processes import ARXIV_LENGTHS, AZURE_LENGTHS, SHAREGPT_LENGTHS
 from hygen_vllm.workloads.arrivals import Arrival, fit_length
 
-MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
+HOUR_S, DAY_S = 3600.0, 86400.0
 WEEKEND = (5, 6)
 WEEKEND_SHARE = 0.5
 DAY_SWING, NIGHT_AT_H = 0.8, 4.0
@@ -277,7 +277,6 @@ class _Week:
         }
         self._numbers = itertools.count()
         self._coming: dict[str, Coming] = {}
-        self._requests: dict[str, Any] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         for each in requests_of(flags, engine.info.max_model_len):
             if each.tenant is None or policy.has_offline:
@@ -298,13 +297,7 @@ class _Week:
             limits_of(self._engine),
             policy=self._policy.vllm_policy,
             max_loras=MAX_LORAS,
-            kv_transfer={
-                "kv_connector": "KvStore",
-                "kv_connector_module_path": KvStore.__module__,
-                "kv_role": "kv_both",
-                "kv_load_failure_policy": "recompute",
-                "kv_connector_extra_config": {"per_cent": LOADED_PER_CENT},
-            },
+            kv_transfer=transfer_config(LOADED_PER_CENT),
             scheduler_options={"async_scheduling": info.is_async},
         )
         hygen = self._settings if self._policy.is_hygen else None
@@ -353,7 +346,7 @@ class _Week:
     def _add(self, coming: Coming, times: int = 0) -> None:
         slo_class = "online" if coming.tenant is None else "offline"
         number = next(self._numbers)
-        arrival = replace(coming.arrival, time_s=max(coming.arrival.time_s, 0.0))
+        arrival = coming.arrival
         request = LazyRequest(
             f"{slo_class}-{number}" + (f"-again-{times}" if times else ""),
             arrival,

@@ -30,6 +30,17 @@ class Load:
     """Place of the first of `block_ids` in the request."""
 
 
+def transfer_config(per_cent: int) -> dict[str, Any]:
+    """Return the fields of the KVTransferConfig of an engine with a KvStore."""
+    return {
+        "kv_connector": "KvStore",
+        "kv_connector_module_path": __name__,
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"per_cent": per_cent},
+    }
+
+
 class NoMetadata(KVConnectorMetadata):
     """Nothing for the worker."""
 

@@ -59,7 +59,7 @@ def record(place: Place, experiment: Experiment, config: Config, runs: Sequence[
 
 def measures_of(folder: Path) -> list[str]:
     """Return what the results of an experiment measure, see provenance.py."""
-    own = [*sorted(folder.glob("*.py")), *config_files(folder)]
+    own = [folder / "experiment.py", *config_files(folder)]
     return ["runs", "findings", *(f"experiments/{p.parent.name}/{p.name}" for p in own)]
 
 

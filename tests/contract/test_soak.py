@@ -12,6 +12,7 @@ from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from hygen_vllm import leftovers
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.simulator.virtual_engine import VirtualClock
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 from tests.support.scheduler_laws import check_blocks, check_empty
@@ -81,20 +82,13 @@ class Churn:
             self.engine.abort(self.rng.choice(names))
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-
 @pytest.mark.parametrize(
     ("is_async", "policy"), [(False, "fcfs"), (True, "priority")], ids=["sync", "async"]
 )
 def test_memory_stays_what_it_was_after_the_first_rounds(is_async, policy, monkeypatch):
     """Tenants without number, priorities, aborts of those that wait, run, or never could."""
     monkeypatch.setattr(leftovers, "REMEMBERED", REMEMBERED)
-    clock = Clock()
+    clock = VirtualClock()
     limits = Limits(policy=policy, num_blocks=120, max_num_seqs=6, max_num_batched_tokens=48)
     settings = {"slo_window_s": WINDOW_S, "offline_max_wait_s": 20.0}
     scheduler = make_scheduler(HYGEN[is_async], limits, settings, clock=clock, wall_clock=clock)

@@ -42,7 +42,7 @@ from tests.support.scheduler_laws import (
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
 
-from kv_store import KvStore
+from kv_store import transfer_config
 
 STAIRS = TokenCurve((0, 8, 10, 16, 18), (0.0, 2e-5, 0.0, 2e-5, 1e-6))
 COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)
@@ -518,7 +518,7 @@ class EverythingMachine(SchedulerMachine):
         if num_drafts:
             limits["num_speculative_tokens"] = num_drafts
         if store is not None:
-            limits["kv_transfer"] = flaky_store(store)
+            limits["kv_transfer"] = transfer_config(store)
         hygen = {**GATES[gate], **lane}
         if "profile" in hygen:
             hygen["profile"] = profile()
@@ -567,14 +567,3 @@ class AsyncEverythingMachine(EverythingMachine):
     """The same with two steps in flight."""
 
     is_async = True
-
-
-def flaky_store(per_cent):
-    """Return the fields of a KVTransferConfig."""
-    return {
-        "kv_connector": "KvStore",
-        "kv_connector_module_path": KvStore.__module__,
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"per_cent": per_cent},
-    }

@@ -33,6 +33,8 @@ class Room:
     """LoRA adapters that running requests and arrivals hold."""
     online_adapters: frozenset[int] = frozenset()
     """Those of them that online requests hold."""
+    can_start_online: bool = False
+    """Whether the first arrival finds the blocks that it needs."""
 
 
 class RoomMaker:
@@ -82,6 +84,8 @@ class RoomMaker:
             blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
             adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
+            can_start_online=bool(self._arrivals)
+            and view.free_blocks(self._scheduler) >= self._blocks_wanted(1),
         )
 
     def _offline(self) -> list[Request]:

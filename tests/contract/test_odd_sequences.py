@@ -15,7 +15,7 @@ from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
-from tests.support.kv_transfer import offloading
+from tests.support.kv_transfer import offloading, storing, write_loaded
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
@@ -143,6 +143,38 @@ def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
     assert {f"online-{number}" for number in range(1, 4)} <= engine.finished
     engine.run()
     assert again.request_id in engine.finished
+
+
+def test_offline_request_that_has_loaded_gives_its_blocks_to_an_online_one(is_async):
+    """Nothing runs, and the online request does not fit beside the KV that the other loaded."""
+    limits = Limits(num_blocks=18, prefix_caching=False, kv_transfer=storing(100))
+    scheduler = make_scheduler(HYGEN[is_async], limits, {"min_chunk_tokens": 4})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    store, execute, is_done = scheduler.connector, engine.worker.execute, False
+
+    def execute_and_load(output):
+        result = execute(output)
+        if is_done and store.loads:
+            for load in store.loads.values():
+                write_loaded(engine.worker, load, len(load.block_ids))
+            result.kv_connector_output = store.finished([*store.loads])
+        return result
+
+    engine.worker.execute = execute_and_load
+    loaded = offline("loaded", 1, 32)
+    engine.add(loaded)
+    engine.step()
+    assert loaded.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+    store.get_num_new_matched_tokens = lambda request, n: (0, False)
+    engine.add(make_request("online-0", tokens_of(300, 43), max_tokens=5))
+    for _ in range(3):
+        engine.step()
+    is_done = True
+    for _ in range(12):
+        engine.step()
+    assert "online-0" in engine.finished
+    engine.run()
+    assert loaded.request_id in engine.finished
 
 
 def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async, monkeypatch):

@@ -104,7 +104,7 @@ def test_latencies_are_those_of_online_requests():
     latencies = Latencies.of(run)
     assert [1.0, 1.5] == latencies.ttft_s.tolist()
     assert [1.0, 1.0] == latencies.tbt_s.tolist()
-    assert [] == run.log.records["offline-0"].token_times_s
+    assert not run.log.records["offline-0"].token_times_s
     result = figures(run)
     assert {"ttft_s": 2, "tbt_s": 2} == result["details"]["num_samples"]
     assert {"mean": 1.25, "p50": 1.25, "p90": 1.45, "p99": 1.495} == result["online"]["ttft_s"]

@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of engines with vLLM's OffloadingConnector."""
+"""Settings of engines with a KV connector."""
 
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
+
+from kv_store import Load
+from kv_store import transfer_config as storing
+
+from tests.support.fake_engine import FakeWorker
+
+__all__ = ["offloading", "storing", "write_loaded"]
 
 
 def offloading(num_bytes: int, **extra: Any) -> dict[str, Any]:
@@ -11,3 +22,12 @@ def offloading(num_bytes: int, **extra: Any) -> dict[str, Any]:
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"cpu_bytes_to_use": num_bytes, **extra},
     }
+
+
+def write_loaded(worker: FakeWorker, load: Load, num_blocks: int) -> None:
+    """Write the first blocks of a load into the cache of a worker."""
+    size = worker.block_size
+    for number, block_id in enumerate(load.block_ids[:num_blocks], start=load.first):
+        for offset in range(size):
+            token = load.request.prompt_token_ids[number * size + offset]
+            worker.kv_cache[block_id, offset] = token

@@ -3,7 +3,6 @@
 
 import copy
 import json
-import sys
 import tempfile
 import zlib
 from collections import deque
@@ -33,16 +32,13 @@ from hygen_vllm.latency.token_curve import TokenCurve
 from hygen_vllm.vllm_engine import engine_info
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
+from tests.support.kv_transfer import storing, write_loaded
 from tests.support.scheduler_laws import (
     check_blocks,
     check_empty,
     check_places,
     online_schedule_without_offline,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
-
-from kv_store import transfer_config
 
 STAIRS = TokenCurve((0, 8, 10, 16, 18), (0.0, 2e-5, 0.0, 2e-5, 1e-6))
 COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)
@@ -473,13 +469,8 @@ class LoadingEngine(TimedEngine):
         for name in ended:
             del self.due[name]
             load = store.loads[name]
-            blocks = (
-                load.block_ids[: len(load.block_ids) // 2] if name in failed else load.block_ids
-            )
-            for number, block_id in enumerate(blocks, start=load.first):
-                for offset in range(self.worker.block_size):
-                    token = load.request.prompt_token_ids[number * self.worker.block_size + offset]
-                    self.worker.kv_cache[block_id, offset] = token
+            num_blocks = len(load.block_ids) // (2 if name in failed else 1)
+            write_loaded(self.worker, load, num_blocks)
         return store.finished(ended, failed)
 
 
@@ -518,7 +509,7 @@ class EverythingMachine(SchedulerMachine):
         if num_drafts:
             limits["num_speculative_tokens"] = num_drafts
         if store is not None:
-            limits["kv_transfer"] = transfer_config(store)
+            limits["kv_transfer"] = storing(store)
         hygen = {**GATES[gate], **lane}
         if "profile" in hygen:
             hygen["profile"] = profile()

@@ -6,7 +6,8 @@ policy it may choose an online victim. So whatever online needs in this step is 
 looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: tokens
 to be computed again, where nobody else keeps their blocks cached, over the tokens that they have
 still to make, for which they would hold their blocks. One that frees enough alone goes before
-several that lose more.
+several that lose more. A request that waits with the KV that a connector loaded for it, which vLLM
+would leave it, is a victim like one that runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.online_arrivals import Arrival
@@ -33,8 +34,6 @@ class Room:
     """LoRA adapters that running requests and arrivals hold."""
     online_adapters: frozenset[int] = frozenset()
     """Those of them that online requests hold."""
-    can_start_online: bool = False
-    """Whether the first arrival finds the blocks that it needs."""
 
 
 class RoomMaker:
@@ -60,6 +59,7 @@ class RoomMaker:
         self._now_s = now_s
         self._online = scheduler.running[:num_online]
         self._growth = self._running_growth(most_tokens_each)
+        self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
 
     def make_room(self, offline_is_stuck: bool) -> Room:
@@ -74,25 +74,28 @@ class RoomMaker:
                 self._free_slots()
             if has_loras:
                 self._free_adapters()
+        if self._holders():
             if any(arrival.request.has_encoder_inputs for arrival in self._arrivals):
                 self._free_encoder_cache()
             self._free_blocks()
-        if offline_is_stuck and not self.num_preempted and len(self._offline()) > 1:
-            self._preempt(self._victims()[0])
+        if offline_is_stuck and not self.num_preempted and len(self._holders()) > 1:
+            self._preempt(min(self._holders(), key=self._loss))
         return Room(
             num_preempted=self.num_preempted,
             blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
             adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
-            can_start_online=bool(self._arrivals)
-            and view.free_blocks(self._scheduler) >= self._blocks_wanted(1),
         )
 
     def _offline(self) -> list[Request]:
         return self._scheduler.running[len(self._online) :]
 
-    def _victims(self, may_go: Callable[[Request], bool] = lambda _: True) -> list[Request]:
-        return sorted(filter(may_go, self._offline()), key=self._loss)
+    def _holders(self) -> list[Request]:
+        """Return the offline requests whose KV blocks can be taken."""
+        if not self._has_holding:
+            return self._offline()
+        waiting = self._scheduler.kv_holding_waiting.offline
+        return [*self._offline(), *(r for r in waiting if view.has_loaded(self._scheduler, r))]
 
     def _loss(self, request: Request) -> tuple[float, int]:
         rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
@@ -100,17 +103,32 @@ class RoomMaker:
 
     def _preempt(self, victim: Request) -> None:
         scheduler = self._scheduler
-        scheduler.running.remove(victim)
-        scheduler._preempt_request(
-            victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
-        )
+        if victim.status == RequestStatus.RUNNING:
+            scheduler.running.remove(victim)
+            scheduler._preempt_request(
+                victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
+            )
+        else:
+            self._drop_loaded(victim)
         self.num_preempted += 1
 
-    def _preempt_until(
-        self, enough: Callable[[], bool], may_go: Callable[[Request], bool] = lambda _: True
-    ) -> None:
+    def _drop_loaded(self, victim: Request) -> None:
+        """Let a request wait without the KV that was loaded for it, as before its load.
+
+        The worker has never seen it run, or not since it was preempted.
+        """
+        scheduler = self._scheduler
+        scheduler._handle_blocked_waiting_request(victim)  # its blocks go into the prefix cache
+        scheduler._free_request_blocks(victim)
+        scheduler.encoder_cache_manager.free(victim)
+        scheduler._inflight_prefills.discard(victim)
+        victim.num_computed_tokens = 0
+        scheduler.kv_holding_waiting.remove_request(victim)
+        scheduler.waiting.prepend_request(victim)
+
+    def _preempt_until(self, enough: Callable[[], bool], victims: Iterable[Request]) -> None:
         if not enough():
-            for victim in self._victims(may_go):
+            for victim in sorted(victims, key=self._loss):
                 self._preempt(victim)
                 if enough():
                     return
@@ -119,7 +137,7 @@ class RoomMaker:
         scheduler = self._scheduler
         num_slots = scheduler.max_num_active_reqs - scheduler.num_waiting_for_streaming_input
         most_running = num_slots - len(self._arrivals)
-        self._preempt_until(lambda: len(scheduler.running) <= most_running)
+        self._preempt_until(lambda: len(scheduler.running) <= most_running, self._offline())
 
     def _adapters(self, running: Iterable[Request]) -> frozenset[int]:
         """Adapters of running requests, then of arrivals in order while they fit."""
@@ -136,7 +154,7 @@ class RoomMaker:
         max_loras = self._scheduler.lora_config.max_loras
         self._preempt_until(
             lambda: len(wanted | ({view.lora_id(r) for r in self._offline()} - {0})) <= max_loras,
-            may_go=lambda request: view.lora_id(request) not in wanted | {0},
+            [r for r in self._offline() if view.lora_id(r) not in wanted | {0}],
         )
 
     def _free_encoder_cache(self) -> None:
@@ -145,7 +163,7 @@ class RoomMaker:
         wanted = sum(view.missing_encoder_embeds(scheduler, a.request) for a in self._arrivals)
         self._preempt_until(
             lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
-            may_go=lambda request: view.holds_encoder_cache(scheduler, request),
+            [r for r in self._holders() if view.holds_encoder_cache(scheduler, r)],
         )
 
     def _free_blocks(self) -> None:
@@ -175,11 +193,12 @@ class RoomMaker:
         short = wanted() - view.free_blocks(scheduler)
         if short <= 0:
             return
-        freed = {victim: view.num_unshared(scheduler, victim) for victim in self._victims()}
+        victims = sorted(self._holders(), key=self._loss)
+        freed = {victim: view.num_unshared(scheduler, victim) for victim in victims}
         alone = next((victim for victim, blocks in freed.items() if blocks >= short), None)
         if alone is not None and freed[alone] <= _least_sum(freed.values(), short):
             self._preempt(alone)
-        self._preempt_until(lambda: view.free_blocks(scheduler) >= wanted())
+        self._preempt_until(lambda: view.free_blocks(scheduler) >= wanted(), self._holders())
 
     def _blocks_wanted(self, count: int) -> int:
         """Free blocks with which vLLM would admit the first `count` arrivals now."""
@@ -189,7 +208,7 @@ class RoomMaker:
     def _would_have_blocks_for(self, count: int) -> bool:
         """Whether vLLM would admit them if no offline request ran."""
         scheduler = self._scheduler
-        offline = self._offline()
+        offline = self._holders()
         free = view.free_blocks(scheduler) - self._watermark_blocks(count > 1 or bool(self._online))
         most_freed = sum(view.num_held(scheduler, request) for request in offline)
         if free + most_freed < self._blocks_needed(count, offline_refs={}):

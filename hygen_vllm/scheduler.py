@@ -294,7 +294,7 @@ class HyGenScheduler(Scheduler):
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         if len(self.kv_holding_waiting.offline):
-            self._offer_kv_holding(room, has_arrivals=bool(arrivals), now_s=now_s)
+            self._offer_kv_holding(room.blocks_left, is_busy=bool(arrivals), now_s=now_s)
         is_open = can_admit and not room.num_preempted
         room_for = partial(self._room_for, room, num_online)
         self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
@@ -311,12 +311,11 @@ class HyGenScheduler(Scheduler):
         )
         return defers_prefills
 
-    def _offer_kv_holding(self, room: Room, has_arrivals: bool, now_s: float) -> None:
+    def _offer_kv_holding(self, blocks_left: int, is_busy: bool, now_s: float) -> None:
         """Offer offline requests that wait with KV blocks, unless that could hold up online ones.
 
-        vLLM admits nobody behind one of them that cannot go on. Where online lacks blocks, they may
-        be theirs: once they run they can be preempted. One whose load failed has none and waits
-        like any other.
+        vLLM admits nobody behind one of them that cannot go on. One whose load failed has none and
+        waits like any other.
         """
         queue = self.kv_holding_waiting
         for request in [*queue.offline]:
@@ -324,8 +323,8 @@ class HyGenScheduler(Scheduler):
                 queue.remove_request(request)
                 self.waiting.prepend_request(request)
         needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
-        holds_up_nobody = not room.can_start_online if has_arrivals else not self.running
-        queue.start_step(room.blocks_left >= needed or holds_up_nobody, now_s)
+        is_open = blocks_left >= needed or not (self.running or is_busy)
+        queue.start_step(is_open, now_s)
 
     def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""

@@ -17,7 +17,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.vllm_release import release_of
@@ -246,6 +246,12 @@ def most_blocks_to_grow(scheduler: Scheduler, num_new_tokens: int) -> int:
     num_tokens = num_new_tokens + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     return sum(1 + num_tokens // manager.block_size for manager in managers)
+
+
+def has_loaded(scheduler: Scheduler, request: Request) -> bool:
+    """Whether no load is under way into the blocks of a request that waits with KV (:3175)."""
+    is_loading = request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+    return not is_loading or request.request_id in scheduler.finished_recving_kv_req_ids
 
 
 def num_held(scheduler: Scheduler, request: Request) -> int:

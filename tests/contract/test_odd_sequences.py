@@ -146,7 +146,7 @@ def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
 
 
 def test_offline_request_that_has_loaded_gives_its_blocks_to_an_online_one(is_async):
-    """Nothing runs, and the online request does not fit beside the KV that the other loaded."""
+    """Nothing runs, and it does not fit beside the KV that the other loaded."""
     limits = Limits(num_blocks=18, prefix_caching=False, kv_transfer=storing(100))
     scheduler = make_scheduler(HYGEN[is_async], limits, {"min_chunk_tokens": 4})
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)

@@ -14,7 +14,7 @@ from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_s
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
 from tests.support.classes import HYGEN
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -145,8 +145,11 @@ def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
     assert again.request_id in engine.finished
 
 
-def test_offline_request_that_has_loaded_gives_its_blocks_to_an_online_one(is_async):
-    """Nothing runs, and it does not fit beside the KV that the other loaded."""
+@pytest.mark.parametrize(("length", "max_tokens"), [(43, 5), (28, 12)], ids=["starts", "grows"])
+def test_online_request_gets_the_blocks_that_an_offline_one_has_loaded(
+    is_async, length, max_tokens
+):
+    """Whether it starts or grows: it waits for a load under way, and then for nobody."""
     limits = Limits(num_blocks=18, prefix_caching=False, kv_transfer=storing(100))
     scheduler = make_scheduler(HYGEN[is_async], limits, {"min_chunk_tokens": 4})
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
@@ -161,20 +164,21 @@ def test_offline_request_that_has_loaded_gives_its_blocks_to_an_online_one(is_as
         return result
 
     engine.worker.execute = execute_and_load
-    loaded = offline("loaded", 1, 32)
-    engine.add(loaded)
+    engine.add(offline("loaded", 1, 40))
     engine.step()
-    assert loaded.status == RequestStatus.WAITING_FOR_REMOTE_KVS
-    store.get_num_new_matched_tokens = lambda request, n: (0, False)
-    engine.add(make_request("online-0", tokens_of(300, 43), max_tokens=5))
-    for _ in range(3):
-        engine.step()
+    assert {"offline-loaded"} == store.loads.keys()
     is_done = True
-    for _ in range(12):
+    engine.step()
+    store.get_num_new_matched_tokens = lambda request, n: (0, False)
+    online = make_request("online-0", tokens_of(300, length), max_tokens=max_tokens)
+    engine.add(online)
+    for _ in range(max_tokens + 4):
         engine.step()
     assert "online-0" in engine.finished
+    assert 0 == online.num_preemptions
     engine.run()
-    assert loaded.request_id in engine.finished
+    assert "offline-loaded" in engine.finished
+    assert expected_tokens(tokens_of(1, 40), 4) == engine.outputs["offline-loaded"]
 
 
 def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async, monkeypatch):

@@ -109,22 +109,8 @@ class RoomMaker:
                 victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
             )
         else:
-            self._drop_loaded(victim)
+            scheduler.wait_without_kv(victim)
         self.num_preempted += 1
-
-    def _drop_loaded(self, victim: Request) -> None:
-        """Let a request wait without the KV that was loaded for it, as before its load.
-
-        The worker has never seen it run, or not since it was preempted.
-        """
-        scheduler = self._scheduler
-        scheduler._handle_blocked_waiting_request(victim)  # its blocks go into the prefix cache
-        scheduler._free_request_blocks(victim)
-        scheduler.encoder_cache_manager.free(victim)
-        scheduler._inflight_prefills.discard(victim)
-        victim.num_computed_tokens = 0
-        scheduler.kv_holding_waiting.remove_request(victim)
-        scheduler.waiting.prepend_request(victim)
 
     def _preempt_until(self, enough: Callable[[], bool], victims: Iterable[Request]) -> None:
         if not enough():

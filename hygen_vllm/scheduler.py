@@ -320,11 +320,23 @@ class HyGenScheduler(Scheduler):
         queue = self.kv_holding_waiting
         for request in [*queue.offline]:
             if request.status == RequestStatus.WAITING and not request.num_computed_tokens:
-                queue.remove_request(request)
-                self.waiting.prepend_request(request)
+                self.wait_without_kv(request)
         needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
         is_open = blocks_left >= needed or not (self.running or is_busy)
         queue.start_step(is_open, now_s)
+
+    def wait_without_kv(self, request: Request) -> None:
+        """Let a request that waits with loaded KV wait as before its load.
+
+        It needs no preemption: the worker has not seen it run since.
+        """
+        self._handle_blocked_waiting_request(request)  # what was loaded goes into the prefix cache
+        self._free_request_blocks(request)
+        self.encoder_cache_manager.free(request)
+        self._inflight_prefills.discard(request)
+        request.num_computed_tokens = 0
+        self.kv_holding_waiting.remove_request(request)
+        self.waiting.prepend_request(request)
 
     def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""

@@ -16,6 +16,7 @@ from hygen_vllm.latency.step_cost import StepCost
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded
+from tests.support.scheduler_laws import check_places
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
@@ -136,6 +137,7 @@ def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
     engine.add(make_request("online-long", tokens_of(399, 8), max_tokens=40))
     for _ in range(4):
         engine.step()
+        check_places(scheduler)
     for number in range(1, 4):
         engine.add(make_request(f"online-{number}", tokens_of(300 + number, 8), max_tokens=5))
     for _ in range(40):

@@ -516,6 +516,7 @@ class EverythingMachine(SchedulerMachine):
         self.shortens_online = True
         self.budget_s = None
         self.now_s = 100.0
+        num_blocks += 1 + num_drafts // 2  # an asynchronous engine drafts for two steps at once
         scheduler = build(
             HYGEN[self.is_async], limits, num_blocks, False, hygen, clock=lambda: self.now_s
         )

@@ -260,6 +260,10 @@ class HyGenScheduler(Scheduler):
         self, step: OpenStep | OnlineOnlyStep | None, output: SchedulerOutput, started_s: float
     ) -> None:
         plan = None if step is None else self._close(step)
+        if self.connector is not None and self._inflight_prefills:
+            # vLLM keeps those whose load failed; elsewhere in the lane they would keep others out.
+            without_kv = filter(self._waits_without_kv, self._inflight_prefills)
+            self._inflight_prefills -= set(filter(self.is_offline, without_kv))
         if self._rate is not None:
             self._rate.started(self._num_started(output))
         size = StepSize(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
@@ -319,7 +323,7 @@ class HyGenScheduler(Scheduler):
         """
         queue = self.kv_holding_waiting
         for request in [*queue.offline]:
-            if request.status == RequestStatus.WAITING and not request.num_computed_tokens:
+            if self._waits_without_kv(request):
                 self.wait_without_kv(request)
         needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
         is_open = blocks_left >= needed or not (self.running or is_busy)
@@ -337,6 +341,11 @@ class HyGenScheduler(Scheduler):
         request.num_computed_tokens = 0
         self.kv_holding_waiting.remove_request(request)
         self.waiting.prepend_request(request)
+
+    @staticmethod
+    def _waits_without_kv(request: Request) -> bool:
+        is_ready = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+        return is_ready and not request.num_computed_tokens
 
     def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""

@@ -211,13 +211,15 @@ class Running:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.seconds = 0.0
+        self.seconds = self.cpu_s = 0.0
         self.status: int | str | None = None
         self._ends_by_s = self.started_s + stage.limit_s
 
     def has_ended(self) -> bool:
         """Look whether it has ended; end it if its time is over."""
+        before_s = _cpu_of_ended_children()
         self.status = self._process.poll()
+        self.cpu_s = _cpu_of_ended_children() - before_s
         if self.status is None and time.monotonic() > self._ends_by_s:
             self._show_stacks()
             self.status = -signal.SIGKILL
@@ -266,6 +268,12 @@ class Running:
         """Return the end of its output: more of it if it failed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-SHOWN_LINES if self.status else -1 :])
+
+
+def _cpu_of_ended_children() -> float:
+    """CPU seconds of all processes that were started here and have ended, with their children."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _file_of(case: ET.Element) -> str:
@@ -322,7 +330,7 @@ def run_all(stages: Sequence[Stage], seed: int) -> list[Running]:
 
 
 def print_table(done: Sequence[Running], setup_s: float, total_s: float) -> None:
-    print(f"\n{'stage':28} {'':6} {'seconds':>8} {'tests':>6}")
+    print(f"\n{'stage':28} {'':6} {'seconds':>8} {'CPU':>6} {'tests':>6}")
     if setup_s:
         print(f"{'set-up':28} {'':6} {setup_s:8.0f}")
     of_file: dict[str, list[float]] = defaultdict(list)
@@ -332,7 +340,8 @@ def print_table(done: Sequence[Running], setup_s: float, total_s: float) -> None
             of_file[file].append(seconds)
         word = "ok" if each.status == 0 else "FAILED"
         count = str(len(tests) or "")
-        print(f"{each.stage.name:28} {word:6} {each.seconds:8.0f} {count:>6}")
+        cpu = f"{each.cpu_s:6.0f}"
+        print(f"{each.stage.name:28} {word:6} {each.seconds:8.0f} {cpu} {count:>6}")
     print(f"{'all':28} {'':6} {setup_s + total_s:8.0f}")
     slowest = sorted(of_file.items(), key=lambda item: -sum(item[1]))[:SHOWN_FILES]
     if slowest:

@@ -7,22 +7,25 @@ applications:
     args: {model: Qwen/Qwen3-8B, num_replicas: 2, accelerator_type: H200}
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.ray_serving import offline_pool
-from hygen_vllm.ray_serving.app_config import AppConfig
+from hygen_vllm.ray_serving.app_config import AUTO, AppConfig
 from hygen_vllm.ray_serving.ingress import HyGenIngress
 from hygen_vllm.ray_serving.resources import missing_resources
 from hygen_vllm.ray_serving.server import HyGenServer
 
+MOST_COUNTED = offline_pool.MOST_COUNTED
 HEALTH_CHECK_PERIOD_S = 5.0
 ROUTER = "hygen_vllm.ray_serving.router.HyGenRouter"
 LOAD_EVERY_S = 1.0
@@ -53,6 +56,8 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
         config.lease_s,
         OrderRules.of(scheduler_config),
         scheduler_config.tenant_weights or {},
+        f"{HyGenServer.__name__}:{llm_config.deployment_config['name']}",
+        _most_counted(config),
     )
     return build_openai_app(
         {
@@ -74,9 +79,23 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
     )
 
 
+def _most_counted(config: AppConfig) -> int:
+    """Return how many offline requests count for Serve's autoscaling."""
+    scaling = config.deployment.get("autoscaling_config")
+    if scaling is None:
+        scaling = AutoscalingConfig.default() if config.num_replicas == AUTO else None
+    elif isinstance(scaling, Mapping):
+        scaling = AutoscalingConfig(**{"target_ongoing_requests": MOST_COUNTED, **scaling})
+    if scaling is None:
+        return 0
+    enough: float = scaling.target_ongoing_requests * scaling.max_replicas
+    return min(MOST_COUNTED, math.ceil(enough))
+
+
 def _llm_config(config: AppConfig) -> LLMConfig:
     on_cpu: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}} if config.on_cpu else {}
     deployment = {
+        "name": config.name.replace("/", "--").replace(".", "_"),
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         **({} if config.num_replicas is None else {"num_replicas": config.num_replicas}),
         "request_router_config": {

@@ -3,6 +3,9 @@
 
 One replica of its own, which computes nothing. Whoever has offline work (the ingress, a batch job)
 calls `run` and waits; replicas of the model call `take` a few times a second and `finish`.
+
+Where Serve scales the replicas, each offline request counts as a call of theirs that waits for one
+with room: so backlog wakes a deployment that has none, adds some, and keeps those that work on it.
 """
 
 import asyncio
@@ -13,6 +16,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
 from hygen_vllm.offline_lane.admission_order import OrderRules
@@ -27,6 +34,10 @@ JOB_SILENT_S = 15.0
 """A job that is not heard of for so long has ended, and nobody waits for its results."""
 MOST_WAITING = 100_000
 """Requests that Serve lets in; they wait here."""
+COUNTED_METHOD = "stands_for_offline_work"
+"""A call of this method of a replica only counts; HyGenRouter sends it to none."""
+MOST_COUNTED = 5_000
+"""Offline requests that count at most, where Serve's settings do not say that fewer are enough."""
 
 
 class OfflinePool:
@@ -35,9 +46,18 @@ class OfflinePool:
     Args:
         lease_s: see WorkPool.
         order, weights: see QueueRules.
+        replicas: the deployment that Serve scales by its open calls.
+        most_counted: requests that count for that, 0 where the number of replicas is fixed.
     """
 
-    def __init__(self, lease_s: float, order: OrderRules, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        lease_s: float,
+        order: OrderRules,
+        weights: Mapping[str, float],
+        replicas: str,
+        most_counted: int = 0,
+    ) -> None:
         rules = QueueRules(order, weights)
         self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, rules)
         self._results: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -49,6 +69,10 @@ class OfflinePool:
         """Of this life of the pool: replicas may still work on what one before it lent."""
         self._ids = itertools.count()
         self._expiry: asyncio.Task[None] | None = None
+        self._replicas = replicas
+        self._most_counted = most_counted
+        self._counting: list[asyncio.Task[None]] = []
+        """One for each request that counts."""
 
     async def run(self, request: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
         """Yield one `result`, JSON: `response`, the body of an OpenAI response, or `error`.
@@ -141,8 +165,29 @@ class OfflinePool:
             for work in self._pool.expire(now_s):
                 self._give_up(work.request_id, message)
             self._drop_silent_jobs(now_s)
+            self._count_for_autoscaling()
             for gone in self._reports.keys() - self._pool.workers.keys():
                 del self._reports[gone]
+
+    def _count_for_autoscaling(self) -> None:
+        self._counting = [task for task in self._counting if not task.done()]
+        wanted = min(len(self._pool), self._most_counted)
+        for task in self._counting[wanted:]:
+            task.cancel()
+        del self._counting[wanted:]
+        missing = wanted - len(self._counting)
+        self._counting += [asyncio.create_task(self._count_one()) for _ in range(missing)]
+
+    async def _count_one(self) -> None:
+        app_name = serve.get_replica_context().app_name
+        handle = serve.get_deployment_handle(self._replicas, app_name)
+        call = getattr(handle, COUNTED_METHOD).remote()
+        try:
+            await call
+        except (RayError, RayServeException) as error:  # the user bounds calls that wait, say
+            logger.debug("an offline request does not count for autoscaling: %s", error)
+        finally:
+            call.cancel()
 
     def _drop_silent_jobs(self, now_s: float) -> None:
         silent = {job for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}

@@ -24,6 +24,7 @@ from hygen_vllm.openai_request import (
     IDENTITY,
     OpenAiRequest,
 )
+from hygen_vllm.ray_serving.offline_pool import COUNTED_METHOD
 
 STATS = "hygen"
 """Name of the load among the routing stats of a replica."""
@@ -42,7 +43,15 @@ class HyGenRouter(MultiplexMixin, RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Return the replica that is to get a request, then all that may if it does not take it."""
+        """Return the replica that is to get a request, then all that may if it does not take it.
+
+        None for a call that only counts.
+        """
+        if pending_request is not None:
+            # Else Serve asks again without a pause while no replica takes it.
+            pending_request.routing_context.should_backoff = True
+            if pending_request.metadata.call_method == COUNTED_METHOD:
+                return []
         replicas = {replica.replica_id: replica for replica in candidate_replicas}
         for name in [name for name in self._reports if name not in replicas]:
             del self._reports[name]

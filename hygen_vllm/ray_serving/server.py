@@ -58,6 +58,9 @@ class HyGenServer(LLMServer):
         answer: dict[str, Any] = await core.call_utility_async(UTILITY)
         return answer
 
+    async def stands_for_offline_work(self) -> None:
+        """Nothing: see offline_pool.COUNTED_METHOD. Another router than ours may call it."""
+
     async def record_routing_stats(self) -> dict[str, Any]:
         """Serve's hook: what the request router knows of this replica."""
         stats = dict(await super().record_routing_stats())

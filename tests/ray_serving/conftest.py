@@ -107,7 +107,7 @@ class App:
 
 
 @contextmanager
-def serving(folder: Path, num_replicas: int, **config: Any):
+def serving(folder: Path, num_replicas: int | None, **config: Any):
     """Yield an App; its processes end with it."""
     log = folder / "app.log"
     config = {

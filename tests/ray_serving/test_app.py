@@ -3,7 +3,7 @@
 
 import pytest
 
-from hygen_vllm.ray_serving.app import _llm_config
+from hygen_vllm.ray_serving.app import MOST_COUNTED, _llm_config, _most_counted
 from hygen_vllm.ray_serving.app_config import AppConfig
 
 GPU = {"GPU": 1}
@@ -33,3 +33,20 @@ def test_settings_reach_every_replica():
     engine = _llm_config(config).get_engine_config().engine_kwargs
     assert ("hygen_vllm.HyGenScheduler", 100) == (engine["scheduler_cls"], engine["max_model_len"])
     assert {"hygen": {"mode": "off"}} == engine["additional_config"]
+
+
+AUTO = {"autoscaling_config": {"max_replicas": 3, "target_ongoing_requests": 5}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"num_replicas": 4}, 0),
+        ({"num_replicas": "auto"}, 200),
+        ({"num_replicas": None, "deployment": AUTO}, 15),
+        ({"num_replicas": None, "deployment": {"autoscaling_config": {}}}, MOST_COUNTED),
+    ],
+)
+def test_no_more_offline_requests_count_than_all_replicas_are_for(settings, most):
+    """Serve's default is two calls for each of up to 100 replicas."""
+    assert most == _most_counted(AppConfig("model", **settings))

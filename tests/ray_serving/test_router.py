@@ -5,9 +5,11 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from ray.serve._private.request_router.common import RequestRoutingContext as RoutingContext
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
 from hygen_vllm.fleet.engine_load import EngineLoad
+from hygen_vllm.ray_serving.offline_pool import COUNTED_METHOD
 from hygen_vllm.ray_serving.router import STATS, HyGenRouter, routed_request
 
 IDLE = EngineLoad(free_tokens=10_000, prefill_token_s=1e-4)
@@ -19,9 +21,10 @@ def replica(name, load, at_s=0.0):
     return SimpleNamespace(replica_id=name, routing_stats=stats)
 
 
-def pending(request):
-    metadata = SimpleNamespace(internal_request_id="r", multiplexed_model_id="")
-    return SimpleNamespace(args=[request], metadata=metadata)
+def pending(request, method="chat"):
+    names = {"internal_request_id": "r", "multiplexed_model_id": "", "call_method": method}
+    metadata = SimpleNamespace(**names)
+    return SimpleNamespace(args=[request], metadata=metadata, routing_context=RoutingContext())
 
 
 def chat(text):
@@ -70,6 +73,20 @@ def test_prefix_is_found_again(router):
 def test_replicas_without_a_report_are_used(router):
     """They have just started."""
     assert 1 == len(choose(router, [replica("new", None)])[0])
+
+
+def test_serve_pauses_before_it_asks_again(router):
+    """Where no replica takes a request; a loop without a pause would stop all others."""
+    request = chat("x")
+    choose(router, [replica("full", BUSY)], request)
+    assert request.routing_context.should_backoff
+
+
+def test_call_that_only_counts_goes_to_nobody(router):
+    """It waits, by which Serve knows of it, and takes nobody's place in a replica."""
+    request = pending(None, COUNTED_METHOD)
+    assert [] == choose(router, [replica("idle", IDLE)], request)
+    assert request.routing_context.should_backoff
 
 
 def test_nobody_is_chosen_of_none(router):

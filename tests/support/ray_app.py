@@ -60,7 +60,7 @@ def main():
         tempfile.TemporaryDirectory(prefix="hygen", ignore_cleanup_errors=True) as folder,
     ):
         ray.init(
-            num_cpus=2 * config["num_replicas"] + 2,
+            num_cpus=2 * (config["num_replicas"] or 1) + 2,
             num_gpus=0,
             include_dashboard=False,
             logging_level=logging.WARNING,

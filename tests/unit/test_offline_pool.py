@@ -39,7 +39,7 @@ class Replica:
 
 
 def new_pool() -> OfflinePool:
-    return OfflinePool(10.0, OrderRules(), {})
+    return OfflinePool(10.0, OrderRules(), {}, "HyGenServer:small")
 
 
 def call(row: int, **more: str) -> dict[str, str]:

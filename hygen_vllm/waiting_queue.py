@@ -179,9 +179,9 @@ def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
     config: HyGenConfig = scheduler.hygen_config
     num_cached = partial(view.num_cached_blocks, scheduler)
     rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
-    label = partial(_label, scheduler)
+    label, place = partial(_label, scheduler), partial(_place, scheduler)
     return (
-        _make_queue(scheduler, lambda: OfflineQueue(label, rules, scheduler.clock)),
+        _make_queue(scheduler, lambda: OfflineQueue(label, rules, scheduler.clock, place)),
         _make_queue(scheduler, lambda: OfflineQueue(lambda _: Labels())),
     )
 
@@ -198,10 +198,16 @@ def _make_queue(scheduler: Any, make_offline: Callable[[], OfflineQueue[Request]
 
 def _label(scheduler: Any, request: Request) -> Labels:
     """Return what decides the place of an offline request."""
-    by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
+    urgency, tenant = _place(scheduler, request)
     return Labels(
-        urgency=request.priority if by_priority else 0,
-        tenant=tenant_of(view.extra_args(request)),
+        urgency=urgency,
+        tenant=tenant,
         hashes=scheduler.prefix_of(request),
         tokens=request.num_prompt_tokens + scheduler.kv_reserve.remaining_tokens(request),
     )
+
+
+def _place(scheduler: Any, request: Request) -> tuple[int, str]:
+    """Return the urgency and the tenant of an offline request."""
+    by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
+    return request.priority if by_priority else 0, tenant_of(view.extra_args(request))

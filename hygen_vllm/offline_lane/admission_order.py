@@ -91,7 +91,7 @@ class Waiting(Generic[R]):
         self.is_here = False
         """Whether it is in an AdmissionOrder."""
         self.number = 0
-        """Those that came to the order later have higher ones."""
+        """Those that were put in order later have higher ones."""
 
 
 class AdmissionOrder(Generic[R]):
@@ -108,8 +108,8 @@ class AdmissionOrder(Generic[R]):
         self._by_age_share = 1.0 - rules.utility_ratio
         self._num_cached = num_cached
         self._tree: PrefixTree[Waiting[R]] = PrefixTree()
-        self._by_age: SortedList[tuple[int, Waiting[R]]] = SortedList()
-        """(number, request), oldest first."""
+        self._by_age: SortedList[tuple[float, int, Waiting[R]]] = SortedList()
+        """(when it came, number, request), oldest first."""
         self._last_number = 0
         self._last: Hashes = ()
         """The prefix that was admitted last."""
@@ -122,11 +122,11 @@ class AdmissionOrder(Generic[R]):
         return len(self._by_age)
 
     def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
-        """Add a request; it is the youngest. Complexity: that of `PrefixTree.add`."""
+        """Add a request. Complexity: that of `PrefixTree.add`."""
         waiting.is_here = True
         self._last_number += 1
         waiting.number = self._last_number
-        self._by_age.add((waiting.number, waiting))
+        self._by_age.add((waiting.added_s, waiting.number, waiting))
         if self._rules.by_prefix:
             waiting.hashes = hashes
             waiting.leaf = self._tree.add(waiting, hashes)
@@ -134,7 +134,7 @@ class AdmissionOrder(Generic[R]):
     def remove(self, waiting: Waiting[R]) -> None:
         """Remove a request that is here. Complexity: that of `PrefixTree.remove`."""
         waiting.is_here = False
-        self._by_age.remove((waiting.number, waiting))
+        self._by_age.remove((waiting.added_s, waiting.number, waiting))
         if waiting.leaf is not None:
             self._tree.remove(waiting.leaf)
             waiting.leaf = None
@@ -177,15 +177,14 @@ class AdmissionOrder(Generic[R]):
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the two orders do not hold the same requests."""
-        here = [each for _, each in self._by_age]
+        here = [each for *_, each in self._by_age]
         assert all(each.is_here for each in here), len(here)
-        assert [each.added_s for each in here] == sorted(each.added_s for each in here)
         if self._rules.by_prefix:
             self._tree.check_invariants()
             assert {leaf.item for leaf in self._tree} == set(here), len(here)
 
     def _oldest(self) -> Waiting[R]:
-        oldest: Waiting[R] = self._by_age[0][1]
+        oldest: Waiting[R] = self._by_age[0][2]
         return oldest
 
     def _is_overdue(self, waiting: Waiting[R], now_s: float) -> bool:

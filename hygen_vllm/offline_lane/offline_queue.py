@@ -2,11 +2,11 @@
 """OfflineQueue: the offline requests that wait, as the scheduler sees them. Pure.
 
 A request comes into an inbox, from which as many are put in order in each step as the scheduler
-has time for. It is offered, taken for admission, and either runs or is put back. More urgent ones
-(vLLM's priority policy) come before all others; of equal ones come first those that could not run
-when they were taken, a few of them in a step and each in its turn; then those that were preempted;
-then whoever is next by `fair_share` and `admission_order`. No operation takes time in proportion to
-the queue.
+has time for: the most urgent first, and of those each tenant's in turn. It is offered, taken for
+admission, and either runs or is put back. More urgent ones (vLLM's priority policy) come before all
+others; of equal ones come first those that could not run when they were taken, a few of them in a
+step and each in its turn; then those that were preempted; then whoever is next by `fair_share` and
+`admission_order`. No operation takes time in proportion to the queue.
 
 A request that finds no room for a while is set aside, and others go before it as long as it has
 none. Once it has waited longer than the bound, all others wait until what runs has left it the room
@@ -16,7 +16,7 @@ LoRA slot.
 
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,6 +32,7 @@ from hygen_vllm.offline_lane.admission_order import (
     Waiting,
 )
 from hygen_vllm.offline_lane.fair_share import DEFAULT_TENANT, FairShare
+from hygen_vllm.offline_lane.inbox import Inbox
 from hygen_vllm.offline_lane.prefix_tree import Hashes
 
 ORDERED_PER_SCAN = 128
@@ -152,6 +153,8 @@ class OfflineQueue(Generic[R]):
 
     Args:
         label: asked for when a request is put in order, and when it is taken.
+        place: urgency and tenant alone, asked for when a request comes; `label` is asked if not
+            given.
         clock: monotonic seconds, to see how long putting in order takes.
     """
 
@@ -160,12 +163,14 @@ class OfflineQueue(Generic[R]):
         label: Callable[[R], Labels],
         rules: QueueRules | None = None,
         clock: Callable[[], float] = time.monotonic,
+        place: Callable[[R], tuple[Any, str]] | None = None,
     ) -> None:
         self._label = label
+        self._place = place or (lambda request: label(request)[:2])
         self._clock = clock
         self._rules = rules or QueueRules()
         self._waiting: dict[Hashable, Waiting[R]] = {}
-        self._inbox: deque[Waiting[R]] = deque()
+        self._inbox: Inbox[R] = Inbox(self._rules.weights)
         """Those not in order yet, and some that have left since."""
         self._levels: SortedDict[Any, _Level[R]] = SortedDict()
         self._taken: dict[Hashable, Waiting[R]] = {}
@@ -199,8 +204,11 @@ class OfflineQueue(Generic[R]):
         return request.request_id in self._waiting
 
     def add(self, request: R, now_s: float) -> None:
-        """Add a request that came at `now_s`. Raises ValueError if present. Complexity: O(1)."""
-        self._inbox.append(self._new(request, now_s))
+        """Add a request that came at `now_s`. Raises ValueError if present.
+
+        Complexity: O(log urgencies).
+        """
+        self._inbox.add(self._new(request, now_s), *self._place(request))
 
     def add_first(self, request: R) -> None:
         """Add a request that ran before: it is next of its urgency. Raises as `add`. O(1)."""
@@ -221,7 +229,7 @@ class OfflineQueue(Generic[R]):
         self._remove(waiting)
         self._offered = None
         if len(self._inbox) > 2 * len(self._waiting) + ORDERED_PER_SCAN:
-            self._inbox = deque(filter(self._is_new, self._inbox))
+            self._inbox.keep(self._is_new)
         return True
 
     def start_scan(
@@ -379,7 +387,7 @@ class OfflineQueue(Generic[R]):
         for _ in range(min(len(self._inbox), ORDERED_PER_SCAN)):
             if self._order_left_s <= 0.0 and least <= 0:
                 return
-            waiting = self._inbox.popleft()
+            waiting = self._inbox.pop()
             if not self._is_new(waiting):
                 continue
             self._put_in_order(waiting)

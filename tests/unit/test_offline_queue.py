@@ -191,7 +191,7 @@ class SlowQueue:
     def __init__(self, seconds: Sequence[float]) -> None:
         self.now_s = 0.0
         self._seconds = seconds
-        self.queue = OfflineQueue(self._label, clock=lambda: self.now_s)
+        self.queue = OfflineQueue(self._label, clock=lambda: self.now_s, place=lambda _: (0, ""))
         for number in range(len(seconds)):
             self.queue.add(Request(number), 0.0)
 
@@ -260,6 +260,23 @@ def test_as_many_are_in_order_as_have_to_be() -> None:
         queue.put_back(request)
     queue.start_scan(0.0, order_s=0.0, least=15)
     assert 25 == queue.num_new
+
+
+@pytest.mark.parametrize("late", [Request(-1, tenant="b"), Request(-1, urgency=-1)])
+def test_backlog_that_is_not_in_order_yet_holds_up_no_other_tenant_and_none_more_urgent(
+    late: Request,
+) -> None:
+    """A thousand came before it, of which a step has time to put one in order."""
+    queue, _ = numbered(1000)
+    queue.start_scan(0.0, order_s=0.0)
+    queue.add(late, 0.0)
+    for _ in range(3):
+        queue.start_scan(0.0, order_s=ORDER_S)
+    taken = []
+    while len(taken) < 3 and (request := queue.next_candidate()) is not None:
+        queue.take(request)
+        taken.append(request)
+    assert late in taken
 
 
 def test_one_request_is_put_in_order_where_nobody_else_is() -> None:

@@ -97,9 +97,9 @@ class Stage:
     """A command that has to succeed.
 
     Args:
-        cores: that it keeps busy.
+        cores: that it keeps busy, all that it starts taken together.
         limit_s: after which it is ended.
-        needs: the stage that has to end before.
+        needs: the stages that have to end before.
         is_pytest: it takes pytest's options.
     """
 
@@ -108,15 +108,15 @@ class Stage:
     cores: int = 1
     limit_s: float = 600.0
     place: Place = Place()
-    needs: str = ""
+    needs: tuple[str, ...] = ()
     is_pytest: bool = True
     env: dict[str, str] = field(default_factory=dict)
 
     def unless(self, failed: Collection[str]) -> "Stage":
         """Return the stage, or one that fails with the reason if what it needs has failed."""
-        if self.needs not in failed:
+        if not set(self.needs) & set(failed):
             return self
-        code = f"raise SystemExit('not run: {self.needs} failed')"
+        code = f"raise SystemExit('not run: {', '.join(self.needs)} failed')"
         return replace(self, command=(PYTHON, "-c", code), place=Place(), is_pytest=False)
 
 
@@ -130,7 +130,7 @@ def script(name: str, *command: str, **options: object) -> Stage:
 
 def own_tests(release: str) -> Stage:
     command = "tools/vllm_own_tests.py", release
-    return script(f"vLLM's own, {release}", *command, limit_s=900.0, needs=GET_RELEASES)
+    return script(f"vLLM's own, {release}", *command, limit_s=900.0, needs=(GET_RELEASES,))
 
 
 NEW_MACHINE = Place(JUST_STARTED_S, "0.31.0", "Pacific/Chatham", "C", has_empty_home=True)
@@ -144,33 +144,54 @@ THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
 QUICK = ("experiments/run.py", "--quick")
 SOME_EXPERIMENTS = ("10", "12", "13", "15", "26")
 """One of each kind; the others are in the long stages."""
-GET_RELEASES = "get releases"
-STAGES = (
+GET_RELEASES, GET_MODEL = "get releases", "get model"
+PREPARE = (
     script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
-    pytest_stage("Ray", "tests/ray_serving", "-m", "not two_replicas", limit_s=900.0),
-    pytest_stage("0.31, just started", *CONTRACT, place=NEW_MACHINE, needs=GET_RELEASES),
+    script(GET_MODEL, "-m", "hygen_vllm.small_model"),
+)
+STAGES = (
+    *PREPARE,
+    pytest_stage(
+        *("engines", *THREE_ENGINES, "tests/engine", "-m", "not long"),
+        limit_s=900.0,
+        needs=(GET_MODEL,),
+    ),
+    pytest_stage("0.31, just started", *CONTRACT, place=NEW_MACHINE, needs=(GET_RELEASES,)),
     pytest_stage("unit, just started", "tests/unit", place=NEW_ASCII_MACHINE),
-    pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=GET_RELEASES),
     *(own_tests(release) for release in RELEASES),
     pytest_stage(
-        "engines", *THREE_ENGINES, "tests/engine", "-m", "not long", cores=2, limit_s=900.0
+        *("Ray", "tests/ray_serving", "-m", "not two_replicas"), limit_s=900.0, needs=(GET_MODEL,)
     ),
-    pytest_stage("0.32 and simulator", *BOTH_CORES, *CONTRACT, "tests/simulator", cores=2),
+    pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=(GET_RELEASES,)),
+    pytest_stage("0.32", *CONTRACT),
+    pytest_stage("simulator", "tests/simulator"),
     script("experiments", *QUICK, *SOME_EXPERIMENTS, cores=2, limit_s=900.0),
 )
+"""Engines and Ray wait as much as they compute, so that one core is enough for each, and another
+stage beside it."""
 LONG_STAGES = (
+    *PREPARE,
     pytest_stage(
         *("random traffic", *BOTH_CORES, "tests/properties", "--timeout", "3600"),
         cores=2,
         limit_s=7200.0,
         env={"RANDOM_EXAMPLES": "5000"},
     ),
-    pytest_stage("engines, long", "tests/engine", "-m", "long", limit_s=1800.0),
     pytest_stage(
-        "Ray, two replicas", "tests/ray_serving", "-m", "two_replicas", cores=2, limit_s=3600.0
+        *("engines, long", "tests/engine", "-m", "long"), limit_s=1800.0, needs=(GET_MODEL,)
+    ),
+    pytest_stage(
+        *("Ray, two replicas", "tests/ray_serving", "-m", "two_replicas"),
+        cores=2,
+        limit_s=3600.0,
+        needs=(GET_MODEL,),
     ),
     *(
-        pytest_stage(f"simulator, {release}", "tests/simulator", place=Place(release=release))
+        pytest_stage(
+            *(f"simulator, {release}", "tests/simulator"),
+            place=Place(release=release),
+            needs=(GET_RELEASES,),
+        )
         for release in RELEASES
         if release != "0.32.0"
     ),
@@ -315,7 +336,7 @@ def run_all(stages: Sequence[Stage], seed: int) -> list[Running]:
                 print(each.tail(), flush=True)
             free = ALL_CORES - sum(each.stage.cores for each in running)
             busy = {stage.name for stage in waiting} | {each.stage.name for each in running}
-            fits = next((s for s in waiting if s.cores <= free and s.needs not in busy), None)
+            fits = next((s for s in waiting if s.cores <= free and busy.isdisjoint(s.needs)), None)
             if fits is not None:
                 waiting.remove(fits)
                 print(f"[{time.monotonic() - started_s:4.0f} s] {fits.name} ...", flush=True)
@@ -352,19 +373,19 @@ def print_table(done: Sequence[Running], setup_s: float, total_s: float) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [stage.name for stage in (*STAGES, *LONG_STAGES)]
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {'; '.join(names)}")
+    known = {stage.name: stage for stage in (*STAGES, *LONG_STAGES)}
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {'; '.join(known)}")
     parser.add_argument("--long", action="store_true", help="the stages of make test-long")
     parser.add_argument("--seed", type=int, help="of the order of tests and of hashes")
     parser.add_argument("--since", type=float, help="when the set-up began, seconds since 1970")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("terminated"))  # stages end with us
-    if unknown := set(options.stages) - set(names):
-        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    if unknown := set(options.stages) - set(known):
+        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
     stages = LONG_STAGES if options.long else STAGES
     if options.stages:
-        stages = tuple(s for s in (*STAGES, *LONG_STAGES) if s.name in options.stages)
+        stages = tuple(stage for name, stage in known.items() if name in options.stages)
     seed = options.seed if options.seed is not None else random.randrange(1, 2**32)
     setup_s = max(0.0, time.time() - options.since) if options.since else 0.0
     LOGS.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ class Inbox(Generic[R]):
         """Remove the next request. Raises IndexError if there is none."""
         urgency, tenants = self._levels.peekitem(0)
         tenant, queue = next(iter(tenants.items()))
-        waiting = queue.popleft()
+        waiting: Waiting[R] = queue.popleft()
         self._length -= 1
         if queue:
             tenants.move_to_end(tenant)

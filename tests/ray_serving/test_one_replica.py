@@ -120,6 +120,7 @@ def test_batch_file_gets_one_result_a_row(app, tmp_path):
     assert [json.loads(line) for line in kept] == again[:12]
 
 
+@pytest.mark.long
 def test_job_that_is_interrupted_leaves_no_work_and_few_processes(app, tmp_path):
     """However many rows it has: Ctrl-C, and what waited for it is dropped within some seconds."""
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"

@@ -119,3 +119,15 @@ def test_request_that_is_aborted_before_its_first_token_is_no_longer_waited_for(
     serving.device.scheduler.finish_requests([gone], RequestStatus.FINISHED_ABORTED)
     serving.finish()
     assert serving.controller.online.first_waiting_s(math.inf) == math.inf
+
+
+@BOTH
+def test_offline_work_goes_on_after_the_device_stood_still(serving):
+    """For half a minute, which online requests would have lost alone, too.
+
+    Where it was taken for interference, nothing was done until the window had passed.
+    """
+    before = serving.steps(600)
+    serving.device.stall_s = 30.0
+    serving.steps(20)
+    assert serving.steps(600) > 0.3 * before > 0

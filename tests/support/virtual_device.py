@@ -21,6 +21,8 @@ class VirtualDevice:
         self.now_s = 100.0
         clocks = {"clock": lambda: self.now_s, "wall_clock": lambda: self.now_s}
         self.scheduler = make_scheduler(cls, LIMITS, hygen, **clocks)
+        self.stall_s = 0.0
+        """Seconds by which the next step is longer."""
         self.steps = []
         self.outputs = {}
         self._cost = cost
@@ -38,7 +40,8 @@ class VirtualDevice:
         output = scheduler.schedule()
         result = self._worker.execute(output)
         step = view.composition(scheduler, output)
-        seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise)
+        seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise) + self.stall_s
+        self.stall_s = 0.0
         tokens = output.num_scheduled_tokens
         output.num_scheduled_tokens = {r: n for r, n in tokens.items() if r.startswith("online")}
         online_s = self._cost.seconds(view.composition(scheduler, output))

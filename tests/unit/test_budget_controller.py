@@ -306,8 +306,17 @@ def test_mean_step_of_online_is_that_of_steps_with_gaps() -> None:
     engine.step(seconds=0.9)
     assert pytest.approx(0.02) == engine.measures.alone_step_s
     engine.controller._num_steps = 10**6
-    engine.step([("a", 1)], 1.02, None)
-    assert pytest.approx(0.02 + 1e-4) == engine.measures.alone_step_s
+    engine.step([("a", 1)], 0.52, None)
+    assert pytest.approx(0.02 + 5e-5) == engine.measures.alone_step_s
+
+
+def test_step_in_which_the_device_stood_still_is_none_of_online_alone() -> None:
+    """What it should have taken counts; the rest was nobody's fault."""
+    engine = _Engine("tbt_mean=+50%")
+    engine.arrive("a")
+    engine.step([("a", 1)], 0.02, StepForecast(0.01, 0.02))
+    engine.step([("a", 1)], 30.0, StepForecast(0.01, 0.02))
+    assert pytest.approx(0.01) == engine.measures.alone_step_s
 
 
 def test_idle_step_is_as_long_as_it_may_be_until_a_target_says_less() -> None:

@@ -431,3 +431,25 @@ def test_engine_told_bit_by_bit_does_what_it_does_if_told_all_at_once(
             known = [each for each in known if not each[0].is_over]
         engine.advance(coming[0][0] - 1e-6 if coming else 50.0)
     assert _does_the_same(engine, limits, sorted(requests))
+
+
+def test_step_during_which_the_real_engine_stood_still_is_as_much_longer() -> None:
+    """The third of four tokens; those behind it come a second each after it."""
+    engine = _Engine()
+    engine.alone.stall(1.5, 10.0)
+    engine.arrive(0.0, made=4)
+    engine.advance()
+    assert [(11.0, 1), (1.0, 1), (1.0, 1)] == engine.gaps
+    assert [(0.0, 1.0)] == engine.ttft_s
+
+
+@pytest.mark.parametrize(("arrival_s", "ttft_s"), [(0.0, 11.0), (4.0, 7.5), (20.0, 1.0)])
+def test_request_that_comes_while_the_real_engine_stands_still_waits_for_it(
+    arrival_s: float, ttft_s: float
+) -> None:
+    """From 0.5 s on, for ten seconds; one that came before is in a step that stands still."""
+    engine = _Engine()
+    engine.alone.stall(0.5, 10.0)
+    engine.arrive(arrival_s)
+    engine.advance()
+    assert [(arrival_s, ttft_s)] == engine.ttft_s

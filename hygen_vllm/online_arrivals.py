@@ -24,15 +24,20 @@ class Hits:
     are_prefix: bool
 
     def num_held(self, adopted: AbstractSet[int], offline_refs: Mapping[int, int]) -> int:
-        """Return how many are held; see Arrival.blocks_taken. O(log blocks) for a prefix."""
+        """Return how many are held; see Arrival.held. O(log blocks) for a prefix."""
+        blocks = self.blocks
+        if not blocks:
+            return 0
 
         def is_free(hit: KVCacheBlock) -> bool:
             is_held = hit.ref_cnt > offline_refs.get(hit.block_id, 0)
             return not (is_held or hit.block_id in adopted)
 
-        if self.are_prefix:
-            return bisect_left(self.blocks, True, key=is_free)
-        return sum(not is_free(hit) for hit in self.blocks)
+        if not self.are_prefix:
+            return sum(not is_free(hit) for hit in blocks)
+        if not is_free(blocks[-1]):  # the common case in a burst
+            return len(blocks)
+        return bisect_left(blocks, True, key=is_free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +60,18 @@ class Arrival:
     chunk_blocks: int
     hits: tuple[Hits, ...]
 
-    def blocks_taken(
-        self, blocks: int, adopted: AbstractSet[int], offline_refs: Mapping[int, int]
-    ) -> int:
-        """Return how many of `blocks` come out of the free ones.
+    def held(self, adopted: AbstractSet[int], offline_refs: Mapping[int, int]) -> list[int]:
+        """Return how many hits of each group of layers are held, and not free.
 
-        Hits that somebody holds are not free. Held is what arrivals before this one `adopted`
-        (block ids), and what running requests hold apart from `offline_refs` (holders by block id).
+        Held is what arrivals before this one `adopted` (block ids), and what running requests hold
+        apart from `offline_refs` (holders by block id).
         """
-        held = sum(hits.num_held(adopted, offline_refs) for hits in self.hits)
-        return max(0, blocks - held)
+        return [hits.num_held(adopted, offline_refs) for hits in self.hits]
 
-    def adopt(self, adopted: set[int], offline_refs: Mapping[int, int]) -> None:
-        """Add the hits that are free to what arrivals adopted; see blocks_taken."""
-        for hits in self.hits:
-            first = hits.num_held(adopted, offline_refs) if hits.are_prefix else 0
+    def adopt(self, adopted: set[int], held: Sequence[int]) -> None:
+        """Add the hits that are free to what arrivals adopted; see held."""
+        for hits, num_held in zip(self.hits, held, strict=True):
+            first = num_held if hits.are_prefix else 0
             adopted.update(hit.block_id for hit in hits.blocks[first:])
 
 
@@ -95,13 +97,14 @@ def expected_arrivals(
         min(most_tokens_each, view.tokens_now(scheduler, request))
         for request in scheduler.running[:num_online]
     )
-    probe = view.PrefixProbe(scheduler)
+    probe, are_prefixes = view.PrefixProbe(scheduler), view.are_prefixes(scheduler)
     for request in waiting:
         if num_slots <= 0 or num_tokens <= 0:
             return
         if not is_ready(request):
             continue
-        arrival = _arrival(scheduler, probe, request, min(num_tokens, most_tokens_each))
+        most_tokens = min(num_tokens, most_tokens_each)
+        arrival = _arrival(scheduler, probe, are_prefixes, request, most_tokens)
         if is_throttled and request.num_tokens - arrival.cached_tokens > 1:
             return
         num_slots -= 1
@@ -120,7 +123,11 @@ def is_ready(request: Request) -> bool:
 
 
 def _arrival(
-    scheduler: Scheduler, probe: view.PrefixProbe, request: Request, most_tokens: int
+    scheduler: Scheduler,
+    probe: view.PrefixProbe,
+    are_prefixes: Sequence[bool],
+    request: Request,
+    most_tokens: int,
 ) -> Arrival:
     hits, cached_tokens = probe.hit(request)
     new_tokens = min(request.num_tokens - cached_tokens, most_tokens)
@@ -130,5 +137,5 @@ def _arrival(
         cached_tokens=cached_tokens,
         all_blocks=scheduler._request_remaining_blocks(request),
         chunk_blocks=view.blocks_to_add(scheduler, request, cached_tokens + new_tokens),
-        hits=tuple(map(Hits, hits, view.are_prefixes(scheduler))),
+        hits=tuple(map(Hits, hits, are_prefixes)),
     )

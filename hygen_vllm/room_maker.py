@@ -161,17 +161,20 @@ class RoomMaker:
         self._preempt_until_free(lambda: self._growth)
         before = self._growth, set[int]()
         for count, arrival in enumerate(self._arrivals, start=1):
-            needed, adopted = before
+            taken, adopted = before
+            held = arrival.held(adopted, {})
             is_busy = count > 1 or bool(self._scheduler.running)
-            needed += arrival.blocks_taken(arrival.all_blocks, adopted, {})
+            needed = taken + max(0, arrival.all_blocks - sum(held))
             if view.free_blocks(self._scheduler) < needed + self._watermark_blocks(is_busy):
                 if not self._would_have_blocks_for(count):
                     return
                 num_preempted = self.num_preempted
                 self._preempt_until_free(partial(self._blocks_wanted, count))
                 if self.num_preempted > num_preempted:  # what was held by others is free now
-                    before = self._taken_by(count - 1, {})
-            before = self._and_taken_by(arrival, before, {})
+                    taken, adopted = self._taken_by(count - 1, {})
+                    held = arrival.held(adopted, {})
+            before = taken + max(0, arrival.chunk_blocks - sum(held)), adopted
+            arrival.adopt(adopted, held)
 
     def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
         """Preempt until as many blocks are free as are wanted; victims may change how many."""
@@ -208,26 +211,18 @@ class RoomMaker:
 
         Those before it have taken the blocks of their chunks by then; it has to fit whole.
         """
-        needed, adopted = self._taken_by(count - 1, offline_refs)
+        taken, adopted = self._taken_by(count - 1, offline_refs)
         last = self._arrivals[count - 1]
-        return needed + last.blocks_taken(last.all_blocks, adopted, offline_refs)
+        return taken + max(0, last.all_blocks - sum(last.held(adopted, offline_refs)))
 
     def _taken_by(self, count: int, offline_refs: Mapping[int, int]) -> tuple[int, set[int]]:
         """Free blocks that the first `count` arrivals have taken, and the hits they adopted."""
-        taken = self._growth, set[int]()
+        taken, adopted = self._growth, set[int]()
         for arrival in self._arrivals[:count]:
-            taken = self._and_taken_by(arrival, taken, offline_refs)
-        return taken
-
-    @staticmethod
-    def _and_taken_by(
-        arrival: Arrival, before: tuple[int, set[int]], offline_refs: Mapping[int, int]
-    ) -> tuple[int, set[int]]:
-        """Add what an arrival takes to what those before it have; `before` is changed."""
-        needed, adopted = before
-        needed += arrival.blocks_taken(arrival.chunk_blocks, adopted, offline_refs)
-        arrival.adopt(adopted, offline_refs)
-        return needed, adopted
+            held = arrival.held(adopted, offline_refs)
+            taken += max(0, arrival.chunk_blocks - sum(held))
+            arrival.adopt(adopted, held)
+        return taken, adopted
 
     def _watermark_blocks(self, is_busy: bool) -> int:
         """Blocks vLLM keeps free when it admits a request while others run."""
@@ -237,7 +232,7 @@ class RoomMaker:
         """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
         if not self._arrivals:
             return self._growth
-        taken = sum(a.blocks_taken(a.all_blocks, frozenset(), {}) for a in self._arrivals)
+        taken = sum(max(0, a.all_blocks - sum(a.held(frozenset(), {}))) for a in self._arrivals)
         return self._growth + taken + self._watermark_blocks(is_busy=True)
 
     def _running_growth(self, most_tokens_each: int) -> int:

@@ -143,7 +143,7 @@ BOTH_CORES = ("-n", "2")
 THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
 """At a time: each spends half of its time waiting. The tests of a file share engines."""
 QUICK = ("experiments/run.py", "--quick")
-SOME_EXPERIMENTS = ("10", "12", "13", "15", "26")
+SOME_EXPERIMENTS = ("10", "12", "13", "26")
 """One of each kind; the others are in the long stages."""
 GET_RELEASES, GET_MODEL = "get releases", "get model"
 PREPARE = (

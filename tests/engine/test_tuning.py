@@ -12,7 +12,7 @@ from hygen_vllm.slo.reference import find_reference
 from hygen_vllm.slo.slo import Slo
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
 HYGEN = str(Path(sys.executable).with_name("hygen"))
 LIMIT_S = 300.0

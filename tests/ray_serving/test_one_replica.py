@@ -144,6 +144,7 @@ def test_job_that_is_interrupted_leaves_no_work_and_few_processes(app, tmp_path)
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_dataset_gets_a_result_a_row(app):
     """Rows of one table have each other's fields, empty."""
     command = [sys.executable, "-m", "tests.support.dataset_job", app.address]

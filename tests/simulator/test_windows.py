@@ -5,7 +5,7 @@ import pytest
 
 from hygen_vllm.simulator.many_runs import simulate
 
-QUIET_S, END_S, WINDOW_S = 450, 700, 150
+QUIET_S, END_S, WINDOW_S = 300, 550, 150
 
 
 @pytest.mark.timeout(400)

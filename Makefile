@@ -44,13 +44,13 @@ demo: model ## serve mixed traffic on the real model and compare five policies; 
 demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)
 	$(BIN)/python experiments/06-fleet/two_replicas.py
 
-test: setup ## run all tests: on each vLLM release, with real engines, vLLM's own (about 15 minutes on two cores)
+test: setup ## run the tests: on each vLLM release, with real engines, vLLM's own of one (about 15 minutes on two cores)
 	$(BIN)/python tools/run_tests.py --since $(STARTED) $(TEST_ARGS)
 
 test-fast: setup ## run the tests that need no vLLM (half a minute on two idle cores)
 	$(PYTEST) -q -n auto tests/unit
 
-test-long: setup ## random traffic, two replicas on Ray, whether anything measured got slower (an hour or more)
+test-long: setup ## what make test leaves out: random traffic, two replicas on Ray, all experiments, speed (an hour or more)
 	$(BIN)/python tools/run_tests.py --long --since $(STARTED) $(TEST_ARGS)
 
 test-releases: $(OTHER_RELEASES:%=test-release-%) ## run tests/contract on the other vLLM releases
@@ -60,7 +60,7 @@ test-release-%: model
 	@release_path=$$($(BIN)/python tools/other_vllm.py $*) && \
 	  PYTHONPATH=$$release_path $(PYTEST) -q tests/contract
 
-test-ray: model ## run the tests that need two replicas on Ray: faults (about 15 minutes, 8 GiB)
+test-ray: model ## run the tests of faults and scaling on Ray (about 15 minutes, 8 GiB)
 	$(PYTEST) -s -m two_replicas tests/ray_serving
 
 test-vllm-own: setup ## run vLLM's own scheduler tests with our scheduler in place of vLLM's

@@ -35,8 +35,8 @@ class Hits:
 
         if not self.are_prefix:
             return sum(not is_free(hit) for hit in blocks)
-        if not is_free(blocks[-1]):  # the common case in a burst
-            return len(blocks)
+        if not is_free(blocks[-1]):  # mostly all are; copies of a block may be held one by one
+            return sum(not is_free(hit) for hit in blocks) if is_free(blocks[0]) else len(blocks)
         return bisect_left(blocks, True, key=is_free)
 
 

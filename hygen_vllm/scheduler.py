@@ -220,6 +220,7 @@ class HyGenScheduler(Scheduler):
         if self.is_offline(request):
             self.offline_ids.discard(request.request_id)
             self.waiting.offline.finished(request, request.num_tokens)
+            self.kv_holding_waiting.offline.finished(request, 0.0)
             self.kv_reserve.left(request, self.clock())
             self.leftovers.ends(request)
         if self.slo_control is not None:
@@ -298,7 +299,7 @@ class HyGenScheduler(Scheduler):
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         if len(self.kv_holding_waiting.offline):
-            self._offer_kv_holding(room.blocks_left, is_busy=bool(arrivals), now_s=now_s)
+            self._offer_kv_holding(room.blocks_left, len(arrivals), now_s)
         is_open = can_admit and not room.num_preempted
         room_for = partial(self._room_for, room, num_online)
         self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
@@ -315,7 +316,7 @@ class HyGenScheduler(Scheduler):
         )
         return defers_prefills
 
-    def _offer_kv_holding(self, blocks_left: int, is_busy: bool, now_s: float) -> None:
+    def _offer_kv_holding(self, blocks_left: int, num_arrivals: int, now_s: float) -> None:
         """Offer offline requests that wait with KV blocks, unless that could hold up online ones.
 
         vLLM admits nobody behind one of them that cannot go on. One whose load failed has none and
@@ -323,18 +324,24 @@ class HyGenScheduler(Scheduler):
         """
         queue = self.kv_holding_waiting
         for request in [*queue.offline]:
-            if self._waits_without_kv(request):
+            if not request.num_computed_tokens and view.has_loaded(self, request):
                 self.wait_without_kv(request)
         needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
-        is_open = blocks_left >= needed or not (self.running or is_busy)
-        queue.start_step(is_open, now_s)
+        is_open = blocks_left >= needed or not (self.running or num_arrivals)
+        slots_left = self.max_num_active_reqs - self.num_waiting_for_streaming_input
+        slots_left -= len(self.running) + num_arrivals
+        queue.start_step(is_open and slots_left > 0, now_s)
 
     def wait_without_kv(self, request: Request) -> None:
         """Let a request that waits with loaded KV wait as before its load.
 
         It needs no preemption: the worker has not seen it run since.
         """
+        if request.request_id in self.failed_recving_kv_req_ids:
+            request.num_computed_tokens = 0  # else vLLM would zero blocks that others have then
         self._handle_blocked_waiting_request(request)  # what was loaded goes into the prefix cache
+        if getattr(self, "aux_output_connector", None) is not None:
+            self.aux_output_connector.request_finished(request)
         self._free_request_blocks(request)
         self.encoder_cache_manager.free(request)
         self._inflight_prefills.discard(request)

@@ -4,10 +4,10 @@
     python tools/run_tests.py [--long] [--seed N] [--since SECONDS] [STAGE ...]
 
 The contract tests run on each supported vLLM release: on the installed one as things are here, on
-the two others, with the unit tests, in a strange place: a machine that has been up for seconds, or
-for years, in another time zone, with another locale, with an empty home folder. Order and hashes
-follow a seed that is printed. A stage that takes too long is ended, and shows the stacks of its
-threads.
+the two others in a strange place: a machine that has been up for seconds, or for years, in another
+time zone, with another locale, with an empty home folder. So do the unit tests, on both machines.
+Order and hashes follow a seed that is printed; --seed N repeats it. A stage that takes too long is
+ended, and shows the stacks of its threads.
 """
 
 import argparse
@@ -85,10 +85,10 @@ class Place:
         if self.locale:
             env["LC_ALL"] = self.locale
         if self.is_ascii:
-            # Else Python takes UTF-8 where the locale is C; torch cannot be imported without.
+            # Else Python takes UTF-8 where the locale is C. Torch cannot be imported like this.
             env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
         if self.has_empty_home:
-            # vLLM would look into each model class anew, in a process of its own.
+            # Without its cache vLLM starts a process for each model class that it looks into.
             env |= {"HOME": home, "VLLM_CACHE_ROOT": str(CACHE / "vllm-cache")}
         return env
 
@@ -140,8 +140,10 @@ OLD_MACHINE = Place(YEARS_S, "0.33.0", "America/St_Johns", "POSIX", has_empty_ho
 CONTRACT = ("tests/contract", "tests/properties")
 PURE = ("tests/unit", *CONTRACT)
 BOTH_CORES = ("-n", "2")
-THREE_ENGINES = ("-n", "3", "--dist", "loadfile")
-"""At a time: each spends half of its time waiting. The tests of a file share engines."""
+BY_FILE = ("-n", "3", "--dist", "loadfile")
+"""Three files at a time, since engines also wait. The tests of a file share engines."""
+LIMIT_S = 1500.0
+"""Of a stage whose tests have limits of 600 s, so that these end first."""
 QUICK = ("experiments/run.py", "--quick")
 SOME_EXPERIMENTS = ("10", "12", "13", "26")
 """One of each kind; the others are in the long stages."""
@@ -154,7 +156,7 @@ STAGES = (
     *PREPARE,
     pytest_stage(
         *("Ray", "tests/ray_serving", "-m", "not two_replicas and not long"),
-        limit_s=900.0,
+        limit_s=LIMIT_S,
         needs=(GET_MODEL,),
     ),
     pytest_stage("0.31, just started", *CONTRACT, place=NEW_MACHINE, needs=(GET_RELEASES,)),
@@ -164,14 +166,14 @@ STAGES = (
     pytest_stage(INSTALLED, *CONTRACT),
     own_tests(INSTALLED),
     pytest_stage(
-        *("engines", *THREE_ENGINES, "tests/engine", "-m", "not long"),
+        *("engines", *BY_FILE, "tests/engine", "-m", "not long"),
         cores=2,
-        limit_s=900.0,
+        limit_s=LIMIT_S,
         needs=(GET_MODEL,),
     ),
     script("experiments", *QUICK, *SOME_EXPERIMENTS, cores=2, limit_s=900.0),
 )
-"""Long ones first, so that both cores are busy to the end."""
+"""Of those that keep one core busy the long ones first, so that both are busy to the end."""
 LONG_STAGES = (
     *PREPARE,
     pytest_stage(
@@ -181,7 +183,7 @@ LONG_STAGES = (
         env={"RANDOM_EXAMPLES": "5000"},
     ),
     pytest_stage(
-        *("engines, long", "tests/engine", "-m", "long"), limit_s=1800.0, needs=(GET_MODEL,)
+        *("engines, long", "tests/engine", "-m", "long"), limit_s=LIMIT_S, needs=(GET_MODEL,)
     ),
     pytest_stage(
         *("Ray, two replicas", "tests/ray_serving", "-m", "two_replicas"),
@@ -199,7 +201,9 @@ LONG_STAGES = (
         if release != INSTALLED
     ),
     *(own_tests(release) for release in RELEASES if release != INSTALLED),
-    pytest_stage(*("Ray, long", "tests/ray_serving", "-m", "long"), needs=(GET_MODEL,)),
+    pytest_stage(
+        *("Ray, long", "tests/ray_serving", "-m", "long"), limit_s=LIMIT_S, needs=(GET_MODEL,)
+    ),
     pytest_stage("unit, as things are here", "tests/unit"),
     script("all experiments", *QUICK, cores=2, limit_s=1800.0),
     script("speed", "experiments/check_speed.py", cores=2, limit_s=3600.0),

@@ -82,14 +82,16 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
 def _most_counted(config: AppConfig) -> int:
     """Return how many offline requests count for Serve's autoscaling."""
     scaling = config.deployment.get("autoscaling_config")
-    if scaling is None:
-        scaling = AutoscalingConfig.default() if config.num_replicas == AUTO else None
-    elif isinstance(scaling, Mapping):
-        scaling = AutoscalingConfig(**{"target_ongoing_requests": MOST_COUNTED, **scaling})
+    if isinstance(scaling, AutoscalingConfig):
+        scaling = scaling.model_dump(exclude_unset=True)
+    if config.deployment.get("num_replicas", config.num_replicas) == AUTO:
+        scaling = {**AutoscalingConfig.default().model_dump(), **(scaling or {})}
     if scaling is None:
         return 0
-    enough: float = scaling.target_ongoing_requests * scaling.max_replicas
-    return min(MOST_COUNTED, math.ceil(enough))
+    filled = AutoscalingConfig(**{"target_ongoing_requests": MOST_COUNTED, **scaling})
+    enough: float = filled.target_ongoing_requests * filled.max_replicas
+    most_queued = config.deployment.get("max_queued_requests", -1)
+    return min(MOST_COUNTED, math.ceil(enough), *([most_queued] if most_queued >= 0 else []))
 
 
 def _llm_config(config: AppConfig) -> LLMConfig:

@@ -176,18 +176,16 @@ class OfflinePool:
             task.cancel()
         del self._counting[wanted:]
         missing = wanted - len(self._counting)
-        self._counting += [asyncio.create_task(self._count_one()) for _ in range(missing)]
-
-    async def _count_one(self) -> None:
+        if missing <= 0:
+            return
         app_name = serve.get_replica_context().app_name
-        handle = serve.get_deployment_handle(self._replicas, app_name)
-        call = getattr(handle, COUNTED_METHOD).remote()
         try:
-            await call
-        except (RayError, RayServeException) as error:  # the user bounds calls that wait, say
-            logger.debug("an offline request does not count for autoscaling: %s", error)
-        finally:
-            call.cancel()
+            handle = serve.get_deployment_handle(self._replicas, app_name)
+        except (KeyError, RayError, RayServeException) as error:  # it is not there yet
+            logger.warning("offline requests do not count for autoscaling yet: %r", error)
+            return
+        count = getattr(handle, COUNTED_METHOD)
+        self._counting += [asyncio.create_task(_wait_for(count.remote())) for _ in range(missing)]
 
     def _drop_silent_jobs(self, now_s: float) -> None:
         silent = {job for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}
@@ -206,3 +204,14 @@ class OfflinePool:
         waiting = self._results.get(work_id)
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
+
+
+async def _wait_for(call: Any) -> None:
+    """Wait for a call, which is cancelled with the task."""
+    try:
+        await call
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except (RayError, RayServeException) as error:  # the deployment is being replaced, say
+        logger.debug("an offline request does not count for autoscaling: %s", error)

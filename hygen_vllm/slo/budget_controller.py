@@ -27,7 +27,7 @@ ENOUGH_SAMPLES = 100
 KEPT_SAMPLES = 300
 """What online has alone is known from so many samples at least, however old they are."""
 RATE_S = 30.0
-STALL_RATIO, STALL_S = 20.0, 1.0
+STALL_RATIO, UNKNOWN_STALL_RATIO, STALL_S = 20.0, 100.0, 1.0
 STEP_GAIN = 1e-4
 """Share of the last step in the mean step of online alone, once there were many."""
 
@@ -53,14 +53,19 @@ class CompletedStep:
     has_prefill: bool
     is_steady: bool = True
 
-    def stalled_s(self, usual_s: float) -> float:
-        """Return the seconds that it stood still, 0 if it did not.
+    def stalled_s(self, usual_s: float, num_stages: int) -> float:
+        """Return the seconds that the engine stood still in it, 0 if it did not.
 
-        Args: usual_s: what a step takes, for one without a forecast.
+        Args:
+            usual_s: what a step takes. One without a forecast may be an unusual one.
+            num_stages: of the pipeline, of which as many steps are at work at once.
         """
-        expected_s = self.forecast.total_s if self.forecast is not None else usual_s
-        is_stall = self.seconds >= max(STALL_S, STALL_RATIO * expected_s) and expected_s > 0
-        return self.seconds - expected_s if is_stall else 0.0
+        ratio, expected_s = UNKNOWN_STALL_RATIO, usual_s
+        if self.forecast is not None:
+            ratio, expected_s = STALL_RATIO, self.forecast.total_s
+        seconds, expected_s = self.seconds / num_stages, expected_s / num_stages
+        is_stall = expected_s > 0 and seconds >= max(STALL_S, ratio * expected_s)
+        return seconds - expected_s if is_stall else 0.0
 
 
 class BudgetController:
@@ -92,6 +97,7 @@ class BudgetController:
             real=self.online.windows,
             steps_ahead=int(limits.is_async),
         )
+        self._num_stages = limits.num_stages
         self._pipeline = Pipeline(limits.num_stages)
         self.targets = [steered(slo, self.measures) for slo in slos]
         self._errors = PredictionError()
@@ -144,13 +150,13 @@ class BudgetController:
         for request in tokens.first:
             self.alone.arrive(request)
         forecast = step.forecast
-        stalled_s = step.stalled_s(self.measures.alone_step_s)
+        stalled_s = step.stalled_s(self.measures.alone_step_s, self._num_stages)
         if stalled_s:
             self.alone.stall(now_s - stalled_s, stalled_s)
-        alone_s = step.seconds - stalled_s
+        alone_s = step.seconds - stalled_s * self._num_stages
         if forecast is not None and forecast.total_s > 0:
             alone_s *= forecast.alone_s / forecast.total_s
-            if step.is_steady:
+            if step.is_steady and not stalled_s:
                 self._errors.observe(forecast, step.seconds, step.has_prefill)
         if tokens.num_gaps:
             self._count_gaps(tokens.num_gaps, alone_s)

@@ -147,6 +147,26 @@ def test_offline_request_whose_kv_load_failed_holds_up_nobody(is_async, hygen):
     assert again.request_id in engine.finished
 
 
+def loading(engine):
+    """Let an engine with a KvStore load for ever; return a function that ends all loads there are.
+
+    They end with the next step.
+    """
+    store, execute, ended = engine.scheduler.connector, engine.worker.execute, []
+
+    def execute_and_load(output):
+        result = execute(output)
+        if ended:
+            for name in ended:
+                write_loaded(engine.worker, store.loads[name], len(store.loads[name].block_ids))
+            result.kv_connector_output = store.finished(ended)
+            ended.clear()
+        return result
+
+    engine.worker.execute = execute_and_load
+    return lambda: ended.extend(store.loads)
+
+
 @pytest.mark.parametrize(("length", "max_tokens"), [(43, 5), (28, 12)], ids=["starts", "grows"])
 def test_online_request_gets_the_blocks_that_an_offline_one_has_loaded(
     is_async, length, max_tokens
@@ -155,21 +175,12 @@ def test_online_request_gets_the_blocks_that_an_offline_one_has_loaded(
     limits = Limits(num_blocks=18, prefix_caching=False, kv_transfer=storing(100))
     scheduler = make_scheduler(HYGEN[is_async], limits, {"min_chunk_tokens": 4})
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
-    store, execute, is_done = scheduler.connector, engine.worker.execute, False
-
-    def execute_and_load(output):
-        result = execute(output)
-        if is_done and store.loads:
-            for load in store.loads.values():
-                write_loaded(engine.worker, load, len(load.block_ids))
-            result.kv_connector_output = store.finished([*store.loads])
-        return result
-
-    engine.worker.execute = execute_and_load
+    store = scheduler.connector
+    finish_loads = loading(engine)
     engine.add(offline("loaded", 1, 40))
     engine.step()
     assert {"offline-loaded"} == store.loads.keys()
-    is_done = True
+    finish_loads()
     engine.step()
     store.get_num_new_matched_tokens = lambda request, n: (0, False)
     online = make_request("online-0", tokens_of(300, length), max_tokens=max_tokens)
@@ -181,6 +192,28 @@ def test_online_request_gets_the_blocks_that_an_offline_one_has_loaded(
     engine.run()
     assert "offline-loaded" in engine.finished
     assert expected_tokens(tokens_of(1, 40), 4) == engine.outputs["offline-loaded"]
+
+
+def test_offline_requests_that_have_loaded_take_no_slot_from_an_online_one(is_async):
+    """Two run, three more have loaded, and an online request comes: the slot made free is its."""
+    limits = Limits(max_num_seqs=2, prefix_caching=False, kv_transfer=storing(100))
+    scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    finish_loads = loading(engine)
+    for number in range(5):
+        engine.add(offline(f"{number}", number, 20, max_tokens=30))
+    engine.step()
+    assert 5 == len(scheduler.connector.loads)
+    finish_loads()
+    for _ in range(4):
+        engine.step()
+    assert 2 == len(scheduler.running)
+    scheduler.connector.get_num_new_matched_tokens = lambda request, n: (0, False)
+    engine.add(make_request("online-0", tokens_of(300, 8), max_tokens=5))
+    engine.step()
+    assert "online-0" in engine.schedules[-1]
+    engine.run()
+    assert 6 == len(engine.finished)
 
 
 def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async, monkeypatch):

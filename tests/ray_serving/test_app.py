@@ -45,6 +45,9 @@ AUTO = {"autoscaling_config": {"max_replicas": 3, "target_ongoing_requests": 5}}
         ({"num_replicas": "auto"}, 200),
         ({"num_replicas": None, "deployment": AUTO}, 15),
         ({"num_replicas": None, "deployment": {"autoscaling_config": {}}}, MOST_COUNTED),
+        ({"num_replicas": None, "deployment": {**AUTO, "max_queued_requests": 7}}, 7),
+        ({"num_replicas": "auto", "deployment": AUTO}, 15),
+        ({"num_replicas": "auto", "deployment": {"autoscaling_config": {"min_replicas": 2}}}, 200),
     ],
 )
 def test_no_more_offline_requests_count_than_all_replicas_are_for(settings, most):

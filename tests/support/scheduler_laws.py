@@ -55,6 +55,8 @@ def check_empty(scheduler: Scheduler) -> None:
     assert not scheduler._inflight_prefills
     assert not scheduler.offline_ids
     assert 0 == len(scheduler.waiting) == len(scheduler.kv_holding_waiting)
+    for queue in (scheduler.waiting, scheduler.kv_holding_waiting):
+        assert not getattr(queue.offline, "_charged", None)
     pool = scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
 

@@ -180,6 +180,15 @@ def test_a_benchmark_that_breaks_fails_the_check(
     assert "1 that cannot be measured" in capsys.readouterr().out
 
 
+def test_a_table_without_a_ratio_fails_the_check(
+    benchmarks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose column was renamed, say: its script ends with 1, and no row of it is bad."""
+    (benchmarks / "t.csv").write_text("case,ratio\na,\nb,\n", encoding="utf-8")
+    assert 1 == check_speed.run({"none": ("run.py", "t.csv")}, benchmarks)
+    assert "1 that cannot be measured" in capsys.readouterr().out
+
+
 def test_checks_name_scripts_and_tables_that_are_there() -> None:
     for script, table, *_ in check_speed.CHECKS.values():
         assert (check_speed.HERE / script).is_file()

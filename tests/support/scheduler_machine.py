@@ -487,7 +487,7 @@ class EverythingMachine(SchedulerMachine):
     """
 
     most_empty_steps = 40
-    """Requests that load hold blocks, and vLLM starts nobody behind one of them; some load in turn."""
+    """Requests that load hold blocks, and vLLM starts nobody behind one; some load in turn."""
 
     @initialize(
         policy=st.sampled_from(POLICIES),

@@ -36,6 +36,7 @@ from tests.support.kv_transfer import storing, write_loaded
 from tests.support.scheduler_laws import (
     check_blocks,
     check_empty,
+    check_nobody_is_charged,
     check_places,
     online_schedule_without_offline,
 )
@@ -425,6 +426,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         check_places(self.scheduler)
         check_blocks(self.scheduler)
         check_empty(self.scheduler)
+        check_nobody_is_charged(self.scheduler)
         for request_id, added in self.added.items():
             tokens = expected_tokens(added.prompt, added.max_tokens)
             got = self.engine.outputs[request_id]

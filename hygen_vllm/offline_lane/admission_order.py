@@ -179,6 +179,7 @@ class AdmissionOrder(Generic[R]):
         """Raise AssertionError if the two orders do not hold the same requests."""
         here = [each for *_, each in self._by_age]
         assert all(each.is_here for each in here), len(here)
+        assert [each.added_s for each in here] == sorted(each.added_s for each in here)
         if self._rules.by_prefix:
             self._tree.check_invariants()
             assert {leaf.item for leaf in self._tree} == set(here), len(here)

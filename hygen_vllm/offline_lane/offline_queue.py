@@ -153,9 +153,9 @@ class OfflineQueue(Generic[R]):
 
     Args:
         label: asked for when a request is put in order, and when it is taken.
+        clock: monotonic seconds, to see how long putting in order takes.
         place: urgency and tenant alone, asked for when a request comes; `label` is asked if not
             given.
-        clock: monotonic seconds, to see how long putting in order takes.
     """
 
     def __init__(

@@ -25,7 +25,6 @@ from hygen_vllm.ray_serving.ingress import HyGenIngress
 from hygen_vllm.ray_serving.resources import missing_resources
 from hygen_vllm.ray_serving.server import HyGenServer
 
-MOST_COUNTED = offline_pool.MOST_COUNTED
 HEALTH_CHECK_PERIOD_S = 5.0
 ROUTER = "hygen_vllm.ray_serving.router.HyGenRouter"
 LOAD_EVERY_S = 1.0
@@ -88,10 +87,11 @@ def _most_counted(config: AppConfig) -> int:
         scaling = {**AutoscalingConfig.default().model_dump(), **(scaling or {})}
     if scaling is None:
         return 0
-    filled = AutoscalingConfig(**{"target_ongoing_requests": MOST_COUNTED, **scaling})
+    filled = AutoscalingConfig(**{"target_ongoing_requests": offline_pool.MOST_COUNTED, **scaling})
     enough: float = filled.target_ongoing_requests * filled.max_replicas
-    most_queued = config.deployment.get("max_queued_requests", -1)
-    return min(MOST_COUNTED, math.ceil(enough), *([most_queued] if most_queued >= 0 else []))
+    most = min(offline_pool.MOST_COUNTED, math.ceil(enough))
+    most_queued: int = config.deployment.get("max_queued_requests", -1)
+    return most if most_queued < 0 else min(most, most_queued)
 
 
 def _llm_config(config: AppConfig) -> LLMConfig:

@@ -3,8 +3,9 @@
 
 import pytest
 
-from hygen_vllm.ray_serving.app import MOST_COUNTED, _llm_config, _most_counted
+from hygen_vllm.ray_serving.app import _llm_config, _most_counted
 from hygen_vllm.ray_serving.app_config import AppConfig
+from hygen_vllm.ray_serving.offline_pool import MOST_COUNTED
 
 GPU = {"GPU": 1}
 H100 = {"GPU": 1, "accelerator_type:H100": 0.001}

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import online_arrivals
 from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.step_plan import LatencyGate
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded
@@ -214,6 +215,40 @@ def test_offline_requests_that_have_loaded_take_no_slot_from_an_online_one(is_as
     assert "online-0" in engine.schedules[-1]
     engine.run()
     assert 6 == len(engine.finished)
+
+
+def test_request_whose_load_failed_loads_again_only_when_there_is_time(is_async):
+    """Its next load is a start like any other: the budget of the step is asked first."""
+    limits = Limits(num_blocks=60, prefix_caching=False, kv_transfer=storing(100))
+    scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
+    scheduler.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 1e-4, 0.0, 0.0, 0.0))
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    store, execute = scheduler.connector, engine.worker.execute
+    found = {"offline-again": (36, True), "online-0": (0, False)}
+    store.get_num_new_matched_tokens = lambda request, n: found[request.request_id]
+    engine.add(offline("again", 1, 40))
+    engine.step()
+    assert {"offline-again"} == store.loads.keys()
+    engine.add(make_request("online-0", tokens_of(300, 8), max_tokens=40))
+    engine.step()
+
+    def execute_and_fail(output):
+        result = execute(output)
+        result.kv_connector_output = KVConnectorOutput(
+            finished_recving={"offline-again"}, failed_recving={"offline-again"}
+        )
+        store.loads.clear()
+        engine.worker.execute = execute
+        return result
+
+    open_gate, scheduler.gate = scheduler.gate, LatencyGate("fixed", 0.0101, 0.0, 0.0)
+    engine.worker.execute = execute_and_fail
+    for _ in range(10):
+        engine.step()
+    assert {} == store.loads, "there is no time for it"
+    scheduler.gate = open_gate
+    engine.step()
+    assert {"offline-again"} == store.loads.keys()
 
 
 def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async, monkeypatch):

@@ -27,7 +27,7 @@ from ray.data.llm import ServeDeploymentProcessorConfig, build_processor
 
 from hygen_vllm.batch_job.batch_file import error_code
 from hygen_vllm.openai_request import OpenAiRequest
-from hygen_vllm.ray_serving.offline_pool import NAME
+from hygen_vllm.ray_serving.offline_pool import JOB_ENDED, NAME
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,10 @@ class _Progress:
         """Whether a result counts; note that it came."""
         if custom_id not in self.left:
             return False
-        if error_code(result.get("error") or {}) >= SERVER_ERROR:
+        code = error_code(result.get("error") or {})
+        if code == JOB_ENDED:  # it has not
+            return False
+        if code >= SERVER_ERROR:
             self.tries[custom_id] = self.tries.get(custom_id, 0) + 1
             if self.tries[custom_id] < MOST_TRIES:
                 return False

@@ -96,7 +96,10 @@ class WorkPool(Generic[W]):
         if work.request_id in self._known:
             raise ValueError(f"work {work.request_id!r} is already in the pool")
         self._known[work.request_id] = work
-        self._queue.add(work, now_s)
+        if work.is_suspect:
+            self._suspects[work.request_id] = work
+        else:
+            self._queue.add(work, now_s)
 
     def take(self, worker: Hashable, most: int, now_s: float) -> list[Work[W]]:
         """Return work that a worker is to do, at most so much; also tells that it lives."""

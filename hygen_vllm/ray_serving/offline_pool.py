@@ -12,9 +12,11 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
@@ -31,13 +33,31 @@ logger = logging.getLogger("ray.serve")
 NAME = "OfflinePool"
 EXPIRE_EVERY_S = 1.0
 JOB_SILENT_S = 15.0
-"""A job that is not heard of for so long has ended, and nobody waits for its results."""
+"""What a job that is not heard of for so long waits for is put aside until it is."""
+JOB_GONE_S = 300.0
+"""A job that is not heard of for so long has ended."""
+JOB_ENDED = 499
+"""Code of the error that answers for a job that has ended."""
 MOST_WAITING = 100_000
 """Requests that Serve lets in; they wait here."""
 COUNTED_METHOD = "stands_for_offline_work"
 """A call of this method of a replica only counts; HyGenRouter sends it to none."""
 MOST_COUNTED = 5_000
 """Offline requests that count at most, where Serve's settings do not say that fewer are enough."""
+
+
+@dataclass
+class _Row:
+    """A request that somebody waits for.
+
+    Args: job: that waits for it, None for a client whose call is open.
+    """
+
+    work: Work[OpenAiRequest]
+    job: str | None
+    result: asyncio.Future[dict[str, Any]]
+    is_aside: bool = False
+    """It is not in the pool, since its job was silent."""
 
 
 class OfflinePool:
@@ -60,11 +80,10 @@ class OfflinePool:
     ) -> None:
         rules = QueueRules(order, weights)
         self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, rules)
-        self._results: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._rows: dict[Hashable, _Row] = {}
         self._reports: dict[Hashable, Mapping[str, Any]] = {}
         self._jobs: dict[str, float] = {}
         """When each job was heard of last."""
-        self._job_of: dict[str, str] = {}
         self._name = uuid.uuid4().hex
         """Of this life of the pool: replicas may still work on what one before it lent."""
         self._ids = itertools.count()
@@ -78,7 +97,7 @@ class OfflinePool:
         """Yield one `result`, JSON: `response`, the body of an OpenAI response, or `error`.
 
         Args: request: `url`, one of openai_request.URLS, and `body`, JSON; with `job` it is
-            dropped some time after the last `beat` of that.
+            put aside some time after the last `beat` of that, until there is another.
         """
         if self._expiry is None:
             self._expiry = asyncio.create_task(self._expire())
@@ -88,25 +107,42 @@ class OfflinePool:
             yield {"result": json.dumps(error_of(problem, 400, INVALID))}
             return
         offline = OpenAiRequest(request["url"], body)
-        work_id = f"{self._name}-{next(self._ids)}"
         labels = Labels(
             tenant=offline.tenant, hashes=offline.prefix_hashes(), tokens=offline.tokens
         )
-        result = self._results[work_id] = asyncio.get_running_loop().create_future()
-        if "job" in request:
-            await self.beat(request["job"])
-            self._job_of[work_id] = request["job"]
-        self._pool.add(Work(work_id, offline, labels), time.monotonic())
+        job = request.get("job")
+        result = asyncio.get_running_loop().create_future()
+        row = _Row(Work(self._new_id(), offline, labels), job, result)
+        if job is not None:
+            await self.beat(job)
+        self._add(row)
         try:
             yield {"result": json.dumps(await result)}
         finally:  # also where nobody waits for it any more
-            self._pool.cancel(work_id)
-            self._results.pop(work_id, None)
-            self._job_of.pop(work_id, None)
+            self._pool.cancel(row.work.request_id)
+            self._rows.pop(row.work.request_id, None)
+
+    def _new_id(self) -> str:
+        return f"{self._name}-{next(self._ids)}"
+
+    def _add(self, row: _Row) -> None:
+        self._rows[row.work.request_id] = row
+        self._pool.add(row.work, time.monotonic())
 
     async def beat(self, job: str) -> None:
         """Note that a job is there, and waits for its results."""
+        was_silent = time.monotonic() - self._jobs.get(job, math.inf) > JOB_SILENT_S
         self._jobs[job] = time.monotonic()
+        if not was_silent:
+            return
+        aside = [row for row in self._rows.values() if row.job == job and row.is_aside]
+        for row in aside:
+            del self._rows[row.work.request_id]
+            # A replica may still be stopping what it had under the name before.
+            row.work.request_id, row.is_aside = self._new_id(), False
+            self._add(row)
+        if aside:
+            logger.warning("job %s is heard of again: %d requests go on", job, len(aside))
 
     async def take(
         self, worker: str, doing: Sequence[str], most: int, report: Mapping[str, Any]
@@ -164,7 +200,7 @@ class OfflinePool:
             message = f"{MOST_DEATHS} replicas ended while they worked on this request"
             for work in self._pool.expire(now_s):
                 self._give_up(work.request_id, message)
-            self._drop_silent_jobs(now_s)
+            self._put_silent_jobs_aside(now_s)
             self._count_for_autoscaling()
             for gone in self._reports.keys() - self._pool.workers.keys():
                 del self._reports[gone]
@@ -187,12 +223,26 @@ class OfflinePool:
         count = getattr(handle, COUNTED_METHOD)
         self._counting += [asyncio.create_task(_wait_for(count.remote())) for _ in range(missing)]
 
-    def _drop_silent_jobs(self, now_s: float) -> None:
-        silent = {job for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}
-        for work_id in [work_id for work_id, job in self._job_of.items() if job in silent]:
-            self._pool.cancel(work_id)
-            self._answer(work_id, error_of("the job of this request has ended", 499))
-        for job in silent:
+    def _put_silent_jobs_aside(self, now_s: float) -> None:
+        """Stop what silent jobs wait for, and answer where they have ended.
+
+        A machine that is busy enough keeps a job from being heard of as long as that.
+        """
+        silent = {job: now_s - at_s for job, at_s in self._jobs.items()}
+        silent = {job: seconds for job, seconds in silent.items() if seconds > JOB_SILENT_S}
+        if not silent:
+            return
+        aside = [row for row in self._rows.values() if row.job in silent and not row.is_aside]
+        for row in aside:
+            self._pool.cancel(row.work.request_id)
+            row.is_aside = True
+        if aside:
+            jobs = ", ".join(sorted({str(row.job) for row in aside}))
+            logger.warning("%d requests are put aside: not a word from job %s", len(aside), jobs)
+        gone = {job for job, seconds in silent.items() if seconds > JOB_GONE_S}
+        for work_id in [name for name, row in self._rows.items() if row.job in gone]:
+            self._answer(work_id, error_of("the job of this request has ended", JOB_ENDED))
+        for job in gone:
             logger.warning("job %s has ended; what it left is dropped", job)
             del self._jobs[job]
 
@@ -201,9 +251,9 @@ class OfflinePool:
         self._answer(work_id, error_of(message, 500))
 
     def _answer(self, work_id: Any, result: dict[str, Any]) -> None:
-        waiting = self._results.get(work_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(result)
+        row = self._rows.get(work_id)
+        if row is not None and not row.result.done():
+            row.result.set_result(result)
 
 
 async def _wait_for(call: Any) -> None:

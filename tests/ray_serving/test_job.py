@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 
 from hygen_vllm.batch_job import job
 from hygen_vllm.openai_request import OpenAiRequest, error_of
+from hygen_vllm.ray_serving.offline_pool import JOB_ENDED
 from tests.support.processes import reserved_port
 
 ROWS = {str(i): OpenAiRequest("/v1/completions", {"prompt": "x"}) for i in range(4)}
@@ -76,6 +77,14 @@ def test_client_errors_count_at_once(run):
     bad = error_of("too long", 400)
     results, passes, _ = run(lambda _: bad)
     assert ([(name, bad) for name in ROWS], 1) == (results, len(passes.wanted))
+
+
+def test_word_that_the_job_has_ended_is_no_result(run):
+    """It was silent for too long, and asks again, however often."""
+    ended = error_of("the job of this request has ended", JOB_ENDED)
+    results, passes, _ = run(*[lambda _: ended] * 5, lambda _: GOOD)
+    assert [(name, GOOD) for name in ROWS] == results
+    assert 6 == len(passes.wanted)
 
 
 @pytest.mark.parametrize("failure", [RayError("actor died"), None], ids=["ray", "on the way"])

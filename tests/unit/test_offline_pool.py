@@ -127,9 +127,10 @@ def test_work_of_a_client_that_is_gone_is_stopped() -> None:
     run(test)
 
 
-def test_work_of_a_job_that_is_not_heard_of_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_of_a_job_that_is_not_heard_of_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting or lent; that of a job which says that it is there, or of no job, goes on."""
     monkeypatch.setattr(offline_pool, "JOB_SILENT_S", 0.2)
+    monkeypatch.setattr(offline_pool, "JOB_GONE_S", 0.8)
     monkeypatch.setattr(offline_pool, "EXPIRE_EVERY_S", 0.02)
 
     async def test() -> None:
@@ -138,16 +139,49 @@ def test_work_of_a_job_that_is_not_heard_of_is_dropped(monkeypatch: pytest.Monke
         asked += [asyncio.create_task(ask(pool, 3, results, job="here"))]
         asked += [asyncio.create_task(ask(pool, 4, results))]
         await asyncio.sleep(0)
-        first = (await pool.take("a", [], 1, REPORT))["work"]
-        for _ in range(30):
+        doing = [work_id for work_id, _ in (await pool.take("a", [], 1, REPORT))["work"]]
+        stopped = []
+        while not stopped:
             await pool.beat("here")
-            await pool.take("a", [work_id for work_id, _ in first], 0, REPORT)
+            stopped = (await pool.take("a", doing, 0, REPORT))["stop"]
+            await asyncio.sleep(0.02)
+        assert doing == stopped
+        assert {} == results, "it may only have been silent"
+        assert 2 == (await pool.status())["waiting"]
+        while len(results) < 3:
+            await pool.beat("here")
             await asyncio.sleep(0.02)
         assert {0, 1, 2} == results.keys()
         assert {499} == {result["error"]["code"] for result in results.values()}
         assert 2 == (await pool.status())["waiting"]
         for task in asked:
             task.cancel()
+
+    run(test)
+
+
+def test_job_that_is_heard_of_again_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine keeps jobs and replicas silent; a replica still does what was put aside."""
+    monkeypatch.setattr(offline_pool, "JOB_SILENT_S", 0.1)
+    monkeypatch.setattr(offline_pool, "EXPIRE_EVERY_S", 0.02)
+
+    async def test() -> None:
+        pool, results = new_pool(), {}
+        replica = Replica("a", pool)
+        asked = [asyncio.create_task(ask(pool, row, results, job="slow")) for row in range(40)]
+        await asyncio.sleep(0)
+        await replica.pull(8)
+        while (await pool.status())["waiting"]:
+            await asyncio.sleep(0.02)
+        await pool.beat("slow")
+        assert 40 - len(results) == (await pool.status())["waiting"]
+        while len(results) < 40:
+            await pool.beat("slow")
+            await pull_until([replica], lambda: True)
+            await replica.pull(8)
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*asked)
+        assert {row: f"answer to row-{row}" for row in range(40)} == texts(results)
 
     run(test)
 

@@ -8,7 +8,6 @@ smaller share of all blocks at most where they are what offline lacks.
 """
 
 from collections.abc import Collection
-from itertools import chain
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -60,13 +59,12 @@ class KvReserve:
         """Look at the requests again if it is time; running ones of online come first."""
         is_due = self._scheduler.current_step % UPDATED_EVERY == 0
         if is_due and self._headroom is not None:
-            running = self._scheduler.running[:num_online]
-            waiting = view.unordered(self._scheduler.waiting.online)
-            most = self._num_blocks * self._scheduler.block_size
-            held = view.tokens_held(chain(running, waiting), most)
+            # about what their blocks hold, or will hold
+            held = sum(request.num_tokens for request in self._scheduler.running[:num_online])
+            held += view.tokens_waiting(self._scheduler.waiting.online)
             tightness = min(1.0, self._shortage / SHORTAGE)
             self._headroom.quantile = 1.0 - (1.0 - self._quantile) * tightness
-            held_blocks = held / self._scheduler.block_size
+            held_blocks = min(float(self._num_blocks), held / self._scheduler.block_size)
             wanted = self._headroom.blocks(held_blocks, self._given_back, now_s)
             most = MOST_HEADROOM - tightness * (MOST_HEADROOM - MOST_WHERE_SHORT)
             self.online_blocks = min(wanted, int(most * self._num_blocks))

@@ -31,10 +31,9 @@ class LoadReport:
         self._starts_per_s = 0.0
 
     def now(self) -> EngineLoad:
-        """Return the present load. Takes O(running + waiting online requests)."""
+        """Return the present load. Takes O(requests that run or hold KV)."""
         scheduler = self._scheduler
-        lanes = scheduler.waiting.online, scheduler.kv_holding_waiting.online
-        waiting = [request for lane in lanes for request in view.unordered(lane)]
+        holding = [*scheduler.kv_holding_waiting.online]
         running = [r for r in scheduler.running if not scheduler.is_offline(r)]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]
@@ -43,10 +42,9 @@ class LoadReport:
         )
         decode_step_s, prefill_token_s = self._seconds(decodes)
         return EngineLoad(
-            num_online=len(running) + len(waiting),
-            online_prefill_tokens=sum(
-                max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + waiting
-            ),
+            num_online=len(running) + scheduler.num_waiting_online(),
+            online_prefill_tokens=view.tokens_waiting(scheduler.waiting.online)
+            + sum(max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + holding),
             num_offline=len(scheduler.offline_ids),
             offline_wanted=max(0, self._most_ahead() - scheduler.num_waiting_offline()),
             free_tokens=scheduler.block_size * (view.free_blocks(scheduler) + offline_blocks),

@@ -9,12 +9,14 @@ v1/core/sched/scheduler.py.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from vllm import __version__ as vllm_version
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
@@ -22,6 +24,8 @@ from vllm.v1.request import Request, RequestStatus
 from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.vllm_release import release_of
 
+MOST_LOOKED_AT = 256
+"""Requests of a queue that are asked about their tokens."""
 COUNTS_IDLE_ADAPTERS = release_of(vllm_version) >= (0, 33)
 
 
@@ -201,25 +205,14 @@ def can_split(scheduler: Scheduler, request: Request) -> bool:
     )
 
 
-def tokens_held(requests: Iterable[Request], most: int) -> int:
-    """Tokens of requests, which is about what their KV blocks hold or will hold.
+def tokens_waiting(queue: RequestQueue) -> int:
+    """Return the tokens of the requests of a queue; of a long one a part tells of the others.
 
-    Beyond `most` they are not counted on.
+    vLLM's priority queue sorts itself to be walked through, so it is looked at in any order.
     """
-    total = 0
-    for request in requests:
-        total += request.num_tokens
-        if total > most:
-            break
-    return total
-
-
-def unordered(queue: Iterable[Request]) -> Iterable[Request]:
-    """Return the requests of one of vLLM's queues in any order.
-
-    Its priority queue sorts itself to be walked through.
-    """
-    return getattr(queue, "_heap", queue)
+    looked_at = [*islice(getattr(queue, "_heap", queue), MOST_LOOKED_AT)]
+    tokens = sum(request.num_tokens for request in looked_at)
+    return tokens * len(queue) // len(looked_at) if looked_at else 0
 
 
 def free_blocks(scheduler: Scheduler) -> int:

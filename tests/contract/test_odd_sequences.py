@@ -277,3 +277,30 @@ def test_burst_that_shares_a_prefix_is_looked_at_once_for_each_request(is_async,
     engine.step()
     assert sum(name.startswith("online") for name in engine.schedules[-1]) > burst
     assert len(counts) <= 6 * burst
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_step_and_report_look_at_a_part_of_a_long_queue(is_async, policy, monkeypatch):
+    """What thousands of waiting online requests hold is told by some of them."""
+    num_waiting, looked_at = 3000, []
+    limits = Limits(policy=policy, max_num_seqs=4, num_blocks=20_000)
+    scheduler = make_scheduler(HYGEN[is_async], limits, {})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    engine.add(offline("one", 9, 40, max_tokens=400))
+    for number in range(num_waiting):
+        engine.add(make_request(f"online-{number}", tokens_of(number, 20), max_tokens=200))
+    engine.step()
+    num_tokens = Request.num_tokens.fget
+
+    def counted(request):
+        looked_at.append(request)
+        return num_tokens(request)
+
+    monkeypatch.setattr(Request, "num_tokens", property(counted))
+    for _ in range(16):
+        engine.step()
+    report = scheduler.load_report.now()
+    assert len(looked_at) < num_waiting
+    assert num_waiting == report.num_online
+    waiting = 20 * scheduler.num_waiting_online()
+    assert waiting <= report.online_prefill_tokens <= waiting + 20 * 4

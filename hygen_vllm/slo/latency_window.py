@@ -119,14 +119,6 @@ class LatencyWindow:
         """Yield the blocks, the latest first."""
         return reversed(self._blocks)
 
-    def share_above(self, latency_s: float) -> float:
-        """Return the share of samples above a latency; 0 without a sample."""
-        if not self.num_samples:
-            return 0.0
-        index, share = _bin_of(latency_s)
-        above = sum(self._counts[index + 1 :]) + self._counts[index] * (1.0 - share)
-        return above / self.num_samples
-
 
 def _bin_of(latency_s: float) -> tuple[int, float]:
     """Return the bin of a latency, and how far into it."""

@@ -50,7 +50,8 @@ def test_tokens_that_come_at_once_are_one_gap_and_others_of_zero() -> None:
     assert 1.0 == online.windows["tbt"].total_s
     assert {"ttft": 1, "tbt": 3} == _num_samples(online)
     assert pytest.approx(1 / 3) == online.windows["tbt"].mean_s
-    assert pytest.approx(1 / 3) == online.windows["tbt"].share_above(0.5)
+    (block,) = online.windows["tbt"].latest_blocks()
+    assert (1.0, 3) == (block.count_above(0.5), block.count)
 
 
 def test_tokens_that_come_with_the_first_are_gaps_of_zero() -> None:

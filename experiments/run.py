@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs experiments: all of them, or those whose folders begin with one of the given names.
 
+Those whose config says `run_if_named` take hours and run only if they are named.
+
     python experiments/run.py [--quick] [--out FOLDER] [NAME ...]
 
 What was run before with the same code is not run again. Results go into the folders, and
@@ -63,8 +65,10 @@ def main() -> None:
     out = options.out or (QUICK_OUT if options.quick else HERE)
     if out == QUICK_OUT:
         shutil.rmtree(out, ignore_errors=True)
-    experiments = {folder: load_experiment(folder) for folder in folders}
     configs = {folder: load_config(folder, options.quick) for folder in folders}
+    if not options.names:
+        folders = [folder for folder in folders if not configs[folder].get("run_if_named")]
+    experiments = {folder: load_experiment(folder) for folder in folders}
     cases = {folder: experiments[folder].cases(configs[folder]) for folder in folders}
     runs = iter(Pool(options.jobs).run([case for some in cases.values() for case in some]))
     for folder, experiment in experiments.items():

@@ -12,20 +12,16 @@ import heapq
 import itertools
 import logging
 import math
-import sys
-import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import numpy as np
-from kv_store import KvStore, transfer_config
-from memory import reachable_bytes
+from harness.experiment import Row
+from harness.kv_store import KvStore, transfer_config
+from harness.memory import reachable_bytes
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
@@ -33,14 +29,15 @@ from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from hygen_vllm.bare_scheduler import block_hasher, make_scheduler
 from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.simulator.figures import Latencies, windows_of
+from hygen_vllm.simulator.figures import Latencies, ratios_of, windows_of
 from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
 from hygen_vllm.simulator.policies import Policy, find_policy
 from hygen_vllm.simulator.predictor import profile_device
-from hygen_vllm.simulator.run_log import RequestRecord, RunLog
+from hygen_vllm.simulator.run_log import STEP_COLUMNS, RequestRecord, RunLog
 from hygen_vllm.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.simulator.simulation import calm_garbage_collector, limits_of
-from hygen_vllm.simulator.step_time import Disturbance, StepClock
+from hygen_vllm.simulator.step_time import Device, Disturbance, StepClock
+from hygen_vllm.simulator.step_work import StepWork
 from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine, VirtualStep
 from hygen_vllm.slo.slo import Slo
 from hygen_vllm.workloads.arrival_processes import ARXIV_LENGTHS, AZURE_LENGTHS, SHAREGPT_LENGTHS
@@ -87,16 +84,36 @@ class Coming:
 
 @dataclass(frozen=True)
 class WeekFlags:
-    """What is served. `online_rate`: mean of a working day, requests/s."""
+    """What is served.
+
+    Args:
+        days: from a Monday on.
+        slowdown: how many times as long as the profile's device a step takes.
+        online_rate: mean of a working day, requests/s.
+        nightly, hourly: offline requests of a batch.
+        trickle_per_hour: single offline requests.
+    """
 
     profile: str
     days: float
+    slowdown: float
     online_rate: float
     nightly: int
     hourly: int
     trickle_per_hour: float
     slo: Sequence[str]
     seed: int
+
+
+@dataclass(frozen=True)
+class SlowDevice:
+    """A device whose steps take `factor` times as long as another's."""
+
+    device: Device
+    factor: float
+
+    def step_seconds(self, work: StepWork) -> float:
+        return self.factor * self.device.step_seconds(work)
 
 
 def requests_of(flags: WeekFlags, max_model_len: int) -> list[Coming]:
@@ -252,11 +269,10 @@ def serve_week(
     policy: Policy,
     settings: Mapping[str, Any],
     flags: WeekFlags,
-    progress: Callable[[float], None] = lambda _: None,
 ) -> WeekRun:
     """Serve all requests of `flags` that the policy serves."""
     with calm_garbage_collector():
-        return _Week(engine, policy, dict(settings), flags).serve(progress)
+        return _Week(engine, policy, dict(settings), flags).serve()
 
 
 class _Week:
@@ -322,9 +338,8 @@ class _Week:
             None,
         )
 
-    def serve(self, progress: Callable[[float], None]) -> WeekRun:
+    def serve(self) -> WeekRun:
         clock = self._clock
-        turns = 0
         while clock.now_s < self._end_s:
             while self._events and self._events[0][0] <= clock.now_s:
                 heapq.heappop(self._events)[2]()
@@ -335,9 +350,6 @@ class _Week:
                 clock.now_s = max(clock.now_s, self._events[0][0])
             else:
                 break
-            turns += 1
-            if turns % 4096 == 0:
-                progress(clock.now_s)
         self._run.num_loads += self._virtual.num_loads
         self._run.num_failed += self._virtual.num_failed
         self._run.log.check_ids()
@@ -428,36 +440,54 @@ def latencies_of(run: WeekRun, end_s: float) -> Latencies:
     )
 
 
-def week_figures(
-    flags: Mapping[str, Any], progress: Callable[[float], None] = lambda _: None
-) -> dict[str, Any]:
-    """Serve the days of WeekFlags twice, online alone and with offline work; return the figures."""
+def days_figures(flags: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    """Serve the days of WeekFlags; return the figures, and those of each hour."""
     logging.getLogger("vllm").setLevel(logging.ERROR)
     week = WeekFlags(**flags)
     engine = SimulatedEngine.load(week.profile)
+    engine = replace(engine, device=SlowDevice(engine.device, week.slowdown))
     end_s = week.days * DAY_S
-    started_s = time.perf_counter()
     alone = latencies_of(serve_week(engine, find_policy("online-only"), {}, week), end_s)
-    run = serve_week(engine, find_policy("slo"), {"slos": list(week.slo)}, week, progress)
+    run = serve_week(engine, find_policy("slo"), {"slos": list(week.slo)}, week)
     served = latencies_of(run, end_s)
-    windows = {text: windows_of(Slo.parse(text), served, alone, end_s) for text in week.slo}
-    return {**_counts(run, end_s), "windows": windows, "seconds": time.perf_counter() - started_s}
+    slos = [Slo.parse(text) for text in week.slo]
+    windows = [windows_of(slo, served, alone, end_s) for slo in slos]
+    worst = [each["worst_of_limit"] for each in windows if each["worst_of_limit"] is not None]
+    figures = {
+        "windows": sum(each["count"] for each in windows),
+        "windows_kept": sum(each["kept"] for each in windows),
+        "worst_window": max(worst, default=None),
+        **_counts(run, end_s),
+    }
+    ratios = [pair for slo in slos for pair in ratios_of(slo, served, alone, end_s)]
+    return figures, _hours(run, ratios, end_s)
 
 
-def week_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags and the figures; progress goes to stderr."""
-    said = -1
+def _hours(run: WeekRun, ratios: Sequence[tuple[float, float]], end_s: float) -> list[Row]:
+    """Return for each hour tokens/s of both classes, and the worst window that began in it."""
+    steps = run.log.steps()
+    column = STEP_COLUMNS.index
+    edges = np.arange(0.0, end_s + 1e-6, HOUR_S)
+    ends_s = steps[:, column("ends_s")]
+    online, offline = (
+        np.histogram(ends_s, edges, weights=steps[:, column(name)])[0] / HOUR_S
+        for name in ("online_tokens_done", "offline_tokens_done")
+    )
+    worst: dict[int, float] = defaultdict(float)
+    for from_s, ratio in ratios:
+        worst[int(from_s // HOUR_S)] = max(worst[int(from_s // HOUR_S)], ratio)
+    return [
+        {
+            "hour": hour,
+            "online_tokens_per_s": float(online[hour]),
+            "offline_tokens_per_s": float(offline[hour]),
+            "worst_window": worst.get(hour),
+        }
+        for hour in range(len(edges) - 1)
+    ]
 
-    def say(now_s: float) -> None:
-        nonlocal said
-        if int(now_s // (6 * HOUR_S)) > said:
-            said = int(now_s // (6 * HOUR_S))
-            print(f"{' '.join(flags['slo'])}: day {now_s / DAY_S:.2f}", file=sys.stderr, flush=True)
 
-    return {"flags": dict(flags), **week_figures(flags, say)}
-
-
-def _counts(run: WeekRun, end_s: float) -> dict[str, Any]:
+def _counts(run: WeekRun, end_s: float) -> Row:
     log = run.log
     offline = [record for record in log.records.values() if record.is_offline]
     done = sum(record.prompt_tokens_done + record.num_output_tokens for record in offline)
@@ -476,6 +506,7 @@ def _counts(run: WeekRun, end_s: float) -> dict[str, Any]:
         "restarts": run.num_restarts,
         "loads": run.num_loads,
         "failed_loads": run.num_failed,
-        "longest_wait_s": {tenant: max(waits) for tenant, waits in sorted(log.waits_s.items())},
-        "memory_bytes": run.memory_bytes,
+        **{f"wait_{tenant}_s": max(waits) for tenant, waits in sorted(log.waits_s.items())},
+        "memory_first_day_bytes": run.memory_bytes[0] if run.memory_bytes else None,
+        "memory_last_day_bytes": run.memory_bytes[-1] if run.memory_bytes else None,
     }

@@ -113,14 +113,13 @@ class Experiment:
 def load_config(folder: Path, is_quick: bool) -> dict[str, Any]:
     """Return the config of an experiment; a quick one with what stands under `quick` instead.
 
-    One that names another experiment under `runs_of` has that one's runs.
+    One that names another experiment under `runs_of` has that one's runs, but for what it says
+    itself.
     """
-    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    other = config.pop("runs_of", None)
-    if other is not None:
-        return {**load_config(folder.parent / other, is_quick), **config}
-    quick = config.pop("quick", {})
-    return {**config, **quick} if is_quick else config
+    own: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    other, quick = own.pop("runs_of", None), own.pop("quick", {})
+    config = {} if other is None else load_config(folder.parent / other, is_quick)
+    return config | own | (quick if is_quick else {})
 
 
 def by_labels(runs: Sequence[Done], **labels: Any) -> list[Done]:

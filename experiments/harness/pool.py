@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from hygen_vllm.simulator.many_runs import in_processes
 
+DAY_S = 86400.0
+
 
 class Pool:
     """Runs cases of any number of experiments; equal ones once.
@@ -44,7 +46,7 @@ class Pool:
 def _seconds(case: Case) -> float:
     """Return how long a run is, as far as its flags say."""
     flags = case.flags.get("simulation", case.flags)
-    return float(flags.get("seconds") or 0.0)
+    return float(flags.get("seconds") or DAY_S * flags.get("days", 0.0))
 
 
 def _do(item: tuple[Path, Case]) -> None:

@@ -113,12 +113,12 @@ RAY = (
     "hygen_vllm/ray_serving/*.py",
 )
 PLANS = _modules("hygen_vllm/planner", "plan report sampled_slots slot_job slots")
-DECIDES = _modules("experiments/harness", "tasks predictors")
+DECIDES = _modules("experiments/harness", "tasks predictors days kv_store memory")
 RUNS = (*SIMULATES, *FITS, *PLANS, *DECIDES, "profiles/*/*/*.json", "profiles/*/*/trace.csv.gz")
 """What runs.csv of an experiment depends on, beside its own folder."""
 FINDINGS = _modules(
     "experiments/harness",
-    "claims comparison comparison_findings experiment figures spread tables troubles",
+    "claims comparison comparison_findings days_findings experiment figures spread tables troubles",
 )
 """What makes tables, claims and pictures of runs."""
 GROUPS = {

@@ -127,8 +127,17 @@ def plan_task(flags: Mapping[str, Any]) -> Outcome:
     return figures, {"plan": found}
 
 
+def days_task(flags: Mapping[str, Any]) -> Outcome:
+    """Serve days with all that happens in them, online alone and with offline work; see days.py."""
+    from harness.days import days_figures
+
+    figures, hours = days_figures(flags)
+    return figures, {"hours": hours}
+
+
 TASKS: dict[str, Callable[[Mapping[str, Any]], Outcome]] = {
     "simulate": simulate_task,
     "accuracy": accuracy_task,
     "plan": plan_task,
+    "days": days_task,
 }

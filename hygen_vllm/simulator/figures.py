@@ -136,7 +136,20 @@ def windows_of(
     Returns: {"length_s", "count", "kept", "worst_of_limit"}: windows that were looked at, those in
         which measured / limit is at most 1 + WINDOW_SLACK, and the largest of these ratios.
     """
-    of_limit = []
+    of_limit = [ratio for _, ratio in ratios_of(slo, served, alone, end_s, length_s)]
+    return {
+        "length_s": length_s,
+        "count": len(of_limit),
+        "kept": sum(ratio <= 1.0 + WINDOW_SLACK for ratio in of_limit),
+        "worst_of_limit": max(of_limit, default=None),
+    }
+
+
+def ratios_of(
+    slo: Slo, served: Latencies, alone: Latencies | None, end_s: float, length_s: float = WINDOW_S
+) -> list[tuple[float, float]]:
+    """Return when each window that `windows_of` looks at begins, seconds, and measured / limit."""
+    ratios = []
     least = max(LEAST_SAMPLES, LEAST_BEYOND / (1.0 - (slo.share or 0.0)))
     served_windows = _Windows(*served.of_metric(slo.metric))
     alone_windows = None if alone is None else _Windows(*alone.of_metric(slo.metric))
@@ -149,13 +162,10 @@ def windows_of(
         if len(samples_s) < least or not is_known:
             continue
         limit_s = slo.resolved_s(LatencyStats.of(base_s))
-        of_limit.append(getattr(LatencyStats.of(samples_s), slo.statistic) / limit_s)
-    return {
-        "length_s": length_s,
-        "count": len(of_limit),
-        "kept": sum(ratio <= 1.0 + WINDOW_SLACK for ratio in of_limit),
-        "worst_of_limit": max(of_limit, default=None),
-    }
+        assert limit_s is not None
+        measured_s = getattr(LatencyStats.of(samples_s), slo.statistic)
+        ratios.append((from_s, measured_s / limit_s))
+    return ratios
 
 
 class _Windows:

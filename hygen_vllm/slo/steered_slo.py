@@ -187,6 +187,8 @@ class TailTbt(SteeredSlo):
         super().__init__(slo, measures)
         self.cap_s = math.inf
         """Seconds that a step is planned to take at most if it has decodes."""
+        self._may_fall = False
+        """Whether the limit may turn out to be that of another kind of steps, all at once."""
 
     def _refresh(self, now_s: float) -> None:
         assert self.limit_s is not None
@@ -196,7 +198,9 @@ class TailTbt(SteeredSlo):
         saved_s, spent = self._saved_s(self.limit_s, allowed_share)
         self.allowance.set_saved(saved_s, now_s, spent)
         owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
-        self.cap_s = self._limit_to_come_s(self.slo.share) / measures.error_margin * owed
+        limit_to_come_s = self._limit_to_come_s(self.slo.share)
+        self._may_fall = limit_to_come_s < FALLEN * self.limit_s
+        self.cap_s = limit_to_come_s / measures.error_margin * owed
 
     def _saved_s(self, limit_s: float, allowed_share: float) -> tuple[float, float]:
         """Return the most that can be saved, less what is owed of any time up to now.
@@ -235,13 +239,15 @@ class TailTbt(SteeredSlo):
     def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
         """A step longer than the limit exceeds it once for every decode.
 
-        Where online alone is beyond the limit, the tokens exceed it anyhow.
+        Where online alone is beyond the limit, the tokens exceed it anyhow. What is saved under a
+        limit that may fall would be owed under the lower one, so it buys nothing.
         """
         if load.num_decodes == 0:
             return
         most_s = max(load.alone_s, self.cap_s)
         gained_s = load.full_s - most_s
-        if gained_s * self.allowance.factor <= load.num_decodes * SECONDS_PER_TOKEN:
+        factor = min(1.0, self.allowance.factor) if self._may_fall else self.allowance.factor
+        if gained_s * factor <= load.num_decodes * SECONDS_PER_TOKEN:
             terms.limit_s = min(terms.limit_s, most_s)
 
 
@@ -249,6 +255,8 @@ LATE_S = 60.0
 """Time with decodes over which it is seen whether a tail's share is spent."""
 RANK_ERRORS = 2.0
 """Standard errors in rank by which a percentile of online alone may still fall."""
+FALLEN = 0.9
+"""A limit that may fall below so much of itself may become that of steps without a prefill."""
 CAP_PER_FACTOR = 0.05
 """The cap is lowered by a twentieth of the logarithm of what is owed: at most a quarter."""
 SECONDS_PER_TOKEN = 1.0

@@ -17,9 +17,9 @@ from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 from tests.support.scheduler_laws import check_blocks, check_empty
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from memory import reachable_bytes
+from harness.memory import reachable_bytes
 
 NUM_ROUNDS, SETTLED_AFTER, STEPS_A_ROUND = 36, 24, 100
 STEP_S = 0.3

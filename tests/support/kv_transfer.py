@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "27-a-week"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from kv_store import Load
-from kv_store import transfer_config as storing
+from harness.kv_store import Load
+from harness.kv_store import transfer_config as storing
 
 from tests.support.fake_engine import FakeWorker
 

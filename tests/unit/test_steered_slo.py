@@ -358,6 +358,17 @@ def test_cap_of_ttft_delays_arrivals_by_what_is_allowed(
     assert 0.01 == _target(f"{name}=10ms", factor=factor, alone_step_s=0.01).cap_s
 
 
+@pytest.mark.parametrize(("num_slow", "is_free"), [(12, False), (40, True)])
+def test_savings_buy_nothing_while_the_limit_may_fall(num_slow: int, is_free: bool) -> None:
+    """Where slow steps make little more than one gap in a hundred, fast ones may be the P99 soon."""
+    alone_s = (0.1,) * (1000 - num_slow) + (0.5,) * num_slow
+    target = _target("tbt_p99=+20%", alone_s=alone_s, factor=1e6)
+    assert pytest.approx(0.6, rel=0.02) == target.limit_s
+    bounded = _bound(target, _Load(num_decodes=4, full_s=1.5), limit_s=9.0)
+    assert (9.0 if is_free else target.cap_s) == bounded.limit_s
+    assert is_free == (target.cap_s > 0.5)
+
+
 @pytest.mark.parametrize("name", ["ttft_mean", "ttft_p99"])
 def test_cap_of_ttft_holds_in_all_steps(name: str) -> None:
     """Also where no online request is here yet; not below what online takes."""

@@ -360,7 +360,7 @@ def test_cap_of_ttft_delays_arrivals_by_what_is_allowed(
 
 @pytest.mark.parametrize(("num_slow", "is_free"), [(12, False), (40, True)])
 def test_savings_buy_nothing_while_the_limit_may_fall(num_slow: int, is_free: bool) -> None:
-    """Where slow steps make little more than one gap in a hundred, fast ones may be the P99 soon."""
+    """Slow steps make little more than one gap in a hundred: fast ones may be the P99 soon."""
     alone_s = (0.1,) * (1000 - num_slow) + (0.5,) * num_slow
     target = _target("tbt_p99=+20%", alone_s=alone_s, factor=1e6)
     assert pytest.approx(0.6, rel=0.02) == target.limit_s

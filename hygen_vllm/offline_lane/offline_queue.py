@@ -45,13 +45,14 @@ TAKEN_PER_SCAN = 64
 PARKED_PER_SCAN = 32
 """Requests that could not run which are offered again in a step; fewer than TAKEN_PER_SCAN."""
 LEVELS_KEPT = 16
+"""Urgencies without requests that are remembered."""
 NO_ROOM_S = 5.0
-"""A request that was first in turn and found no room for so long is set aside."""
+"""A request that was first in turn and found no room for so long is set aside; so are those after
+it that find none, at once, until one starts."""
 SET_ASIDE_SEEN = 4
-"""Those that were set aside which are looked at in a scan."""
+"""Those that were set aside which are looked at in a scan: the first two, and two in turn."""
 PAUSE_SHARE = 0.1
 """Of the bound of waiting: so long nobody is held up after somebody was."""
-"""Urgencies without requests that are remembered."""
 
 
 class Start(Enum):
@@ -144,6 +145,17 @@ class _Level(Generic[R]):
         return self.fresh.next(now_s)
 
 
+    def seen(self, held: Waiting[R] | None) -> list[Waiting[R]]:
+        """Return those set aside that are looked at in this scan, the one that is held too."""
+        names = [*islice(self.set_aside, SET_ASIDE_SEEN)]
+        found = [self.set_aside[name] for name in names]
+        if held is not None and held not in found and held.request.request_id in self.set_aside:
+            found.append(held)
+        for name in names[SET_ASIDE_SEEN // 2 :]:
+            self.set_aside.move_to_end(name)
+        return found
+
+
 class OfflineQueue(Generic[R]):
     """See the module docstring.
 
@@ -183,6 +195,8 @@ class OfflineQueue(Generic[R]):
         """Until then nobody is held up."""
         self._no_room: tuple[Hashable, float] = (None, 0.0)
         """The request that found no room last, and since when."""
+        self._is_skipping = False
+        """Whether one was set aside for want of room since one started last."""
         self._offered: Waiting[R] | None = None
         self._now_s = 0.0
         self._order_left_s = 0.0
@@ -248,6 +262,7 @@ class OfflineQueue(Generic[R]):
             least: requests that are to be in order, whatever the time.
         """
         self._now_s = now_s
+        self._is_skipping &= not self._taken
         self._taken.clear()
         self._offered = None
         is_blocked = self._held_for is not None
@@ -266,7 +281,7 @@ class OfflineQueue(Generic[R]):
         held_before, self._held_for = self._held_for, None
         for level in self._levels.values():
             level.has_room = None
-            for waiting in islice(level.set_aside.values(), SET_ASIDE_SEEN):
+            for waiting in level.seen(held_before):
                 found = room(waiting.request)
                 if found is Start.NOW and level.has_room is None:
                     level.has_room = waiting
@@ -297,12 +312,13 @@ class OfflineQueue(Generic[R]):
 
     def no_room(self, request: R) -> None:
         """Note that there was no room for a request that was offered; see the module docstring."""
-        name, since_s = self._no_room
-        if name != request.request_id:
+        if self._no_room[0] != request.request_id:
             self._no_room = request.request_id, self._now_s
-            return
         waiting = self._waiting.get(request.request_id)
-        if waiting is None or waiting is self._held_for or self._now_s - since_s < NO_ROOM_S:
+        if waiting is None or waiting is self._held_for:
+            return
+        self._is_skipping |= self._now_s - self._no_room[1] >= NO_ROOM_S
+        if not self._is_skipping:
             return
         level = self._level(waiting.urgency)
         self._leave_place(waiting, level)

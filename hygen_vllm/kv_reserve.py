@@ -83,18 +83,22 @@ class KvReserve:
         The first one may start wherever its prompt fits: it can crowd out no other. Nor has it to
         leave headroom if it takes half of all blocks, or it might never start.
         """
-        blocks = view.blocks_to_admit(self._scheduler, request)
         if not self.num_running:
-            return self._alone(blocks)
+            return self.blocks_to_start_alone(request)
+        blocks = self._blocks_to_admit(request)
         growth = self._forecast.most_blocks(self.remaining_tokens(request))
         return blocks + self.online_blocks + growth
 
     def blocks_to_start_alone(self, request: Request) -> float:
         """Return the free blocks with which it may start where no other offline one runs."""
-        return self._alone(view.blocks_to_admit(self._scheduler, request))
-
-    def _alone(self, blocks: int) -> int:
+        blocks = self._blocks_to_admit(request)
         return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
+
+    def _blocks_to_admit(self, request: Request) -> int:
+        """Return the free blocks with which vLLM admits it."""
+        manager = self._scheduler.kv_cache_manager
+        watermark = manager.watermark_blocks if self._scheduler.running else 0
+        return view.blocks_to_admit(self._scheduler, request) + int(watermark)
 
     @property
     def num_running(self) -> int:

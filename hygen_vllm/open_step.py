@@ -4,6 +4,7 @@
 from collections.abc import Callable, Container, Sequence
 from functools import partial
 from math import ceil
+from typing import NamedTuple
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -15,6 +16,17 @@ from hygen_vllm.room_maker import Room
 from hygen_vllm.step_plan import StepPlan
 
 RUNNING = RequestStatus.RUNNING
+
+
+class Granted(NamedTuple):
+    """An offline request that may start in this step, or load its KV.
+
+    Args: computed: tokens that were found in the prefix cache, or computed before.
+    """
+
+    request: Request
+    computed: int
+    is_first_start: bool
 
 
 class OpenStep:
@@ -49,6 +61,7 @@ class OpenStep:
         self.refused: list[Refusal] = []
         self.offline_is_stuck = False
         """A running offline request lacked KV blocks."""
+        self.granted: list[Granted] = []
         self._scheduler = scheduler
         self._offline_ids = scheduler.offline_ids
         self.plan = plan
@@ -56,7 +69,7 @@ class OpenStep:
             arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
         }
         """Most tokens of each; None for as many as vLLM gives."""
-        self._encoder_is_reserved = any(a.request.has_encoder_inputs for a in arrivals)
+        self._encoder_is_reserved = room.encoder_is_reserved
         self._adapters = set(room.adapters)
         self._min_chunk_tokens = min_chunk_tokens
         self._max_chunk_tokens = max_chunk_tokens
@@ -124,7 +137,7 @@ class OpenStep:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
             if not is_running:
-                self._note_start(request, computed)
+                self._note_grant(request, computed)
             return result
         self.refused.append(result)
         if is_running:
@@ -139,13 +152,11 @@ class OpenStep:
         self._do_not_start(request, result)
         return 0
 
-    def _note_start(self, request: Request, computed: int) -> None:
-        scheduler = self._scheduler
-        scheduler.kv_reserve.started(request, scheduler.clock())
-        scheduler.leftovers.started(request, computed)
-        scheduler.offline_log.num_started += 1
-        if self._starts_left is not None and not request.num_preemptions:
-            self._starts_left -= 1
+    def _note_grant(self, request: Request, computed: int) -> None:
+        is_first = _is_first_start(request)
+        self.granted.append(Granted(request, computed, is_first))
+        if self._starts_left is not None:
+            self._starts_left -= is_first
 
     def _do_not_start(self, request: Request, reason: Refusal) -> None:
         """Let no offline request start in this step after one that was refused."""
@@ -155,7 +166,7 @@ class OpenStep:
         self._scheduler.encoder_cache_manager.free(request)
 
     def _must_not_start(self, request: Request, is_running: bool) -> bool:
-        return self._starts_left == 0 and not (is_running or request.num_preemptions)
+        return self._starts_left == 0 and not is_running and _is_first_start(request)
 
     def _grant_prefill(
         self, request: Request, computed: int, wanted: int, is_running: bool
@@ -226,6 +237,7 @@ class OnlineOnlyStep:
     num_preempted = 0
     offline_is_stuck = False
     refused: Sequence[Refusal] = ()
+    granted: Sequence[Granted] = ()
 
     def __init__(self, offline_ids: Container[str], num_online: int) -> None:
         self.num_online_running = num_online
@@ -238,6 +250,11 @@ class OnlineOnlyStep:
     def may_load(self, _: Request) -> bool:
         """Whether the KV of an offline request may be loaded: not now."""
         return False
+
+
+def _is_first_start(request: Request) -> bool:
+    """Whether a request that waits has never run, and has loaded nothing."""
+    return not (request.num_preemptions or request.num_computed_tokens)
 
 
 def _is_padded(request: Request, computed: int, wanted: int) -> bool:

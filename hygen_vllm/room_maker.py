@@ -32,6 +32,8 @@ class Room:
     blocks_left: int
     adapters: frozenset[int]
     """LoRA adapters that running requests and arrivals hold."""
+    encoder_is_reserved: bool
+    """Whether online requests need the encoder, now or soon."""
     online_adapters: frozenset[int] = frozenset()
     """Those of them that online requests hold."""
 
@@ -58,6 +60,11 @@ class RoomMaker:
         self._arrivals = arrivals
         self._now_s = now_s
         self._online = scheduler.running[:num_online]
+        self._most_tokens_each = most_tokens_each
+        self._encodes = [r for r in self._online if r.has_encoder_inputs and r.is_prefill_chunk] + [
+            arrival.request for arrival in arrivals if arrival.request.has_encoder_inputs
+        ]
+        """Online requests that have tokens to compute which may be of images, say."""
         self._growth = self._running_growth(most_tokens_each)
         self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
@@ -75,7 +82,7 @@ class RoomMaker:
             if has_loras:
                 self._free_adapters()
         if self._holders():
-            if any(arrival.request.has_encoder_inputs for arrival in self._arrivals):
+            if self._encodes:
                 self._free_encoder_cache()
             self._free_blocks()
         if offline_is_stuck and not self.num_preempted and len(self._holders()) > 1:
@@ -84,6 +91,7 @@ class RoomMaker:
             num_preempted=self.num_preempted,
             blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
             adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
+            encoder_is_reserved=bool(self._encodes),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
         )
 
@@ -146,7 +154,12 @@ class RoomMaker:
     def _free_encoder_cache(self) -> None:
         scheduler = self._scheduler
         cache = scheduler.encoder_cache_manager
-        wanted = sum(view.missing_encoder_embeds(scheduler, a.request) for a in self._arrivals)
+        wanted = 0
+        for request in self._encodes:  # of one that runs, what it comes to in this step
+            is_running = request.status == RequestStatus.RUNNING
+            until = request.num_computed_tokens + self._most_tokens_each
+            until = until if is_running else request.num_tokens
+            wanted += view.missing_encoder_embeds(scheduler, request, until)
         self._preempt_until(
             lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
             [r for r in self._holders() if view.holds_encoder_cache(scheduler, r)],

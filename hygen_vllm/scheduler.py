@@ -39,7 +39,7 @@ from hygen_vllm.offline_lane.offline_queue import Start
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
 from hygen_vllm.online_arrivals import Arrival, expected_arrivals
-from hygen_vllm.open_step import OnlineOnlyStep, OpenStep
+from hygen_vllm.open_step import Granted, OnlineOnlyStep, OpenStep
 from hygen_vllm.policy_faults import PolicyFaults
 from hygen_vllm.request_class import RequestClass
 from hygen_vllm.room_maker import Room, RoomMaker
@@ -253,7 +253,8 @@ class HyGenScheduler(Scheduler):
     def _leave_out_offline(self) -> None:
         """Serve no offline request in this step; all of them as vLLM does if no other is here."""
         has_online = self.num_waiting_online() or not all(map(self.is_offline, self.running))
-        self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = not has_online
+        for queue in (self.waiting, self.kv_holding_waiting):
+            queue.start_step(not has_online, self.clock())
         num_online = sum(not self.is_offline(request) for request in self.running)
         self._step = OnlineOnlyStep(self.offline_ids, num_online) if has_online else None
 
@@ -265,8 +266,6 @@ class HyGenScheduler(Scheduler):
             # vLLM keeps those whose load failed; elsewhere in the lane they would keep others out.
             without_kv = filter(self._waits_without_kv, self._inflight_prefills)
             self._inflight_prefills -= set(filter(self.is_offline, without_kv))
-        if self._rate is not None:
-            self._rate.started(self._num_started(output))
         size = StepSize(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
         self._feedback.scheduled(output, started_s, self._record(output, plan), size)
         if self.slo_control is not None:
@@ -326,7 +325,10 @@ class HyGenScheduler(Scheduler):
         for request in [*queue.offline]:
             if not request.num_computed_tokens and view.has_loaded(self, request):
                 self.wait_without_kv(request)
-        needed = view.most_blocks_to_grow(self, self.hygen_config.min_chunk_tokens)
+        head = next(iter(queue.offline), None)
+        rest = 0 if head is None else head.num_tokens - head.num_computed_tokens
+        chunk = max(1, min(self.hygen_config.min_chunk_tokens, rest))
+        needed = view.most_blocks_to_grow(self, chunk)
         is_open = blocks_left >= needed or not (self.running or num_arrivals)
         slots_left = self.max_num_active_reqs - self.num_waiting_for_streaming_input
         slots_left -= len(self.running) + num_arrivals
@@ -404,14 +406,22 @@ class HyGenScheduler(Scheduler):
         self._offline_is_stuck = step.offline_is_stuck
         if step.plan is not None:
             self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
+        for granted in step.granted:
+            self._note_start(granted)
         self.kv_reserve.step_ended(step.refused)
         self.offline_log.count(step.refused, step.num_preempted)
         return step.plan
 
-    def _num_started(self, output: SchedulerOutput) -> int:
-        """Offline requests that run for the first time."""
-        started = [self.requests[new.req_id] for new in output.scheduled_new_reqs]
-        return sum(self.is_offline(r) and not r.num_preemptions for r in started)
+    def _note_start(self, granted: Granted) -> None:
+        """Note that an offline request started or is loaded, unless vLLM had no room for it."""
+        if granted.request in self.waiting.offline:
+            self.waiting.offline.no_room(granted.request)
+            return
+        if self._rate is not None:
+            self._rate.started(granted.is_first_start)
+        self.kv_reserve.started(granted.request, self.clock())
+        self.leftovers.started(granted.request, granted.computed)
+        self.offline_log.num_started += 1
 
     def _put_online_first(self) -> int:
         """Order `running`: online, offline decodes, offline prefills. Return the number online.

@@ -3,9 +3,11 @@
 
 from typing import Any
 
+from vllm.v1.core.sched.request_queue import RequestQueue
+
 from hygen_vllm import vllm_view as view
 from hygen_vllm.kv_pace import Pace, pace_of
-from hygen_vllm.online_arrivals import Arrival
+from hygen_vllm.online_arrivals import Arrival, is_ready
 from hygen_vllm.step_plan import BATCH_GATE, StepPlan
 
 
@@ -39,7 +41,7 @@ def make_plan(
         prefill_tokens_left=_trusted_prefill_tokens(scheduler),
         slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
         has_online=bool(num_online or arrivals),
-        num_behind=len(scheduler.waiting.online) - len(arrivals),
+        num_behind=max(0, _num_ready(scheduler.waiting.online) - len(arrivals)),
         prefill_price=pace.prefill_price,
         decode_worth=pace.decode_worth,
     )
@@ -48,6 +50,16 @@ def make_plan(
         online = scheduler.running[:num_online]
         scheduler.slo_control.shorten_online(plan, online, arriving_tokens)
     return plan
+
+
+def _num_ready(queue: RequestQueue) -> int:
+    """Return how many requests of a queue could run now; of a long one a part tells of the others.
+
+    The others wait for something else than a step, like their grammar.
+    """
+    looked_at = view.looked_at(queue)
+    num_ready = sum(map(is_ready, looked_at))
+    return num_ready * len(queue) // len(looked_at) if looked_at else 0
 
 
 def _trusted_prefill_tokens(scheduler: Any) -> int:

@@ -205,14 +205,19 @@ def can_split(scheduler: Scheduler, request: Request) -> bool:
     )
 
 
-def tokens_waiting(queue: RequestQueue) -> int:
-    """Return the tokens of the requests of a queue; of a long one a part tells of the others.
+def looked_at(queue: RequestQueue) -> list[Request]:
+    """Return the requests of a queue, or as many of a long one as may tell of the others.
 
-    vLLM's priority queue sorts itself to be walked through, so it is looked at in any order.
+    vLLM's priority queue sorts itself to be walked through, so they come in any order.
     """
-    looked_at = [*islice(getattr(queue, "_heap", queue), MOST_LOOKED_AT)]
-    tokens = sum(request.num_tokens for request in looked_at)
-    return tokens * len(queue) // len(looked_at) if looked_at else 0
+    return [*islice(getattr(queue, "_heap", queue), MOST_LOOKED_AT)]
+
+
+def tokens_waiting(queue: RequestQueue) -> int:
+    """Return the tokens of the requests of a queue, about."""
+    some = looked_at(queue)
+    tokens = sum(request.num_tokens for request in some)
+    return tokens * len(queue) // len(some) if some else 0
 
 
 def free_blocks(scheduler: Scheduler) -> int:
@@ -306,13 +311,17 @@ def holds_adapter(scheduler: Scheduler, request: Request) -> bool:
     return COUNTS_IDLE_ADAPTERS or tokens_now(scheduler, request) > 0
 
 
-def missing_encoder_embeds(scheduler: Scheduler, request: Request) -> int:
-    """Encoder embeddings a request still has to compute, not counting cached ones."""
+def missing_encoder_embeds(scheduler: Scheduler, request: Request, until: int) -> int:
+    """Encoder embeddings that are neither cached nor computed, for the tokens `until` a place."""
     cached = scheduler.encoder_cache_manager.cached
+    positions = [
+        feature.mm_position for feature in request.mm_features if feature.identifier not in cached
+    ]
     return sum(
-        feature.mm_position.get_num_embeds()
-        for feature in request.mm_features
-        if feature.identifier not in cached
+        position.get_num_embeds()
+        for position in positions
+        if position.offset < until
+        and position.offset + position.length > request.num_computed_tokens
     )
 
 

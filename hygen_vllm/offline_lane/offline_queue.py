@@ -51,6 +51,8 @@ NO_ROOM_S = 5.0
 it that find none, at once, until one starts."""
 SET_ASIDE_SEEN = 4
 """Those that were set aside which are looked at in a scan: the first two, and two in turn."""
+LEVELS_SEEN = 8
+"""Urgencies whose blocked requests are looked at in a scan: the highest, and as many in turn."""
 PAUSE_SHARE = 0.1
 """Of the bound of waiting: so long nobody is held up after somebody was."""
 
@@ -132,6 +134,11 @@ class _Level(Generic[R]):
     def __bool__(self) -> bool:
         return bool(self.parked or self.preempted or self.set_aside or self.fresh)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether some could not run, or found no room."""
+        return bool(self.parked or self.set_aside)
+
     def next(self, now_s: float) -> Waiting[R] | None:
         """Return the request that is next, None if no more are to be offered in this scan."""
         if self.has_room is not None:
@@ -143,7 +150,6 @@ class _Level(Generic[R]):
             is_overdue = self._order.overdue_s(oldest.added_s, now_s) > 0
             return oldest if is_overdue else next(reversed(self.preempted.values()))
         return self.fresh.next(now_s)
-
 
     def seen(self, held: Waiting[R] | None) -> list[Waiting[R]]:
         """Return those set aside that are looked at in this scan, the one that is held too."""
@@ -185,6 +191,10 @@ class OfflineQueue(Generic[R]):
         self._inbox: Inbox[R] = Inbox(self._rules.weights)
         """Those not in order yet, and some that have left since."""
         self._levels: SortedDict[Any, _Level[R]] = SortedDict()
+        """By urgency: those with requests, and LEVELS_KEPT without."""
+        self._blocked: SortedDict[Any, _Level[R]] = SortedDict()
+        """Those that are blocked, and some that were."""
+        self._num_scans = 0
         self._taken: dict[Hashable, Waiting[R]] = {}
         self._charged: dict[Hashable, _Charge] = {}
         """Of those that were admitted and are not finished."""
@@ -242,6 +252,8 @@ class OfflineQueue(Generic[R]):
             return False
         self._remove(waiting)
         self._offered = None
+        if waiting is self._held_for:
+            self._pause()
         if len(self._inbox) > 2 * len(self._waiting) + ORDERED_PER_SCAN:
             self._inbox.keep(self._is_new)
         return True
@@ -265,22 +277,23 @@ class OfflineQueue(Generic[R]):
         self._is_skipping &= not self._taken
         self._taken.clear()
         self._offered = None
-        is_blocked = self._held_for is not None
-        for level in self._levels.values():
+        self._num_scans += 1
+        for urgency, level in [*self._blocked.items()]:
             level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
-            is_blocked |= bool(level.parked or level.set_aside)
+            level.has_room = None
+            if not level.is_blocked:
+                del self._blocked[urgency]
         owed_s = min(0.0, self._order_left_s)
         self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
-            self._order_inbox(least - self._num_in_order())
-        if is_blocked:
+            self._order_inbox(least - self._num_in_order(least))
+        if self._blocked or self._held_for is not None:
             self._look_for_room(room)
 
     def _look_for_room(self, room: Callable[[R], Start]) -> None:
         """Say who of those set aside has room now, and for whom all others have to wait."""
         held_before, self._held_for = self._held_for, None
-        for level in self._levels.values():
-            level.has_room = None
+        for level in self._levels_seen(held_before):
             for waiting in level.seen(held_before):
                 found = room(waiting.request)
                 if found is Start.NOW and level.has_room is None:
@@ -291,6 +304,19 @@ class OfflineQueue(Generic[R]):
                     self._hold_for(waiting, room(waiting.request), held_before)
         if held_before is not None and self._held_for is None:
             self._pause()
+
+    def _levels_seen(self, held: Waiting[R] | None) -> list[_Level[R]]:
+        """Return the levels that are looked at in this scan, that of the one that is held too."""
+        levels = [*self._blocked.values()]
+        rest = levels[LEVELS_SEEN:]
+        seen = levels[:LEVELS_SEEN]
+        if rest:
+            first = self._num_scans * LEVELS_SEEN % len(rest)
+            seen += rest[first : first + LEVELS_SEEN]
+            held_level = None if held is None else self._blocked.get(held.urgency)
+            if held_level is not None and held_level not in seen:
+                seen.append(held_level)
+        return seen
 
     def _hold_for(self, waiting: Waiting[R], found: Start, held_before: Waiting[R] | None) -> None:
         """Let all others wait for one that is overdue, if that helps it."""
@@ -323,6 +349,7 @@ class OfflineQueue(Generic[R]):
         level = self._level(waiting.urgency)
         self._leave_place(waiting, level)
         level.set_aside[request.request_id] = waiting
+        self._blocked[waiting.urgency] = level
         self._offered = None
 
     def next_candidate(self) -> R | None:
@@ -340,13 +367,14 @@ class OfflineQueue(Generic[R]):
         if waiting.is_here:
             level.fresh.take(waiting, self._now_s)
         else:
-            self._remove(waiting)
+            self._leave_place(waiting, level)
         self._taken[request.request_id] = waiting
         self._offered = None
         if waiting is self._held_for:
             self._pause()
         if request.request_id not in self._charged:
             self._charge(waiting, self._label(request).tokens)
+        self._forget_if_empty(waiting.urgency, level)
 
     def put_back(self, request: R) -> None:
         """Return a request taken in this scan, which could not run; any other as `add_first`."""
@@ -357,7 +385,8 @@ class OfflineQueue(Generic[R]):
         self._waiting[request.request_id] = waiting
         if not waiting.has_run:
             self.finished(request, 0.0)
-        self._level(waiting.urgency).parked[request.request_id] = waiting
+        level = self._blocked[waiting.urgency] = self._level(waiting.urgency)
+        level.parked[request.request_id] = waiting
         self._offered = None
 
     def finished(self, request: R, tokens: float) -> None:
@@ -380,6 +409,8 @@ class OfflineQueue(Generic[R]):
         for level in self._levels.values():
             level.fresh.check_invariants()
             places.update([*level.parked, *level.preempted, *level.set_aside])
+        blocked = {key for key, level in self._levels.items() if level.is_blocked}
+        assert blocked <= self._blocked.keys(), blocked
         here = [w.request.request_id for w in self._waiting.values() if w.is_here]
         places.update(here)
         assert places == Counter(self._waiting.keys()), (places, self._waiting.keys())
@@ -394,9 +425,14 @@ class OfflineQueue(Generic[R]):
         """Whether a request of the inbox is still there."""
         return self._waiting.get(waiting.request.request_id) is waiting
 
-    def _num_in_order(self) -> int:
-        """Return how many requests that are not blocked can be offered."""
-        return sum(len(level.preempted) + len(level.fresh) for level in self._levels.values())
+    def _num_in_order(self, enough: int) -> int:
+        """Return how many requests that are not blocked can be offered, if not enough; or more."""
+        total = 0
+        for level in self._levels.values():
+            total += len(level.preempted) + len(level.fresh)
+            if total >= enough:
+                break
+        return total
 
     def _order_inbox(self, least: int) -> None:
         started_s = self._clock()
@@ -444,8 +480,12 @@ class OfflineQueue(Generic[R]):
         if level is None or waiting.urgency is None:
             return
         self._leave_place(waiting, level)
+        self._forget_if_empty(waiting.urgency, level)
+
+    def _forget_if_empty(self, urgency: Any, level: _Level[R]) -> None:
         if not level and len(self._levels) > LEVELS_KEPT:
-            del self._levels[waiting.urgency]
+            del self._levels[urgency]
+            self._blocked.pop(urgency, None)
 
     @staticmethod
     def _leave_place(waiting: Waiting[R], level: _Level[R]) -> None:

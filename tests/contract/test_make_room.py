@@ -9,6 +9,8 @@ from vllm.v1.request import RequestStatus
 
 from hygen_vllm import vllm_view as view
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.step_cost import StepCost
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 
@@ -129,6 +131,29 @@ def test_encoder_budget_and_cache_go_to_online_first(is_async):
     assert not {"offline-0", "offline-1"} & set(output.scheduled_encoder_inputs)
     engine.run()
     assert 3 == len(engine.finished)
+
+
+@pytest.mark.parametrize(
+    "hygen", [{"mode": "off"}, {"interference_tolerance": 0.5}, {"min_chunk_tokens": 4}]
+)
+def test_running_online_request_comes_to_its_next_image_as_if_alone(is_async, hygen):
+    """Offline images that hold the encoder's cache by then give way."""
+    schedules = []
+    for num_offline in (0, 4):
+        engine = engine_of(is_async, hygen, max_num_batched_tokens=64, num_blocks=400)
+        scheduler = engine.scheduler
+        scheduler.max_num_encoder_input_tokens = 40
+        scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=40)
+        scheduler.learner = CostLearner(StepCost(0.001, 1e-5, 0.0, 0.0, 1e-4, 0.0, 0.0))
+        images = [image("A", 5, 25), image("B", 35, 25), image("C", 70, 40)]
+        engine.add(online(0, num_tokens=200, mm_features=images))
+        for number in range(num_offline):
+            features = [image(f"o{number}", 4, 12)]
+            engine.add(offline(number, num_tokens=150, mm_features=features))
+        for _ in range(20):
+            engine.step()
+        schedules.append([step.get("online-0", 0) for step in engine.schedules[:6]])
+    assert schedules[0] == schedules[1]
 
 
 def test_blocked_offline_requests_cost_bounded_time_and_hide_nobody(is_async):

@@ -2,11 +2,18 @@
 """Offline requests that lack something others have: they start in the end, and hold up nobody."""
 
 import pytest
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.request import RequestStatus
+from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.latency.cost_learner import CostLearner
+from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.offline_lane.offline_queue import NO_ROOM_S
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine
+from tests.support.kv_transfer import storing, write_loaded
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 MAX_WAIT_S = 200 * STEP_S
@@ -127,3 +134,84 @@ def test_clients_without_number_leave_a_tenant_its_share(is_async):
             engine.add(offline(f"{step}", 100 + step, tenant=f"tenant-{step}"))
         engine.step()
     assert {f"offline-victim-{number}" for number in range(40)} <= engine.finished
+
+
+def test_one_that_fits_but_for_the_watermark_hides_nobody(is_async):
+    """vLLM keeps a share of all blocks free when it admits a request while others run."""
+    engine = engine_of(
+        is_async,
+        num_blocks=200,
+        max_num_seqs=8,
+        max_num_batched_tokens=256,
+        max_model_len=700,
+        scheduler_options={"watermark": 0.2},
+    )
+    engine.add(make_request("online-0", tokens_of(0, 300), max_tokens=400))
+    for _ in range(4):
+        engine.step()
+    engine.add(offline("large", 1, 400))
+    for number in range(4):
+        engine.add(offline(f"small-{number}", 10 + number))
+    for _ in range(round((NO_ROOM_S + 4 * STEP_S) / STEP_S) + 40):
+        engine.step()
+    assert {f"offline-small-{number}" for number in range(4)} <= engine.finished
+    assert 4 == engine.scheduler.offline_log.num_started
+
+
+@pytest.mark.parametrize("min_chunk", [16, 512])
+def test_loaded_request_needs_no_room_for_more_than_it_has_to_compute(is_async, min_chunk):
+    """It has its prompt but for some tokens; new requests beside it take what is free."""
+    engine = engine_of(
+        is_async,
+        {"min_chunk_tokens": min_chunk},
+        prefix_caching=False,
+        kv_transfer=storing(100),
+        num_blocks=100,
+        max_num_seqs=8,
+        max_num_batched_tokens=256,
+        max_model_len=512,
+    )
+    store, worker = engine.scheduler.connector, engine.worker
+    engine.add(offline("loaded", 1, 40))
+    engine.step()
+    assert {"offline-loaded"} == store.loads.keys()
+    engine.add(make_request("online-0", tokens_of(300, 100), max_tokens=200))
+    store.get_num_new_matched_tokens = lambda *_: (0, False)
+    execute = worker.execute
+
+    def execute_and_load(output):
+        result = execute(output)
+        for load in store.loads.values():
+            write_loaded(worker, load, len(load.block_ids))
+        result.kv_connector_output = store.finished([*store.loads])
+        worker.execute = execute
+        return result
+
+    worker.execute = execute_and_load
+    for _ in range(12):
+        engine.step()
+    assert "offline-loaded" in engine.finished
+
+
+def test_online_request_that_waits_for_its_grammar_costs_offline_work_nothing(is_async):
+    """It does not run, so nothing delays it."""
+    schedules = []
+    for has_blocked in (False, True):
+        engine = engine_of(is_async, {"mode": "slo"}, num_blocks=500, max_num_batched_tokens=128)
+        engine.scheduler.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 0.0, 1e-5, 0.0, 0.0))
+        for number in range(20):
+            engine.add(make_request(f"online-{number}", tokens_of(number, 20), max_tokens=12))
+        engine.run()
+        before = len(engine.schedules)
+        if has_blocked:
+            blocked = make_request("online-blocked", tokens_of(500, 20), max_tokens=4)
+            params = StructuredOutputsParams(regex=".*")
+            blocked.structured_output_request = StructuredOutputRequest(params=params)
+            blocked.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+            engine.add(blocked)
+        for number in range(20):
+            engine.add(offline(f"{number}", 100 + number, 60, max_tokens=30))
+        for _ in range(12):
+            engine.step()
+        schedules.append(engine.schedules[before:])
+    assert schedules[0] == schedules[1]

@@ -119,15 +119,19 @@ def test_part_that_raises_now_and_then_costs_nobody_anything(
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("has_online", [False, True])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(scheduler, "make_plan"), (scheduler, "chunk_caps"), (RoomMaker, "make_room")],
+)
 def test_part_that_always_raises_leaves_online_as_with_vllm(
-    is_async, has_online, monkeypatch, faults_are_caught
+    is_async, has_online, module, name, monkeypatch, faults_are_caught
 ):
     """Offline requests wait while online ones are here; they run when nobody else does."""
 
     def broken(*_):
         raise BrokenError
 
-    monkeypatch.setattr(scheduler, "make_plan", broken)
+    monkeypatch.setattr(module, name, broken)
     limits = Limits(max_num_seqs=4)
     engine = FakeEngine(make_scheduler(HYGEN[is_async], limits, {}), depth=2 if is_async else 1)
     for number in range(6):

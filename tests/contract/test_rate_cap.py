@@ -7,6 +7,7 @@ from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.offline_grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
+from tests.support.kv_transfer import storing, write_loaded
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 START_S = 1000.0
@@ -140,6 +141,32 @@ def test_preempted_request_starts_again_without_counting(v2_runner, is_async):
     assert engine.now_s - START_S < 2.0, "long before the next one may start"
     engine.run_for(4.0)
     assert [0.0, 4.0] == engine.start_times_s
+
+
+def test_request_whose_kv_is_loaded_counts_when_its_load_begins(is_async):
+    """And not again when it runs, which no cap holds up."""
+    engine = CappedEngine(
+        is_async, 2.0, prefix_caching=False, kv_transfer=storing(100), max_num_seqs=64
+    )
+    store, worker = engine.scheduler.connector, engine._engine.worker
+    engine.add_offline(30, num_tokens=20)
+    for _ in range(round(4 / STEP_S)):
+        engine.step()
+    num_loads = len(store.loads)
+    assert num_loads in {8, 9}
+    execute = worker.execute
+
+    def execute_and_load(output):
+        result = execute(output)
+        for name in store.loads:
+            write_loaded(worker, store.loads[name], len(store.loads[name].block_ids))
+        result.kv_connector_output = store.finished([*store.loads])
+        return result
+
+    worker.execute = execute_and_load
+    for _ in range(4):
+        engine.step()
+    assert len(engine.start_times_s) >= num_loads
 
 
 def test_no_cap_starts_all_at_once(is_async):

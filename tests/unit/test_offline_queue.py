@@ -18,6 +18,8 @@ from hypothesis.stateful import (
 
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import (
+    LEVELS_KEPT,
+    LEVELS_SEEN,
     NO_ROOM_S,
     ORDER_S,
     ORDERED_PER_SCAN,
@@ -560,6 +562,98 @@ def test_only_a_few_without_room_are_looked_at_in_a_scan() -> None:
             rooms.queue.no_room(request)
         assert len(looked_at) <= 2 * SET_ASIDE_SEEN
     assert 41 == len(rooms.queue)
+
+
+@pytest.mark.parametrize("num_large", [3, 4, 40])
+def test_one_with_room_starts_however_many_have_none(num_large: int) -> None:
+    """They are passed over one a step after the first; none of them hides one that waits for it."""
+    rooms = Rooms(max_wait_s=None, num_small=0)
+    small = Request(10_000)
+    for number in range(1, num_large):
+        rooms.queue.add(Request(number), 0.0)
+    rooms.queue.add(small, 0.0)
+    started: list[Request] = []
+    rooms_of_step = {False: lambda _: Start.NOT}
+    rooms_of_step[True] = lambda r: Start.NOW if r is small else Start.NOT
+    for step in range(3 * num_large + 30):
+        small_has_room = step > 2 * num_large + 10
+        rooms.now_s += 1.0
+        rooms.queue.start_scan(rooms.now_s, room=rooms_of_step[small_has_room])
+        request = rooms.queue.next_candidate()
+        if request is small and small_has_room:
+            rooms.queue.take(request)
+            started.append(request)
+        elif request is not None:
+            rooms.queue.no_room(request)
+        rooms.queue.check_invariants()
+    assert [small] == started
+
+
+def test_those_without_room_are_passed_over_only_until_one_starts() -> None:
+    """Then it is again waited for room, since what runs may leave some soon."""
+    rooms = Rooms(max_wait_s=None)
+    for _ in range(int(NO_ROOM_S) + 1):
+        rooms.step(Start.NOT)
+    assert 1 == rooms.step(Start.NOT)
+    rooms.now_s += 1.0
+    rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.NOT)
+    second = rooms.queue.next_candidate()
+    assert second is not None
+    rooms.queue.no_room(second)
+    assert second is rooms.queue.next_candidate()
+
+
+def test_one_for_which_all_others_wait_may_leave() -> None:
+    """Its client goes away; they go on."""
+    rooms = Rooms()
+    for _ in range(120):
+        rooms.step(Start.LATER)
+    rooms.now_s += 1.0
+    rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.NOW)
+    held = rooms.queue.next_candidate()
+    assert held is not None
+    assert LARGE == held.request_id
+    rooms.queue.discard(held)
+    after = rooms.queue.next_candidate()
+    assert after is not None
+    assert after in rooms.queue
+
+
+def test_urgencies_whose_requests_were_served_are_forgotten() -> None:
+    """A client may give each request its deadline for a priority."""
+    queue = queue_of()
+    for number in range(300):
+        request = Request(number, urgency=number)
+        queue.add(request, 0.0)
+        assert [number] == scan(queue)
+        queue.finished(request, 3.0)
+    assert len(queue._levels) <= LEVELS_KEPT + 1
+
+
+def test_those_set_aside_are_looked_at_in_turn_whatever_their_urgency() -> None:
+    """A few in a scan; one that has room by now is found."""
+    requests = [Request(number, urgency=number) for number in range(60)]
+    queue = queue_of(*requests)
+    found: set[int] = set()
+    looked_at: list[int] = []
+    now_s, most = 0.0, 0
+
+    def none(request: Request) -> Start:
+        looked_at.append(request.request_id)
+        return Start.NOT
+
+    for _ in range(200):
+        now_s += NO_ROOM_S
+        looked_at.clear()
+        queue.start_scan(now_s, room=none)
+        most, found = max(most, len(looked_at)), found | {*looked_at}
+        for _ in range(3):
+            request = queue.next_candidate()
+            if request is not None:
+                queue.no_room(request)
+        queue.check_invariants()
+    assert {*range(60)} == found
+    assert most <= 2 * LEVELS_SEEN
 
 
 def test_preempted_request_that_has_waited_too_long_goes_before_later_ones() -> None:

@@ -197,10 +197,13 @@ def test_online_request_that_waits_for_its_grammar_costs_offline_work_nothing(is
     """It does not run, so nothing delays it."""
     schedules = []
     for has_blocked in (False, True):
-        engine = engine_of(is_async, {"mode": "slo"}, num_blocks=500, max_num_batched_tokens=128)
+        limits = {"num_blocks": 2000, "max_num_seqs": 64, "max_num_batched_tokens": 512}
+        engine = engine_of(is_async, {"mode": "slo"}, **limits)
         engine.scheduler.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 0.0, 1e-5, 0.0, 0.0))
-        for number in range(20):
-            engine.add(make_request(f"online-{number}", tokens_of(number, 20), max_tokens=12))
+        for number in range(60):
+            engine.add(make_request(f"online-{number}", tokens_of(number, 40), max_tokens=12))
+            for _ in range(6):
+                engine.step()
         engine.run()
         before = len(engine.schedules)
         if has_blocked:
@@ -209,9 +212,9 @@ def test_online_request_that_waits_for_its_grammar_costs_offline_work_nothing(is
             blocked.structured_output_request = StructuredOutputRequest(params=params)
             blocked.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
             engine.add(blocked)
-        for number in range(20):
-            engine.add(offline(f"{number}", 100 + number, 60, max_tokens=30))
-        for _ in range(12):
+        for number in range(40):
+            engine.add(offline(f"{number}", 100 + number, 100, max_tokens=100))
+        for _ in range(40):
             engine.step()
         schedules.append(engine.schedules[before:])
     assert schedules[0] == schedules[1]

@@ -156,7 +156,7 @@ class HyGenConfig:
         _check_choice("offline_order", self.offline_order, ORDERS)
         _check_slos(self.slos)
         _check_weights(self.tenant_weights)
-        _check_above("slo_window_s", self.slo_window_s, 0, "the default is 900")
+        _check_above("slo_window_s", self.slo_window_s, 0.001, "the default is 900")
         _check_above("latency_budget_s", self.latency_budget_s, 0, "set null for latency targets")
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")

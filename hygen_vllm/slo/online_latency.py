@@ -58,7 +58,10 @@ class OnlineLatency:
         self._leaving: list[str] = []
 
     def arrived(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
-        """Add a request."""
+        """Add a request. One that was here under its name, and left in this step, is gone."""
+        if request_id in self._here:
+            self._forget(request_id)
+            self._leaving = [name for name in self._leaving if name != request_id]
         request = OnlineRequest(arrival_s, prompt_tokens)
         self._here[request_id] = self._without_token[request_id] = request
 
@@ -126,8 +129,11 @@ class OnlineLatency:
 
     def _let_go(self) -> None:
         for request_id in self._leaving:
-            request = self._here.pop(request_id, None)
-            self._without_token.pop(request_id, None)
-            if request is not None and request.alone is not None:
-                request.alone.is_over = True
+            self._forget(request_id)
         self._leaving.clear()
+
+    def _forget(self, request_id: str) -> None:
+        request = self._here.pop(request_id, None)
+        self._without_token.pop(request_id, None)
+        if request is not None and request.alone is not None:
+            request.alone.is_over = True

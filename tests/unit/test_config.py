@@ -100,7 +100,6 @@ def test_config_field_assignment_is_refused() -> None:
     [
         ("latency_budget_s", "set null for latency targets"),
         ("idle_step_s", "the default is 0.1"),
-        ("slo_window_s", "the default is 900"),
         ("min_chunk_tokens", "the default is 16"),
         ("trace_max_steps", "leave out trace to record nothing"),
     ],
@@ -111,6 +110,13 @@ def test_config_number_not_above_zero_is_refused_with_limit_and_remedy(
 ) -> None:
     """Seconds and tokens that allow no work at all are a mistake, not a setting."""
     assert _error({field: value}) == f"{field} must be > 0 and finite, got {value}; {remedy}"
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1e-310])
+def test_window_in_which_nothing_can_happen_is_refused(value: float) -> None:
+    """A moment that a clock cannot tell is none."""
+    expected = f"slo_window_s must be > 0.001 and finite, got {value}; the default is 900"
+    assert expected == _error({"slo_window_s": value})
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -234,3 +234,15 @@ def test_tokens_that_come_with_the_first_are_told_to_the_engine_alone() -> None:
     online = _online("a")
     tokens = online.tokens_came([("a", 3)], 11.0)
     assert [3] == [request.num_tokens for request in tokens.first]
+
+
+def test_name_that_is_used_again_before_the_step_is_done_is_another_request() -> None:
+    """Its client went away and came back; online alone waits for no more tokens of the first."""
+    online = _online("a")
+    first = online.tokens_came([("a", 1)], 11.0).first[0]
+    online.left("a")
+    online.arrived("a", 11.5, 8)
+    assert first.is_over
+    second = online.tokens_came([("a", 1)], 12.0).first[0]
+    assert 0.5 == second.real_ttft_s
+    assert not second.is_over

@@ -2,7 +2,7 @@
 """The waiting online requests that vLLM could admit in the next step, and what each would take."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -23,15 +23,14 @@ class Hits:
     blocks: Sequence[KVCacheBlock]
     are_prefix: bool
 
-    def num_held(self, adopted: AbstractSet[int], offline_refs: Mapping[int, int]) -> int:
-        """Return how many are held; see Arrival.held. O(log blocks) for a prefix."""
+    def num_held(self, adopted: AbstractSet[int]) -> int:
+        """Return how many are held; see Arrival.num_held. O(log blocks) for a prefix."""
         blocks = self.blocks
         if not blocks:
             return 0
 
         def is_free(hit: KVCacheBlock) -> bool:
-            is_held = hit.ref_cnt > offline_refs.get(hit.block_id, 0)
-            return not (is_held or hit.block_id in adopted)
+            return hit.ref_cnt == 0 and hit.block_id not in adopted
 
         if not self.are_prefix:
             return sum(not is_free(hit) for hit in blocks)
@@ -60,19 +59,23 @@ class Arrival:
     chunk_blocks: int
     hits: tuple[Hits, ...]
 
-    def held(self, adopted: AbstractSet[int], offline_refs: Mapping[int, int]) -> list[int]:
-        """Return how many hits of each group of layers are held, and not free.
+    def num_held(self, adopted: AbstractSet[int]) -> int:
+        """Return how many hits are not free: others hold them, or arrivals before `adopted` them.
 
-        Held is what arrivals before this one `adopted` (block ids), and what running requests hold
-        apart from `offline_refs` (holders by block id).
+        Args: adopted: block ids.
         """
-        return [hits.num_held(adopted, offline_refs) for hits in self.hits]
+        return sum(hits.num_held(adopted) for hits in self.hits)
 
-    def adopt(self, adopted: set[int], held: Sequence[int]) -> None:
-        """Add the hits that are free to what arrivals adopted; see held."""
-        for hits, num_held in zip(self.hits, held, strict=True):
-            first = num_held if hits.are_prefix else 0
-            adopted.update(hit.block_id for hit in hits.blocks[first:])
+    def adopts(self, adopted: AbstractSet[int]) -> list[int]:
+        """Return the ids of its hits that are none of arrivals before. O(their number)."""
+        block_ids = []
+        for hits in self.hits:
+            for hit in reversed(hits.blocks):
+                if hit.block_id not in adopted:
+                    block_ids.append(hit.block_id)
+                elif hits.are_prefix:
+                    break
+        return block_ids
 
 
 def expected_arrivals(

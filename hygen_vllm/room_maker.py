@@ -10,14 +10,15 @@ several that lose more. A request that waits with the KV that a connector loaded
 would leave it, is a victim like one that runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm import vllm_view as view
+from hygen_vllm.block_victims import BlockVictims
 from hygen_vllm.online_arrivals import Arrival
 
 PATIENCE_TOKENS = 100.0
@@ -68,6 +69,14 @@ class RoomMaker:
         self._growth = self._running_growth(most_tokens_each)
         self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
+        self._taken = self._growth
+        """Free blocks that running online requests and the arrivals looked at take."""
+        self._adopted: set[int] = set()
+        """Hits of those arrivals, by block id."""
+        self._offline_refs: dict[int, int] = {}
+        """How many offline requests hold each block, once that has to be known."""
+        self._gain: set[int] = set()
+        """Blocks among them that only offline requests hold, and that are no hits."""
 
     def make_room(self, offline_is_stuck: bool) -> Room:
         """Preempt what online needs and return what is left.
@@ -106,8 +115,11 @@ class RoomMaker:
         return [*self._offline(), *(r for r in waiting if view.has_loaded(self._scheduler, r))]
 
     def _loss(self, request: Request) -> tuple[float, int]:
+        return self._loss_of(request, view.num_unshared(self._scheduler, request))
+
+    def _loss_of(self, request: Request, num_freed: int) -> tuple[float, int]:
         rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
-        return view.num_unshared(self._scheduler, request) / rest, request.num_computed_tokens
+        return num_freed / rest, request.num_computed_tokens
 
     def _preempt(self, victim: Request) -> None:
         scheduler = self._scheduler
@@ -171,23 +183,21 @@ class RoomMaker:
         Stops at the first arrival for which preempting every offline request would not be enough:
         vLLM admits none behind it, so preempting for those would help nobody.
         """
-        self._preempt_until_free(lambda: self._growth)
-        before = self._growth, set[int]()
-        for count, arrival in enumerate(self._arrivals, start=1):
-            taken, adopted = before
-            held = arrival.held(adopted, {})
-            is_busy = count > 1 or bool(self._scheduler.running)
-            needed = taken + max(0, arrival.all_blocks - sum(held))
-            if view.free_blocks(self._scheduler) < needed + self._watermark_blocks(is_busy):
-                if not self._would_have_blocks_for(count):
+        scheduler = self._scheduler
+        self._preempt_until_free(lambda: self._taken)
+        for arrival in self._arrivals:
+            is_first = arrival is self._arrivals[0]
+            num_held = arrival.num_held(self._adopted)
+            adopts = arrival.adopts(self._adopted)
+            self._adopted.update(adopts)
+            self._gain.difference_update(adopts)
+            rest = max(0, arrival.all_blocks - num_held)  # vLLM admits it only if all of it fits
+            wanted = partial(self._blocks_wanted, rest, is_first)
+            if view.free_blocks(scheduler) < wanted():
+                if not self._would_have(rest, is_first):
                     return
-                num_preempted = self.num_preempted
-                self._preempt_until_free(partial(self._blocks_wanted, count))
-                if self.num_preempted > num_preempted:  # what was held by others is free now
-                    taken, adopted = self._taken_by(count - 1, {})
-                    held = arrival.held(adopted, {})
-            before = taken + max(0, arrival.chunk_blocks - sum(held)), adopted
-            arrival.adopt(adopted, held)
+                self._preempt_until_free(wanted)
+            self._taken += max(0, arrival.chunk_blocks - num_held)
 
     def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
         """Preempt until as many blocks are free as are wanted; victims may change how many."""
@@ -195,47 +205,51 @@ class RoomMaker:
         short = wanted() - view.free_blocks(scheduler)
         if short <= 0:
             return
-        victims = sorted(self._holders(), key=self._loss)
-        freed = {victim: view.num_unshared(scheduler, victim) for victim in victims}
-        alone = next((victim for victim, blocks in freed.items() if blocks >= short), None)
-        if alone is not None and freed[alone] <= _least_sum(freed.values(), short):
-            self._preempt(alone)
-        self._preempt_until(lambda: view.free_blocks(scheduler) >= wanted(), self._holders())
+        victims = self._victims
+        if victims:
+            self._take_blocks(victims.first_for(short))
+        while victims and view.free_blocks(scheduler) < wanted():
+            self._take_blocks(victims.first())
 
-    def _blocks_wanted(self, count: int) -> int:
-        """Free blocks with which vLLM would admit the first `count` arrivals now."""
-        is_busy = count > 1 or bool(self._scheduler.running)
-        return self._blocks_needed(count, offline_refs={}) + self._watermark_blocks(is_busy)
+    @cached_property
+    def _victims(self) -> BlockVictims:
+        return BlockVictims(self._scheduler, self._holders(), self._loss_of)
 
-    def _would_have_blocks_for(self, count: int) -> bool:
-        """Whether vLLM would admit them if no offline request ran."""
+    def _take_blocks(self, victim: Request) -> None:
+        block_ids = view.block_ids(self._scheduler, victim)
+        self._preempt(victim)
+        self._victims.taken(victim, block_ids)
+        blocks = self._scheduler.kv_cache_manager.block_pool.blocks
+        for block_id in block_ids:
+            num_holders = blocks[block_id].ref_cnt
+            if not num_holders and block_id in self._adopted:
+                self._taken += 1
+            if self._offline_refs:
+                self._offline_refs[block_id] -= 1
+                if not 0 < num_holders <= self._offline_refs[block_id]:
+                    self._gain.discard(block_id)
+
+    def _blocks_wanted(self, rest: int, is_first: bool) -> int:
+        """Free blocks with which vLLM would admit an arrival now that takes `rest`."""
+        is_busy = not is_first or bool(self._scheduler.running)
+        return self._taken + rest + self._watermark_blocks(is_busy)
+
+    def _would_have(self, rest: int, is_first: bool) -> bool:
+        """Whether vLLM would admit it if no offline request ran."""
         scheduler = self._scheduler
-        offline = self._holders()
-        free = view.free_blocks(scheduler) - self._watermark_blocks(count > 1 or bool(self._online))
-        most_freed = sum(view.num_held(scheduler, request) for request in offline)
-        if free + most_freed < self._blocks_needed(count, offline_refs={}):
-            return False  # the common case, told without looking at every block
-        offline_refs = view.block_holders(scheduler, offline)
-        freed = view.num_freed(scheduler, offline_refs)
-        return free + freed >= self._blocks_needed(count, offline_refs)
-
-    def _blocks_needed(self, count: int, offline_refs: Mapping[int, int]) -> int:
-        """Free blocks with which the last of the first `count` arrivals passes vLLM's check.
-
-        Those before it have taken the blocks of their chunks by then; it has to fit whole.
-        """
-        taken, adopted = self._taken_by(count - 1, offline_refs)
-        last = self._arrivals[count - 1]
-        return taken + max(0, last.all_blocks - sum(last.held(adopted, offline_refs)))
-
-    def _taken_by(self, count: int, offline_refs: Mapping[int, int]) -> tuple[int, set[int]]:
-        """Free blocks that the first `count` arrivals have taken, and the hits they adopted."""
-        taken, adopted = self._growth, set[int]()
-        for arrival in self._arrivals[:count]:
-            held = arrival.held(adopted, offline_refs)
-            taken += max(0, arrival.chunk_blocks - sum(held))
-            arrival.adopt(adopted, held)
-        return taken, adopted
+        is_busy = not is_first or bool(self._online)
+        wanted = self._taken + rest + self._watermark_blocks(is_busy)
+        short = wanted - view.free_blocks(scheduler)
+        if not self._offline_refs:
+            offline = self._holders()
+            if sum(view.num_held(scheduler, request) for request in offline) < short:
+                return False  # the common case, told without looking at every block
+            blocks = scheduler.kv_cache_manager.block_pool.blocks
+            self._offline_refs = view.block_holders(scheduler, offline)
+            refs = self._offline_refs.items()
+            only_offline = {block_id for block_id, num in refs if blocks[block_id].ref_cnt <= num}
+            self._gain = only_offline - self._adopted
+        return short <= len(self._gain)
 
     def _watermark_blocks(self, is_busy: bool) -> int:
         """Blocks vLLM keeps free when it admits a request while others run."""
@@ -245,7 +259,7 @@ class RoomMaker:
         """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
         if not self._arrivals:
             return self._growth
-        taken = sum(max(0, a.all_blocks - sum(a.held(frozenset(), {}))) for a in self._arrivals)
+        taken = sum(max(0, a.all_blocks - a.num_held(frozenset())) for a in self._arrivals)
         return self._growth + taken + self._watermark_blocks(is_busy=True)
 
     def _running_growth(self, most_tokens_each: int) -> int:
@@ -265,13 +279,3 @@ class RoomMaker:
             )
             for request in self._online
         )
-
-
-def _least_sum(numbers: Iterable[int], enough: int) -> int:
-    """Return the first sum of leading numbers that is enough, or the sum of all."""
-    total = 0
-    for number in numbers:
-        total += number
-        if total >= enough:
-            break
-    return total

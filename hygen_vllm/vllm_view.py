@@ -8,7 +8,7 @@ v1/core/sched/scheduler.py.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -260,12 +260,22 @@ def num_held(scheduler: Scheduler, request: Request) -> int:
 
 def num_unshared(scheduler: Scheduler, request: Request) -> int:
     """Blocks that come free if a request lets go of them. O(log blocks): prefixes are shared."""
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    unshared = 0
-    for manager in managers:
+    return sum(len(blocks) - first for blocks, first in _first_unshared(scheduler, request))
+
+
+def last_shared(scheduler: Scheduler, request: Request) -> list[int]:
+    """Return the id of the last block in each group of layers that others hold as well."""
+    unshared = _first_unshared(scheduler, request)
+    return [blocks[first - 1].block_id for blocks, first in unshared if first]
+
+
+def _first_unshared(
+    scheduler: Scheduler, request: Request
+) -> Iterator[tuple[Sequence[KVCacheBlock], int]]:
+    """Yield the blocks of each group of layers, and the place of the first that nobody shares."""
+    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
         blocks = manager.req_to_blocks.get(request.request_id, ())
-        unshared += len(blocks) - bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
-    return unshared
+        yield blocks, bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
 
 
 def forget_unshared(scheduler: Scheduler, request: Request, num_kept: int) -> None:
@@ -290,12 +300,6 @@ def block_ids(scheduler: Scheduler, request: Request) -> list[int]:
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     held = (manager.req_to_blocks.get(request.request_id, ()) for manager in managers)
     return [block.block_id for blocks in held for block in blocks if not block.is_null]
-
-
-def num_freed(scheduler: Scheduler, holders: Mapping[int, int]) -> int:
-    """Blocks that would be free if their `holders` (by block id) let go of them."""
-    blocks = scheduler.kv_cache_manager.block_pool.blocks
-    return sum(blocks[block_id].ref_cnt <= count for block_id, count in holders.items())
 
 
 def lora_id(request: Request) -> int:

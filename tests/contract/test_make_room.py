@@ -2,11 +2,13 @@
 """A waiting online request starts in the next step, whatever offline work holds."""
 
 import random
+from collections import Counter
 
 import pytest
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.request import RequestStatus
 
+from hygen_vllm import online_arrivals
 from hygen_vllm import vllm_view as view
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.latency.cost_learner import CostLearner
@@ -71,6 +73,44 @@ def test_offline_is_kept_where_preempting_it_would_not_help(is_async):
     engine.step()
     assert 0 == engine.scheduler.offline_log.num_preemptions
     assert 2 == len(engine.scheduler.running)
+
+
+@pytest.mark.parametrize("sharing", ["nobody", "offline pairs", "each arrival with a victim"])
+def test_burst_looks_at_each_arrival_and_victim_a_few_times(is_async, sharing, monkeypatch):
+    """However many come at once, and however many make way: what they take is added up."""
+    num_looks = Counter()
+
+    def count(place, name):
+        function = getattr(place, name)
+
+        def counted(*arguments):
+            num_looks[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(place, name, counted)
+
+    num_requests = 100
+    limits = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "num_blocks": 3 * num_requests}
+    engine = engine_of(is_async, {"mode": "off"}, **limits)
+    for number in range(num_requests):
+        first = number // 2 * 2 if sharing == "offline pairs" else number
+        prompt = [first, first, first, 5, number, 2, 3]
+        engine.add(make_request(f"offline-{number}", prompt, slo_class="offline", max_tokens=60))
+    for _ in range(6):
+        engine.step()
+    for number in range(num_requests):
+        first = number if sharing == "each arrival with a victim" else 500 + number
+        prompt = [first, first, first, 5, number, *range(7)]
+        engine.add(make_request(f"online-{number}", prompt, slo_class="online", max_tokens=5))
+    count(online_arrivals.Hits, "num_held")
+    count(view, "num_unshared")
+    count(view, "block_holders")
+    output = engine.step()
+    assert len(output.preempted_req_ids) > num_requests / 2
+    assert sum(name.startswith("online") for name in output.num_scheduled_tokens) > 70
+    assert num_looks["num_held"] <= 2 * num_requests
+    assert num_looks["num_unshared"] <= 4 * num_requests
+    assert num_looks["block_holders"] <= 1
 
 
 def test_lora_slot_is_freed_for_online(is_async):

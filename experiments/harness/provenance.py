@@ -49,8 +49,8 @@ SERVES = (
     *_modules(
         "hygen_vllm",
         "__init__ block_victims config kv_offloading kv_pace kv_reserve leftovers load_report "
-        "log_lines offline_grant offline_log offline_rate online_arrivals online_headroom open_step "
-        "policy_faults request_class "
+        "log_lines offline_grant offline_log offline_rate online_arrivals online_headroom "
+        "open_step policy_faults request_class "
         "room_maker scheduler slo_control step_feedback step_plan step_planner vllm_engine "
         "vllm_release vllm_view waiting_queue",
     ),

@@ -308,7 +308,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             for engine in self.engines_of(request_id):
                 engine.abort(request_id)
 
+    @rule()
+    def abort_all_offline(self):
+        """As where a batch job is cancelled."""
+        for request_id in self.unfinished():
+            if self.added[request_id].is_offline:
+                self.engine.abort(request_id)
+
     # --- control -------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from((0.1, 3.0, 40.0)))
+    def time_passes(self, seconds):
+        """The device is slow: requests find no room for long, and wait beyond their bound."""
+        self.now_s += seconds
 
     @rule(pick=st.integers(0, 15))
     def preempt(self, pick):

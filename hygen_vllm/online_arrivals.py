@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -46,10 +47,10 @@ class Arrival:
     Args:
         new_tokens: tokens it can get in this step.
         cached_tokens: tokens computed before, prefix hits included.
-        all_blocks: blocks it holds once all its tokens are computed, hits included. vLLM admits it
+        all_blocks: blocks it takes until all its tokens are computed, hits included. vLLM admits it
             only if they fit (scheduler_reserve_full_isl), but takes those of its chunk.
-        chunk_blocks: blocks it holds once this step's tokens are computed, hits included.
-        hits: cached blocks it shares, by group of layers.
+        chunk_blocks: blocks it takes until this step's tokens are computed, hits included.
+        hits: cached blocks it shares, by group of layers; none of one that waits with KV.
     """
 
     request: Request
@@ -78,6 +79,13 @@ class Arrival:
         return block_ids
 
 
+def ready_with_kv(scheduler: Any) -> list[Request]:
+    """Return the online requests that wait with KV blocks and could run now, in vLLM's order."""
+    if not view.can_admit_holding(scheduler):
+        return []
+    return [r for r in scheduler.kv_holding_waiting.online if is_ready(scheduler, r)]
+
+
 def expected_arrivals(
     scheduler: Scheduler,
     waiting: Iterable[Request],
@@ -87,8 +95,10 @@ def expected_arrivals(
 ) -> Iterator[Arrival]:
     """Yield the requests vLLM would admit in this step if no offline request were here, in order.
 
+    Those without a LoRA slot are passed over, and counted as deferred, as vLLM does (:906).
+
     Args:
-        waiting: the online lane.
+        waiting: the online requests that vLLM walks through, in its order: `ready_with_kv` first.
         num_online: running online requests, the first of `scheduler.running`.
         most_tokens_each: vLLM's cap of a chunk.
         is_throttled: vLLM stops at the first request that needs more than its last token (:1106).
@@ -101,10 +111,15 @@ def expected_arrivals(
         for request in scheduler.running[:num_online]
     )
     probe, are_prefixes = view.PrefixProbe(scheduler), view.are_prefixes(scheduler)
+    adapters = _online_adapters(scheduler, num_online)
     for request in waiting:
         if num_slots <= 0 or num_tokens <= 0:
             return
-        if not is_ready(request):
+        if not is_ready(scheduler, request):
+            continue
+        adapter = view.lora_id(request)
+        if _has_no_slot(scheduler, adapter, adapters):
+            scheduler.deferred_waiting.add(request)
             continue
         most_tokens = min(num_tokens, most_tokens_each)
         arrival = _arrival(scheduler, probe, are_prefixes, request, most_tokens)
@@ -112,16 +127,32 @@ def expected_arrivals(
             return
         num_slots -= 1
         num_tokens -= arrival.new_tokens
+        adapters.add(adapter)
         yield arrival
 
 
-def is_ready(request: Request) -> bool:
+def _online_adapters(scheduler: Scheduler, num_online: int) -> set[int]:
+    """Return the LoRA adapters that running online requests hold, and 0 for none."""
+    running = scheduler.running[:num_online] if scheduler.lora_config else []
+    return {0, *(view.lora_id(r) for r in running if view.holds_adapter(scheduler, r))}
+
+
+def _has_no_slot(scheduler: Scheduler, adapter: int, adapters: AbstractSet[int]) -> bool:
+    """Whether an adapter is not among those in use, which leave it no slot."""
+    if scheduler.lora_config is None or adapter in adapters:
+        return False
+    return len(adapters - {0}) >= scheduler.lora_config.max_loras
+
+
+def is_ready(scheduler: Scheduler, request: Request) -> bool:
     """Whether a waiting request could run now (`_handle_blocked_waiting_request`)."""
     if request.num_stale_output_tokens and not request.drop_stale_output:
         return False
     if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
         structured = request.structured_output_request
         return structured is not None and structured.grammar is not None
+    if request.status == RequestStatus.WAITING_FOR_REMOTE_KVS:
+        return view.has_loaded(scheduler, request)
     return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
@@ -133,6 +164,7 @@ def _arrival(
     most_tokens: int,
 ) -> Arrival:
     hits, cached_tokens = probe.hit(request)
+    cached_tokens = min(cached_tokens, request.num_tokens - 1)  # one is computed of all-loaded KV
     new_tokens = min(request.num_tokens - cached_tokens, most_tokens)
     return Arrival(
         request=request,

@@ -61,11 +61,17 @@ class RoomMaker:
         self._arrivals = arrivals
         self._now_s = now_s
         self._online = scheduler.running[:num_online]
-        self._most_tokens_each = most_tokens_each
-        self._encodes = [r for r in self._online if r.has_encoder_inputs and r.is_prefill_chunk] + [
-            arrival.request for arrival in arrivals if arrival.request.has_encoder_inputs
+        self._encodes = [
+            (r, r.num_computed_tokens, r.num_computed_tokens + most_tokens_each)
+            for r in self._online
+            if r.has_encoder_inputs and r.is_prefill_chunk
         ]
-        """Online requests that have tokens to compute which may be of images, say."""
+        """Online requests that may have images to compute, and from which token to which."""
+        self._encodes += [
+            (arrival.request, arrival.cached_tokens, arrival.request.num_tokens)
+            for arrival in arrivals
+            if arrival.request.has_encoder_inputs
+        ]
         self._growth = self._running_growth(most_tokens_each)
         self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
@@ -166,12 +172,10 @@ class RoomMaker:
     def _free_encoder_cache(self) -> None:
         scheduler = self._scheduler
         cache = scheduler.encoder_cache_manager
-        wanted = 0
-        for request in self._encodes:  # of one that runs, what it comes to in this step
-            is_running = request.status == RequestStatus.RUNNING
-            until = request.num_computed_tokens + self._most_tokens_each
-            until = until if is_running else request.num_tokens
-            wanted += view.missing_encoder_embeds(scheduler, request, until)
+        wanted = sum(
+            view.missing_encoder_embeds(scheduler, request, computed, until)
+            for request, computed, until in self._encodes
+        )
         self._preempt_until(
             lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
             [r for r in self._holders() if view.holds_encoder_cache(scheduler, r)],

@@ -13,7 +13,7 @@ vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 af
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import filterfalse
+from itertools import chain, filterfalse
 from operator import attrgetter
 from typing import Any
 
@@ -38,7 +38,7 @@ from hygen_vllm.log_lines import engine_logger, remarks, start_line
 from hygen_vllm.offline_lane.offline_queue import Start
 from hygen_vllm.offline_log import OfflineLog
 from hygen_vllm.offline_rate import OfflineRate
-from hygen_vllm.online_arrivals import Arrival, expected_arrivals
+from hygen_vllm.online_arrivals import Arrival, expected_arrivals, ready_with_kv
 from hygen_vllm.open_step import Granted, OnlineOnlyStep, OpenStep
 from hygen_vllm.policy_faults import PolicyFaults
 from hygen_vllm.request_class import RequestClass
@@ -46,7 +46,7 @@ from hygen_vllm.room_maker import Room, RoomMaker
 from hygen_vllm.slo_control import SloControl
 from hygen_vllm.step_feedback import StepFeedback, StepRecord, StepSample, StepSize
 from hygen_vllm.step_plan import Gate, LatencyGate, StepPlan
-from hygen_vllm.step_planner import chunk_caps, make_plan
+from hygen_vllm.step_planner import chunk_caps, make_plan, num_ready_of
 from hygen_vllm.vllm_engine import given_cost, new_trace
 from hygen_vllm.vllm_release import check_release
 from hygen_vllm.waiting_queue import TwoLaneQueue, make_waiting_queues
@@ -289,10 +289,13 @@ class HyGenScheduler(Scheduler):
         can_admit = view.can_admit_waiting(self)
         defers_prefills = throttle_prefills and self._defers_prefills(num_online)
         cap, offline_cap = chunk_caps(self, num_online)
+        with_kv = ready_with_kv(self)
         arrivals: list[Arrival] = []
-        if can_admit and self.waiting.online:
-            waiting = self.waiting.online
+        if with_kv or (can_admit and self.waiting.online):
+            waiting = chain(with_kv, self.waiting.online if can_admit else ())
             arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
+        num_ready = len(with_kv) + num_ready_of(self, self.waiting.online)
+        num_behind = max(0, num_ready - len(arrivals))
         room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
         self.kv_reserve.start_step(num_online, now_s)
         if self.deferred_waiting:
@@ -304,7 +307,7 @@ class HyGenScheduler(Scheduler):
         self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
         self._step = OpenStep(
             self,
-            make_plan(self, num_online, arrivals, room.blocks_left),
+            make_plan(self, num_online, arrivals, num_behind, room.blocks_left),
             room,
             arrivals,
             num_online=num_online,

@@ -22,13 +22,14 @@ def chunk_caps(scheduler: Any, num_online: int) -> tuple[int, int]:
 
 
 def make_plan(
-    scheduler: Any, num_online: int, arrivals: list[Arrival], blocks_left: int
+    scheduler: Any, num_online: int, arrivals: list[Arrival], num_behind: int, blocks_left: int
 ) -> StepPlan:
     """Return the plan of a step.
 
     Args:
         num_online: running online requests, the first of `scheduler.running`.
         arrivals: waiting online requests that could run in this step.
+        num_behind: online requests that wait and cannot start in this step.
         blocks_left: KV blocks that are left for offline.
     """
     speculative = scheduler.vllm_config.speculative_config
@@ -41,7 +42,7 @@ def make_plan(
         prefill_tokens_left=_trusted_prefill_tokens(scheduler),
         slots_per_request=speculative.max_num_new_slots_for_drafting if speculative else 0,
         has_online=bool(num_online or arrivals),
-        num_behind=max(0, _num_ready(scheduler.waiting.online) - len(arrivals)),
+        num_behind=num_behind,
         prefill_price=pace.prefill_price,
         decode_worth=pace.decode_worth,
     )
@@ -52,13 +53,13 @@ def make_plan(
     return plan
 
 
-def _num_ready(queue: RequestQueue) -> int:
+def num_ready_of(scheduler: Any, queue: RequestQueue) -> int:
     """Return how many requests of a queue could run now; of a long one a part tells of the others.
 
     The others wait for something else than a step, like their grammar.
     """
     looked_at = view.looked_at(queue)
-    num_ready = sum(map(is_ready, looked_at))
+    num_ready = sum(is_ready(scheduler, request) for request in looked_at)
     return num_ready * len(queue) // len(looked_at) if looked_at else 0
 
 

@@ -27,6 +27,7 @@ from hygen_vllm.vllm_release import release_of
 MOST_LOOKED_AT = 256
 """Requests of a queue that are asked about their tokens."""
 COUNTS_IDLE_ADAPTERS = release_of(vllm_version) >= (0, 33)
+ADMITS_HOLDING_WHILE_PAUSED = release_of(vllm_version) >= (0, 32)
 
 
 def is_decode(request: Request, num_computed_tokens: int) -> bool:
@@ -37,6 +38,15 @@ def is_decode(request: Request, num_computed_tokens: int) -> bool:
 def can_admit_waiting(scheduler: Scheduler) -> bool:
     """Whether vLLM looks at the waiting queue in this step (:900)."""
     return scheduler._pause_state == PauseState.UNPAUSED
+
+
+def can_admit_holding(scheduler: Scheduler) -> bool:
+    """Whether vLLM looks at requests that wait with KV in this step (:900).
+
+    Since 0.32 those in flight go on while new ones are paused.
+    """
+    is_paused = scheduler._pause_state == PauseState.PAUSED_NEW
+    return can_admit_waiting(scheduler) or (ADMITS_HOLDING_WHILE_PAUSED and is_paused)
 
 
 def defers_prefills(scheduler: Scheduler, num_running: int) -> bool:
@@ -315,8 +325,10 @@ def holds_adapter(scheduler: Scheduler, request: Request) -> bool:
     return COUNTS_IDLE_ADAPTERS or tokens_now(scheduler, request) > 0
 
 
-def missing_encoder_embeds(scheduler: Scheduler, request: Request, until: int) -> int:
-    """Encoder embeddings that are neither cached nor computed, for the tokens `until` a place."""
+def missing_encoder_embeds(
+    scheduler: Scheduler, request: Request, computed: int, until: int
+) -> int:
+    """Encoder embeddings that are not cached, for the tokens from `computed` to `until`."""
     cached = scheduler.encoder_cache_manager.cached
     positions = [
         feature.mm_position for feature in request.mm_features if feature.identifier not in cached
@@ -324,8 +336,7 @@ def missing_encoder_embeds(scheduler: Scheduler, request: Request, until: int) -
     return sum(
         position.get_num_embeds()
         for position in positions
-        if position.offset < until
-        and position.offset + position.length > request.num_computed_tokens
+        if position.offset < until and position.offset + position.length > computed
     )
 
 

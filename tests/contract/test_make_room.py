@@ -125,6 +125,19 @@ def test_lora_slot_is_freed_for_online(is_async):
     assert 3 == len(engine.finished)
 
 
+def test_nobody_is_preempted_for_an_online_request_without_a_lora_slot(is_async):
+    """Another online request holds the only one, and vLLM passes those over that lack it."""
+    engine = engine_of(is_async, {"mode": "off"}, max_loras=1, max_num_seqs=3)
+    fill(engine, [online(0, lora=1, max_tokens=60), *(offline(i, max_tokens=90) for i in range(3))])
+    engine.add(online(1, lora=2))
+    for _ in range(30):
+        output = engine.step()
+        assert not output.preempted_req_ids
+    assert "online-0" not in engine.finished
+    engine.run()
+    assert 5 == len(engine.finished)
+
+
 def test_running_adapters_never_exceed_max_loras(is_async):
     """Offline requests that are skipped keep their adapter's slot counted."""
     engine = engine_of(is_async, {"latency_budget_s": 1e-9}, max_loras=2)
@@ -194,6 +207,14 @@ def test_running_online_request_comes_to_its_next_image_as_if_alone(is_async, hy
             engine.step()
         schedules.append([step.get("online-0", 0) for step in engine.schedules[:6]])
     assert schedules[0] == schedules[1]
+
+
+def test_images_of_computed_tokens_need_no_encoder(is_async):
+    """So the next turn of a session preempts nobody for those of the turns before."""
+    scheduler = make_scheduler(HYGEN[is_async], Limits())
+    request = online(0, num_tokens=60, mm_features=[image("a", 5, 10), image("b", 40, 8)])
+    missing = [view.missing_encoder_embeds(scheduler, request, n, 60) for n in (0, 14, 15, 47, 48)]
+    assert [18, 18, 8, 8, 0] == missing
 
 
 def test_blocked_offline_requests_cost_bounded_time_and_hide_nobody(is_async):

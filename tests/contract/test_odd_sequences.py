@@ -2,10 +2,12 @@
 """Requests and events in combinations that are rare: none of them ends a step with an exception."""
 
 import dataclasses
+import random
 from dataclasses import replace
 
 import pytest
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
@@ -14,7 +16,7 @@ from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_s
 from hygen_vllm.latency.cost_learner import CostLearner
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.step_plan import LatencyGate
-from tests.support.classes import HYGEN
+from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded
 from tests.support.scheduler_laws import check_places
@@ -193,6 +195,149 @@ def test_online_request_gets_the_blocks_that_an_offline_one_has_loaded(
     engine.run()
     assert "offline-loaded" in engine.finished
     assert expected_tokens(tokens_of(1, 40), 4) == engine.outputs["offline-loaded"]
+
+
+FULL = {
+    "slots": {"max_num_seqs": 2, "num_blocks": 400},
+    "adapters": {"max_num_seqs": 4, "num_blocks": 400, "max_loras": 1},
+    "blocks": {"num_blocks": 66},
+    "slots while new ones are paused": {"max_num_seqs": 2, "num_blocks": 400},
+}
+
+
+@pytest.mark.parametrize("full", FULL)
+def test_online_request_that_has_loaded_runs_at_once_whatever_offline_ones_hold(is_async, full):
+    """They took the last slot, the LoRA slot or all blocks while it was loading."""
+
+    def steps_to_run(with_offline):
+        limits = Limits(prefix_caching=False, kv_transfer=storing(100), **FULL[full])
+        scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
+        engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+        finish_loads = loading(engine)
+        loras = (1, 2) if limits.max_loras else (0, 0)
+        prompt = tokens_of(300, 40)
+        online = make_request("online-0", prompt, slo_class="online", max_tokens=8, lora=loras[0])
+        engine.add(online)
+        engine.step()
+        assert {"online-0"} == scheduler.connector.loads.keys()
+        scheduler.connector.get_num_new_matched_tokens = lambda request, n: (0, False)
+        for number in range(4 if with_offline else 0):
+            engine.add(offline(number, number, 20, max_tokens=200, lora=loras[1]))
+        pool, num_steps = scheduler.kv_cache_manager.block_pool, 30
+        while num_steps or (full == "blocks" and with_offline and pool.get_num_free_blocks()):
+            num_steps = max(0, num_steps - 1)
+            engine.step()
+        if "paused" in full:
+            scheduler.set_pause_state(PauseState.PAUSED_NEW)
+        finish_loads()
+        count = 0
+        while online.status != RequestStatus.RUNNING and count < 20:
+            engine.step()
+            count += 1
+        scheduler.set_pause_state(PauseState.UNPAUSED)
+        engine.run()
+        assert expected_tokens(prompt, 8) == engine.outputs["online-0"]
+        assert 0 == online.num_preemptions
+        assert (5 if with_offline else 1) == len(engine.finished)
+        return count
+
+    assert steps_to_run(False) == steps_to_run(True)
+
+
+def session(number, length):
+    return make_request(
+        "online-session",
+        tokens_of(number, length),
+        slo_class="online",
+        max_tokens=4,
+        resumable=True,
+    )
+
+
+def between_turns(is_async, num_blocks):
+    """Return an engine, one request of which waits for the second turn of its user."""
+    scheduler = make_scheduler(HYGEN[is_async], Limits(num_blocks=num_blocks), {"mode": "off"})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    engine.add(session(1, 20))
+    while len(engine.outputs["online-session"]) < 4:
+        engine.step()
+    status = scheduler.requests["online-session"].status
+    assert status == RequestStatus.WAITING_FOR_STREAMING_REQ
+    return engine
+
+
+def test_next_turn_of_a_session_gets_the_blocks_of_offline_requests(is_async):
+    """Its first token comes as soon as without them."""
+
+    def steps_to_answer(with_offline):
+        engine = between_turns(is_async, num_blocks=120)
+        pool = engine.scheduler.kv_cache_manager.block_pool
+        for number in range(3 if with_offline else 0):
+            engine.add(offline(number, 10 + number, 40, max_tokens=400))
+        while with_offline and pool.get_num_free_blocks() > 30:
+            engine.step()
+        request = engine.scheduler.requests["online-session"]
+        engine.scheduler.add_request(session(2, 200))
+        count = 0
+        while len(engine.outputs["online-session"]) == 4 and count < 40:
+            engine.step()
+            count += 1
+        while len(engine.outputs["online-session"]) < 8:
+            engine.step()
+        assert 0 == request.num_preemptions
+        return count, engine.outputs["online-session"]
+
+    assert steps_to_answer(False) == steps_to_answer(True)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_num_seqs": 4}, {"max_loras": 2}, {"num_blocks": 80}])
+def test_sessions_get_the_same_tokens_in_each_step_as_without_offline_requests(is_async, limits):
+    """Turns come while others run, wait or think; offline requests fill whatever is free."""
+    rng = random.Random(5)
+    plans = []
+    for number in range(26):
+        kind = ("session", "online", "offline")[min(number // 3, 2)]
+        options = {
+            "slo_class": "offline" if kind == "offline" else "online",
+            "resumable": kind == "session",
+            "lora": number % 3 if "max_loras" in limits else 0,
+        }
+        for _ in range(4 if kind == "session" else 1):
+            prompt = tokens_of(rng.randrange(999), rng.randrange(4, 60))
+            options["max_tokens"] = rng.randrange(2, 60 if kind == "offline" else 12)
+            plans.append((rng.randrange(90), f"{kind}-{number}", prompt, {**options}))
+
+    def serve(cls, classes):
+        scheduler = make_scheduler(cls[is_async], Limits(prefix_caching=False, **limits))
+        engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+        online_tokens = []
+        for step in range(200):
+            for at, name, prompt, options in plans:
+                if at == step and options["slo_class"] in classes:
+                    engine.outputs.setdefault(name, [])
+                    scheduler.add_request(make_request(name, prompt, **options))
+            output = engine.step()
+            tokens = output.num_scheduled_tokens if output else {}
+            online_tokens.append({r: n for r, n in tokens.items() if r[:7] != "offline"})
+        return online_tokens
+
+    assert serve(STOCK, {"online"}) == serve(HYGEN, {"online", "offline"})
+
+
+def test_nobody_is_preempted_for_a_next_turn_that_would_not_fit_without_them(is_async):
+    """An online request holds the blocks that it lacks; it has them when that one ends."""
+    engine = between_turns(is_async, num_blocks=57)
+    engine.add(make_request("online-long", tokens_of(5, 100), slo_class="online", max_tokens=40))
+    engine.add(offline("short", 9, 8, max_tokens=20))
+    for _ in range(6):
+        engine.step()
+    engine.scheduler.add_request(session(2, 120))
+    while len(engine.outputs["online-session"]) == 4:
+        engine.step()
+    assert "online-long" in engine.finished
+    while "offline-short" not in engine.finished:
+        engine.step()
+    assert 0 == engine.num_preempted
 
 
 def test_offline_requests_that_have_loaded_take_no_slot_from_an_online_one(is_async):

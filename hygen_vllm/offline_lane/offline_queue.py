@@ -47,8 +47,9 @@ PARKED_PER_SCAN = 32
 LEVELS_KEPT = 16
 """Urgencies without requests that are remembered."""
 NO_ROOM_S = 5.0
-"""A request that was first in turn and found no room for so long is set aside; so are those after
-it that find none, at once, until one starts."""
+"""A request that was first in turn and found no room for so long is set aside."""
+STUCK_S = 30.0
+"""Where none has started for so long, those that find no room are set aside at once."""
 SET_ASIDE_SEEN = 4
 """Those that were set aside which are looked at in a scan: the first two, and two in turn."""
 LEVELS_SEEN = 8
@@ -205,8 +206,8 @@ class OfflineQueue(Generic[R]):
         """Until then nobody is held up."""
         self._no_room: tuple[Hashable, float] = (None, 0.0)
         """The request that found no room last, and since when."""
-        self._is_skipping = False
-        """Whether one was set aside for want of room since one started last."""
+        self._stuck_since_s = math.inf
+        """When one found no room first, since one started last."""
         self._offered: Waiting[R] | None = None
         self._now_s = 0.0
         self._order_left_s = 0.0
@@ -274,7 +275,8 @@ class OfflineQueue(Generic[R]):
             least: requests that are to be in order, whatever the time.
         """
         self._now_s = now_s
-        self._is_skipping &= not self._taken
+        if self._taken:
+            self._stuck_since_s = math.inf
         self._taken.clear()
         self._offered = None
         self._num_scans += 1
@@ -343,8 +345,9 @@ class OfflineQueue(Generic[R]):
         waiting = self._waiting.get(request.request_id)
         if waiting is None or waiting is self._held_for:
             return
-        self._is_skipping |= self._now_s - self._no_room[1] >= NO_ROOM_S
-        if not self._is_skipping:
+        self._stuck_since_s = min(self._stuck_since_s, self._now_s)
+        is_stuck = self._now_s - self._stuck_since_s >= STUCK_S
+        if self._now_s - self._no_room[1] < NO_ROOM_S and not is_stuck:
             return
         level = self._level(waiting.urgency)
         self._leave_place(waiting, level)

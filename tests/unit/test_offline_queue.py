@@ -27,6 +27,7 @@ from hygen_vllm.offline_lane.offline_queue import (
     PAUSE_SHARE,
     SCANS_OWED,
     SET_ASIDE_SEEN,
+    STUCK_S,
     TAKEN_PER_SCAN,
     Labels,
     OfflineQueue,
@@ -566,7 +567,7 @@ def test_only_a_few_without_room_are_looked_at_in_a_scan() -> None:
 
 @pytest.mark.parametrize("num_large", [3, 4, 40])
 def test_one_with_room_starts_however_many_have_none(num_large: int) -> None:
-    """They are passed over one a step after the first; none of them hides one that waits for it."""
+    """After a while one is passed over a step; none of them hides one that waits for it."""
     rooms = Rooms(max_wait_s=None, num_small=0)
     small = Request(10_000)
     for number in range(1, num_large):
@@ -575,8 +576,8 @@ def test_one_with_room_starts_however_many_have_none(num_large: int) -> None:
     started: list[Request] = []
     rooms_of_step = {False: lambda _: Start.NOT}
     rooms_of_step[True] = lambda r: Start.NOW if r is small else Start.NOT
-    for step in range(3 * num_large + 30):
-        small_has_room = step > 2 * num_large + 10
+    for step in range(2 * num_large + 80):
+        small_has_room = step > num_large + 60
         rooms.now_s += 1.0
         rooms.queue.start_scan(rooms.now_s, room=rooms_of_step[small_has_room])
         request = rooms.queue.next_candidate()
@@ -589,18 +590,29 @@ def test_one_with_room_starts_however_many_have_none(num_large: int) -> None:
     assert [small] == started
 
 
-def test_those_without_room_are_passed_over_only_until_one_starts() -> None:
+def test_those_without_room_are_passed_over_at_once_only_until_one_starts() -> None:
     """Then it is again waited for room, since what runs may leave some soon."""
     rooms = Rooms(max_wait_s=None)
-    for _ in range(int(NO_ROOM_S) + 1):
-        rooms.step(Start.NOT)
-    assert 1 == rooms.step(Start.NOT)
-    rooms.now_s += 1.0
+    passed_over: list[int] = []
+    for _ in range(int(STUCK_S) + 10):
+        rooms.now_s += 1.0
+        rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.NOT)
+        request = rooms.queue.next_candidate()
+        assert request is not None
+        rooms.queue.no_room(request)
+        after = rooms.queue.next_candidate()
+        passed_over += [request.request_id] if after is not request else []
+    num_slow = int(STUCK_S / (NO_ROOM_S + 1))
+    assert [*range(num_slow + 10)] == passed_over
     rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.NOT)
-    second = rooms.queue.next_candidate()
-    assert second is not None
-    rooms.queue.no_room(second)
-    assert second is rooms.queue.next_candidate()
+    starts = rooms.queue.next_candidate()
+    assert starts is not None
+    rooms.queue.take(starts)
+    rooms.queue.start_scan(rooms.now_s, room=lambda _: Start.NOT)
+    waits = rooms.queue.next_candidate()
+    assert waits is not None
+    rooms.queue.no_room(waits)
+    assert waits is rooms.queue.next_candidate()
 
 
 def test_one_for_which_all_others_wait_may_leave() -> None:

@@ -79,7 +79,7 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-experiments: setup ## the paper's evaluation and more, simulated: experiments/RESULTS.md (about 50 minutes on two cores)
+experiments: setup ## the paper's evaluation and more, simulated: experiments/RESULTS.md (about an hour on two cores)
 	$(BIN)/python experiments/run.py $(EXPERIMENTS)
 
 experiments-quick: setup ## all of them with one seed and short runs, into .cache (about 3 minutes)

@@ -93,7 +93,7 @@ def draw(config: Config, summary: Sequence[Row]) -> Any:
     )
     axes[0].axhline(1.0, color="black", lw=0.8)
     axes[0].axhline(WORST, color="black", lw=0.8, ls="--")
-    axes[0].set(ylabel="worst window of each hour: measured / limit")
+    axes[0].set(ylabel="worst window, of limit")
     axes[1].set(ylabel="tokens/s", xlabel="day")
     for ax in axes:
         ax.legend(fontsize=8, frameon=False)

@@ -238,6 +238,8 @@ class HyGenScheduler(Scheduler):
                 throttle_prefills = self._begin_step(throttle_prefills, started_s)
             except Exception:
                 self.faults.note("plan of a step")
+                for queue in (self.waiting, self.kv_holding_waiting):
+                    queue.start_step(True, started_s)
                 self._leave_out_offline()
         try:
             output = super().schedule(throttle_prefills)
@@ -253,8 +255,7 @@ class HyGenScheduler(Scheduler):
     def _leave_out_offline(self) -> None:
         """Serve no offline request in this step; all of them as vLLM does if no other is here."""
         has_online = self.num_waiting_online() or not all(map(self.is_offline, self.running))
-        for queue in (self.waiting, self.kv_holding_waiting):
-            queue.start_step(not has_online, self.clock())
+        self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = not has_online
         num_online = sum(not self.is_offline(request) for request in self.running)
         self._step = OnlineOnlyStep(self.offline_ids, num_online) if has_online else None
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs experiments: all of them, or those whose folders begin with one of the given names.
 
-Those whose config says `run_if_named` take hours and run only if they are named.
+Those whose config says `run_if_named` take long and run only if they are named.
 
     python experiments/run.py [--quick] [--out FOLDER] [NAME ...]
 

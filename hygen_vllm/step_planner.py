@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans a step of a HyGenScheduler: what vLLM will give online, and what that leaves."""
 
+from functools import partial
 from typing import Any
 
 from vllm.v1.core.sched.request_queue import RequestQueue
@@ -54,13 +55,11 @@ def make_plan(
 
 
 def num_ready_of(scheduler: Any, queue: RequestQueue) -> int:
-    """Return how many requests of a queue could run now; of a long one a part tells of the others.
+    """Return how many requests of a queue could run now, about.
 
     The others wait for something else than a step, like their grammar.
     """
-    looked_at = view.looked_at(queue)
-    num_ready = sum(is_ready(scheduler, request) for request in looked_at)
-    return num_ready * len(queue) // len(looked_at) if looked_at else 0
+    return view.sum_over(queue, partial(is_ready, scheduler))
 
 
 def _trusted_prefill_tokens(scheduler: Any) -> int:

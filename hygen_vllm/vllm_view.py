@@ -8,7 +8,7 @@ v1/core/sched/scheduler.py.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ from hygen_vllm.latency.step_features import StepComposition
 from hygen_vllm.vllm_release import release_of
 
 MOST_LOOKED_AT = 256
-"""Requests of a queue that are asked about their tokens."""
+"""Requests of a queue that are asked."""
 COUNTS_IDLE_ADAPTERS = release_of(vllm_version) >= (0, 33)
 ADMITS_HOLDING_WHILE_PAUSED = release_of(vllm_version) >= (0, 32)
 
@@ -215,19 +215,18 @@ def can_split(scheduler: Scheduler, request: Request) -> bool:
     )
 
 
-def looked_at(queue: RequestQueue) -> list[Request]:
-    """Return the requests of a queue, or as many of a long one as may tell of the others.
+def sum_over(queue: RequestQueue, value: Callable[[Request], int]) -> int:
+    """Return the sum of a value over a queue; of a long one a part tells of the others.
 
-    vLLM's priority queue sorts itself to be walked through, so they come in any order.
+    vLLM's priority queue sorts itself to be walked through, so it is looked at in any order.
     """
-    return [*islice(getattr(queue, "_heap", queue), MOST_LOOKED_AT)]
+    some = [*islice(getattr(queue, "_heap", queue), MOST_LOOKED_AT)]
+    return sum(map(value, some)) * len(queue) // len(some) if some else 0
 
 
 def tokens_waiting(queue: RequestQueue) -> int:
     """Return the tokens of the requests of a queue, about."""
-    some = looked_at(queue)
-    tokens = sum(request.num_tokens for request in some)
-    return tokens * len(queue) // len(some) if some else 0
+    return sum_over(queue, lambda request: request.num_tokens)
 
 
 def free_blocks(scheduler: Scheduler) -> int:

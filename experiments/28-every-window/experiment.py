@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from harness.claims import KEPT_SHARE, WORST
 from harness.experiment import Case, Claim, Config, Done, Experiment, Findings, Row, by_labels
 from harness.spread import Spread
 from harness.tables import markdown
@@ -15,8 +16,6 @@ HEADER = (
     *("engine and load", "target", "start", "windows kept", "worst window, of limit"),
     *("whole run, of limit", "offline tokens/s"),
 )
-KEPT_SHARE, WORST = 0.99, 1.10
-"""The aim."""
 
 
 def cases(config: Config) -> list[Case]:

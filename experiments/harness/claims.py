@@ -10,6 +10,8 @@ from harness.experiment import Claim
 MISSED = 1.005
 """Of its limit, from which a target counts as missed."""
 BEHIND = 0.995
+KEPT_SHARE, WORST = 0.99, 1.10
+"""The aim for windows of a run: the share that is kept at least, and the worst, of its limit."""
 
 
 def claim_of(cell: Cell, result: str, paper: str = "") -> Claim:

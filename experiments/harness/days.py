@@ -22,6 +22,7 @@ import numpy as np
 from harness.experiment import Row
 from harness.kv_store import KvStore, transfer_config
 from harness.memory import reachable_bytes
+from harness.tasks import windows_row
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
@@ -29,7 +30,7 @@ from vllm.v1.structured_output.request import StructuredOutputRequest
 
 from hygen_vllm.bare_scheduler import block_hasher, make_scheduler
 from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.simulator.figures import Latencies, ratios_of, windows_of
+from hygen_vllm.simulator.figures import Latencies, ratios_of, windows_kept
 from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
 from hygen_vllm.simulator.policies import Policy, find_policy
 from hygen_vllm.simulator.predictor import profile_device
@@ -451,16 +452,9 @@ def days_figures(flags: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     run = serve_week(engine, find_policy("slo"), {"slos": list(week.slo)}, week)
     served = latencies_of(run, end_s)
     slos = [Slo.parse(text) for text in week.slo]
-    windows = [windows_of(slo, served, alone, end_s) for slo in slos]
-    worst = [each["worst_of_limit"] for each in windows if each["worst_of_limit"] is not None]
-    figures = {
-        "windows": sum(each["count"] for each in windows),
-        "windows_kept": sum(each["kept"] for each in windows),
-        "worst_window": max(worst, default=None),
-        **_counts(run, end_s),
-    }
-    ratios = [pair for slo in slos for pair in ratios_of(slo, served, alone, end_s)]
-    return figures, _hours(run, ratios, end_s)
+    ratios = [ratios_of(slo, served, alone, end_s) for slo in slos]
+    figures = {**windows_row([*map(windows_kept, ratios)]), **_counts(run, end_s)}
+    return figures, _hours(run, [*itertools.chain(*ratios)], end_s)
 
 
 def _hours(run: WeekRun, ratios: Sequence[tuple[float, float]], end_s: float) -> list[Row]:

@@ -87,11 +87,11 @@ def figures_of(result: Mapping[str, Any]) -> Row:
         "recomputed_tokens": details["recomputed_tokens"],
         "predictor_mape": details["predictor_mape"],
         "of_limit": max((row["measured_s"] / row["limit_s"] for row in slos), default=None),
-        **_windows_of([row["windows"] for row in slos]),
+        **windows_row([row["windows"] for row in slos]),
     }
 
 
-def _windows_of(windows: Sequence[Mapping[str, Any]]) -> Row:
+def windows_row(windows: Sequence[Mapping[str, Any]]) -> Row:
     """Return how many sliding windows there were of all targets, those kept, and the worst."""
     worst = [each["worst_of_limit"] for each in windows if each["worst_of_limit"] is not None]
     return {

@@ -228,8 +228,7 @@ class OfflinePool:
 
         A machine that is busy enough keeps a job from being heard of as long as that.
         """
-        silent = {job: now_s - at_s for job, at_s in self._jobs.items()}
-        silent = {job: seconds for job, seconds in silent.items() if seconds > JOB_SILENT_S}
+        silent = {job: at_s for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}
         if not silent:
             return
         aside = [row for row in self._rows.values() if row.job in silent and not row.is_aside]
@@ -239,7 +238,7 @@ class OfflinePool:
         if aside:
             jobs = ", ".join(sorted({str(row.job) for row in aside}))
             logger.warning("%d requests are put aside: not a word from job %s", len(aside), jobs)
-        gone = {job for job, seconds in silent.items() if seconds > JOB_GONE_S}
+        gone = {job for job, at_s in silent.items() if now_s - at_s > JOB_GONE_S}
         for work_id in [name for name, row in self._rows.items() if row.job in gone]:
             self._answer(work_id, error_of("the job of this request has ended", JOB_ENDED))
         for job in gone:

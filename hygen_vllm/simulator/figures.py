@@ -136,7 +136,14 @@ def windows_of(
     Returns: {"length_s", "count", "kept", "worst_of_limit"}: windows that were looked at, those in
         which measured / limit is at most 1 + WINDOW_SLACK, and the largest of these ratios.
     """
-    of_limit = [ratio for _, ratio in ratios_of(slo, served, alone, end_s, length_s)]
+    return windows_kept(ratios_of(slo, served, alone, end_s, length_s), length_s)
+
+
+def windows_kept(
+    ratios: Sequence[tuple[float, float]], length_s: float = WINDOW_S
+) -> dict[str, Any]:
+    """Return what `windows_of` does, given the `ratios_of` its windows."""
+    of_limit = [ratio for _, ratio in ratios]
     return {
         "length_s": length_s,
         "count": len(of_limit),

@@ -18,9 +18,18 @@ from hygen_vllm.latency.token_curve import TokenCurve, segments
 
 Matrix = NDArray[np.float64]
 
+SUMS = ("base", *FEATURES, "has_prefill")
+"""Columns of the matrix that prices are fitted to, before those of the curve."""
+LAUNCHES_AND_CONTEXTS = [
+    i for i, name in enumerate(SUMS) if name not in ("base", "decode_tokens", "prefill_tokens")
+]
 NUM_ROUNDS = 8
 SMALL_ERROR = 5e-3
 """Relative errors below this weigh alike."""
+BASE_RIDGE, TOKEN_RIDGE = 0.01, 0.1
+"""Parts of the ridge. What sums that were only seen together share falls to the base of a step,
+then to its tokens, and only then to launches and contexts. One more decode or a small chunk is so
+taken to cost little until it was tried: taken to cost much, it never would be."""
 
 
 def fit_cost(X: Matrix, seconds: Matrix, knees: Sequence[int], ridge: float = 1e-8) -> StepCost:
@@ -29,10 +38,14 @@ def fit_cost(X: Matrix, seconds: Matrix, knees: Sequence[int], ridge: float = 1e
     Args:
         X: float64 (num_steps, len(FEATURES)).
         seconds: float64 (num_steps,), all finite and > 0.
-        ridge: shares the price among sums that have only been seen together.
+        ridge: shares the price among sums that have only been seen together; see BASE_RIDGE.
     """
     columns = np.column_stack([_base_and_sums(X), has_prefill(X), segments(total_tokens(X), knees)])
-    solution = fit_relative(columns, seconds, np.zeros(columns.shape[1]), ridge).tolist()
+    ridges = np.full(columns.shape[1], ridge * TOKEN_RIDGE)
+    ridges[LAUNCHES_AND_CONTEXTS] = ridge
+    if not has_prefill(X).all():  # else a first prefill would be taken for the base
+        ridges[0] = ridge * BASE_RIDGE
+    solution = fit_relative(columns, seconds, np.zeros(columns.shape[1]), ridges).tolist()
     sums, first_prefill_s = solution[:NUM_COEFFICIENTS], solution[NUM_COEFFICIENTS]
     curve = TokenCurve(tuple(knees), tuple(solution[NUM_COEFFICIENTS + 1 :])).simplified()
     return StepCost.from_coefficients(sums, curve, first_prefill_s)
@@ -69,14 +82,15 @@ def total_tokens(X: Matrix) -> Matrix:
     return tokens
 
 
-def fit_relative(columns: Matrix, seconds: Matrix, prior: Matrix, ridge: float) -> Matrix:
+def fit_relative(columns: Matrix, seconds: Matrix, prior: Matrix, ridge: Matrix | float) -> Matrix:
     """Return non-negative coefficients that minimise the mean absolute relative error.
 
     Args:
         columns: float64 (num_steps, num_columns).
         seconds: float64 (num_steps,), all finite and > 0.
         prior: float64 (num_columns,), returned for columns that are 0 in every step.
-        ridge: weight of the squared relative distance to `prior`, in steps per step.
+        ridge: weight of the squared relative distance to `prior`, in steps per step; one for all
+            columns, or float64 (num_columns,).
     """
     relative = columns / seconds[:, None]
     scale = np.sqrt((relative**2).mean(axis=0))
@@ -92,11 +106,13 @@ def fit_relative(columns: Matrix, seconds: Matrix, prior: Matrix, ridge: float) 
     return np.where(unseen, prior, solution / scale)
 
 
-def _weighted_round(relative: Matrix, weights: Matrix, prior: Matrix, ridge: float) -> Matrix:
+def _weighted_round(
+    relative: Matrix, weights: Matrix, prior: Matrix, ridge: Matrix | float
+) -> Matrix:
     """Solve one weighted non-negative least squares problem by its normal equations."""
     num_steps, num_columns = relative.shape
     weighted = relative * weights[:, None]
-    gram = weighted.T @ relative + ridge * num_steps * np.eye(num_columns)
+    gram = weighted.T @ relative + np.diag(np.broadcast_to(ridge * num_steps, num_columns))
     target = weighted.sum(axis=0) + ridge * num_steps * prior
     triangle = np.linalg.cholesky(gram)
     solution, _ = nnls(triangle.T, np.linalg.solve(triangle, target), maxiter=50 * num_columns)

@@ -14,6 +14,8 @@ URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 XARGS = "vllm_xargs"
 INVALID = "invalid_request_error"
 """Type of the error of a request that can never be served."""
+GIVEN_UP = "request_given_up"
+"""Type of the error of a request that ended engines, or that replicas failed with, often enough."""
 IDENTITY = ("model", "cache_salt", "tools")
 """Fields of a body without which equal texts are not equal prompts."""
 CHUNK_CHARACTERS = 256

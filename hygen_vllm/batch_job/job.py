@@ -26,7 +26,7 @@ from ray.data import DataContext, Dataset
 from ray.data.llm import ServeDeploymentProcessorConfig, build_processor
 
 from hygen_vllm.batch_job.batch_file import error_code
-from hygen_vllm.openai_request import OpenAiRequest
+from hygen_vllm.openai_request import GIVEN_UP, OpenAiRequest
 from hygen_vllm.ray_serving.offline_pool import JOB_ENDED, NAME
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,11 @@ class _Progress:
         """Whether a result counts; note that it came."""
         if custom_id not in self.left:
             return False
-        code = error_code(result.get("error") or {})
+        error = result.get("error") or {}
+        code = error_code(error)
         if code == JOB_ENDED:  # it has not
             return False
-        if code >= SERVER_ERROR:
+        if code >= SERVER_ERROR and error.get("type") != GIVEN_UP:
             self.tries[custom_id] = self.tries.get(custom_id, 0) + 1
             if self.tries[custom_id] < MOST_TRIES:
                 return False

@@ -180,8 +180,8 @@ class WorkPool(Generic[W]):
         """Let work that a worker could not do wait again; False if it is to be given up."""
         known = self._workers.get(worker)
         work = known.lent.pop(request_id, None) if known is not None else None
-        if work is None:
-            return request_id in self._known
+        if work is None:  # others have it, or nobody wants it any more
+            return True
         work.num_failures += 1
         if work.num_failures >= MOST_FAILURES:
             self.cancel(request_id)

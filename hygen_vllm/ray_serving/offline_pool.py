@@ -26,7 +26,7 @@ from ray.serve.exceptions import RayServeException
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
 from hygen_vllm.offline_lane.admission_order import OrderRules
 from hygen_vllm.offline_lane.offline_queue import Labels, QueueRules
-from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_of
+from hygen_vllm.openai_request import GIVEN_UP, INVALID, OpenAiRequest, error_of, problem_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -247,7 +247,7 @@ class OfflinePool:
 
     def _give_up(self, work_id: Any, message: str) -> None:
         logger.error("offline request %s: %s", work_id, message)
-        self._answer(work_id, error_of(message, 500))
+        self._answer(work_id, error_of(message, 500, GIVEN_UP))
 
     def _answer(self, work_id: Any, result: dict[str, Any]) -> None:
         row = self._rows.get(work_id)

@@ -123,6 +123,8 @@ class HyGenServer(LLMServer):
         except Exception:
             logger.exception("offline request %s failed here", work_id)
             await asyncio.sleep(RETRY_AFTER_S)
+            if self.engine._engine_client.errored:
+                return  # it stays lent to this replica, which is lost: it may have ended the engine
             await self._pool.give_back.remote(self._worker, work_id)
         finally:
             self._doing.pop(work_id, None)

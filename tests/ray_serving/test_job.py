@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayError
 
 from hygen_vllm.batch_job import job
-from hygen_vllm.openai_request import OpenAiRequest, error_of
+from hygen_vllm.openai_request import GIVEN_UP, OpenAiRequest, error_of
 from hygen_vllm.ray_serving.offline_pool import JOB_ENDED
 from tests.support.processes import reserved_port
 
@@ -72,9 +72,10 @@ def test_server_errors_count_after_three_tries(run):
     assert job.MOST_TRIES == len(passes.wanted)
 
 
-def test_client_errors_count_at_once(run):
-    """They would fail again."""
-    bad = error_of("too long", 400)
+@pytest.mark.parametrize("kind", [(400,), (500, GIVEN_UP)], ids=["client", "given up"])
+def test_errors_that_would_come_again_count_at_once(run, kind):
+    """What a client got wrong, and what has ended as many engines as it may."""
+    bad = error_of("too long", *kind)
     results, passes, _ = run(lambda _: bad)
     assert ([(name, bad) for name in ROWS], 1) == (results, len(passes.wanted))
 

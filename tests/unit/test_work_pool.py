@@ -239,6 +239,14 @@ def test_work_that_no_worker_can_do_is_given_up():
     assert (0, []) == (len(pool), pool.take("d", 1, 0.0))
 
 
+def test_work_that_nobody_wants_any_more_is_not_given_up():
+    """It was cancelled while a worker waited before it gave it back."""
+    pool = pool_of(1)
+    pool.take("a", 1, 0.0)
+    pool.cancel(1)
+    assert pool.give_back("a", 1)
+
+
 def test_workers_that_are_gone_are_forgotten():
     """A pool lives for months, and replicas have names of their own."""
     pool = pool_of()

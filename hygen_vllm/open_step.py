@@ -16,6 +16,8 @@ from hygen_vllm.room_maker import Room
 from hygen_vllm.step_plan import StepPlan
 
 RUNNING = RequestStatus.RUNNING
+PATIENCE_S = 30.0
+"""A running request that no step has the seconds for keeps newcomers out for so long."""
 
 
 class Granted(NamedTuple):
@@ -125,7 +127,7 @@ class OpenStep:
         return most
 
     def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
-        is_running = request.status is RUNNING
+        is_running, is_first = request.status is RUNNING, not self.plan.has_offline
         if is_running and not request.is_prefill_chunk:
             blocks = 0
             if self._counts_decode_blocks:
@@ -138,11 +140,14 @@ class OpenStep:
         if not isinstance(result, Refusal):
             if not is_running:
                 self._note_grant(request, computed)
+            elif self._scheduler.too_long:
+                self._scheduler.too_long.pop(request.request_id, None)
             return result
         self.refused.append(result)
         if is_running:
             self.offline_is_stuck |= result is Refusal.BLOCKS
-            if result is Refusal.LATENCY:  # no newcomer takes the seconds that it waits for
+            if result is Refusal.LATENCY and not self._is_too_long(request, is_first):
+                # no newcomer takes the seconds that it waits for
                 self._scheduler.waiting.offline_is_open = False
             return 0
         if request.num_computed_tokens > 0:
@@ -151,6 +156,16 @@ class OpenStep:
             return wanted if is_padded else min(wanted, self._min_chunk_tokens)
         self._do_not_start(request, result)
         return 0
+
+    def _is_too_long(self, request: Request, is_first: bool) -> bool:
+        """Whether what a running request needs has long been more than all of a step's seconds.
+
+        Args: is_first: no other offline request has taken any in this step.
+        """
+        now_s, since_s = self._scheduler.clock(), self._scheduler.too_long
+        if is_first:
+            since_s.setdefault(request.request_id, now_s)
+        return now_s - since_s.get(request.request_id, now_s) >= PATIENCE_S
 
     def _note_grant(self, request: Request, computed: int) -> None:
         is_first = _is_first_start(request)
@@ -231,16 +246,19 @@ class OnlineOnlyStep:
     Args:
         offline_ids: requests of the offline class.
         num_online: running online requests.
+        granted: what has started before.
     """
 
     plan: StepPlan | None = None
     num_preempted = 0
     offline_is_stuck = False
     refused: Sequence[Refusal] = ()
-    granted: Sequence[Granted] = ()
 
-    def __init__(self, offline_ids: Container[str], num_online: int) -> None:
+    def __init__(
+        self, offline_ids: Container[str], num_online: int, granted: Sequence[Granted]
+    ) -> None:
         self.num_online_running = num_online
+        self.granted = granted
         self._offline_ids = offline_ids
 
     def limit(self, request: Request, _: int, wanted: int) -> int:

@@ -139,6 +139,10 @@ class HyGenScheduler(Scheduler):
         rate_per_s = self.hygen_config.offline_rate_per_s
         self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self._offline_is_stuck = False
+        self.too_long: dict[str, float] = {}
+        """Since when no step has had the seconds that a running offline request needs."""
+        self._had_no_plan = False
+        """Whether the plan of the last step failed."""
         self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
         self._num_traced = 0
         self.most_blocks_per_decode = view.most_blocks_to_grow(self, 1)
@@ -219,6 +223,7 @@ class HyGenScheduler(Scheduler):
         """Note that a request finished or was aborted."""
         if self.is_offline(request):
             self.offline_ids.discard(request.request_id)
+            self.too_long.pop(request.request_id, None)
             self.waiting.offline.finished(request, request.num_tokens)
             self.kv_holding_waiting.offline.finished(request, 0.0)
             self.kv_reserve.left(request, self.clock())
@@ -236,8 +241,12 @@ class HyGenScheduler(Scheduler):
         if self.offline_ids:
             try:
                 throttle_prefills = self._begin_step(throttle_prefills, started_s)
+                self._had_no_plan = False
             except Exception:
                 self.faults.note("plan of a step")
+                if self._had_no_plan and self.num_waiting_online():
+                    self._hand_back_offline(started_s)
+                self._had_no_plan = True
                 for queue in (self.waiting, self.kv_holding_waiting):
                     queue.start_step(True, started_s)
                 self._leave_out_offline()
@@ -252,12 +261,19 @@ class HyGenScheduler(Scheduler):
             self.faults.note("record of a step")
         return output
 
+    def _hand_back_offline(self, now_s: float) -> None:
+        """Preempt all running offline requests: without a plan they would never make room."""
+        for request in filter(self.is_offline, [*self.running]):
+            self.running.remove(request)
+            self._preempt_request(request, now_s, drop_stale_output=self.requires_kv_delivery)
+
     def _leave_out_offline(self) -> None:
         """Serve no offline request in this step; all of them as vLLM does if no other is here."""
         has_online = self.num_waiting_online() or not all(map(self.is_offline, self.running))
         self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = not has_online
         num_online = sum(not self.is_offline(request) for request in self.running)
-        self._step = OnlineOnlyStep(self.offline_ids, num_online) if has_online else None
+        granted = () if self._step is None else self._step.granted
+        self._step = OnlineOnlyStep(self.offline_ids, num_online, granted) if has_online else None
 
     def _step_was_made(
         self, step: OpenStep | OnlineOnlyStep | None, output: SchedulerOutput, started_s: float

@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 import pytest
+from vllm.v1.request import RequestStatus
 
 from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.config import ConfigError
@@ -120,3 +121,34 @@ def test_running_offline_request_that_leaves_something_lets_a_newcomer_in(is_asy
     tokens, refusals = step_with_a_running_offline_prefill(is_async, 1.0, 128)
     assert {"online-0": 40, "offline-0": 72, "offline-1": 5} == tokens
     assert {} == refusals
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_running_request_that_no_step_has_the_seconds_for_keeps_others_out_for_a_while_only(
+    is_async,
+):
+    """Its context has grown too long beside online; those that fit get their turn, then it does."""
+    cost = StepCost(0.05, 1e-3, 1e-4, 1e-4, 1e-5, 0.0, 0.0)
+    device = VirtualDevice(HYGEN[is_async], cost, {"latency_budget_s": 0.2}, noise=0.0)
+    device.scheduler.learner = CostLearner(cost)
+    device.add(make_request("offline-long", prompt_of(0, 1600), slo_class="offline", max_tokens=50))
+    while not device.outputs["offline-long"]:
+        device.step()
+    for i in range(20):
+        device.add(make_request(f"offline-{i}", prompt_of(i, 20), slo_class="offline"))
+    from_s, num_online = device.now_s, 0
+    while device.now_s < from_s + 60.0:
+        if not any(name.startswith("online") for name in device.scheduler.requests):
+            num_online += 1
+            prompt = prompt_of(100 + num_online, 20)
+            device.add(make_request(f"online-{num_online}", prompt, max_tokens=500))
+        device.step()
+        if device.now_s < from_s + 25.0:
+            assert not any(device.outputs[f"offline-{i}"] for i in range(20))
+    assert all(device.outputs[f"offline-{i}"] for i in range(20))
+    assert len(device.outputs["offline-long"]) < 50
+    device.scheduler.finish_requests(f"online-{num_online}", RequestStatus.FINISHED_ABORTED)
+    while device.scheduler.requests:
+        device.step()
+    assert len(device.outputs["offline-long"]) == 50
+    assert not device.scheduler.too_long

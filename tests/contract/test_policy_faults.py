@@ -143,3 +143,30 @@ def test_part_that_always_raises_leaves_online_as_with_vllm(
     assert (12 if has_online else 6) == len(engine.finished)
     order = list(dict.fromkeys(name for step in engine.schedules for name in step))
     assert sorted(order, key=lambda name: name.startswith("offline")) == order
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("short_of", ["slots", "blocks"])
+def test_part_that_always_raises_hands_back_what_offline_holds(
+    is_async, short_of, monkeypatch, faults_are_caught
+):
+    """Online requests that come into a full engine get in, though no plan makes room for them."""
+    limits = Limits(**({"max_num_seqs": 4} if short_of == "slots" else {"num_blocks": 40}))
+    engine = FakeEngine(make_scheduler(HYGEN[is_async], limits, {}), depth=2 if is_async else 1)
+    for number in range(12):
+        prompt = prompt_of(number)
+        engine.add(make_request(f"offline-{number}", prompt, slo_class="offline", max_tokens=60))
+    for _ in range(10):
+        engine.step()
+
+    def broken(*_):
+        raise BrokenError
+
+    monkeypatch.setattr(scheduler, "expected_arrivals", broken)
+    for number in range(3):
+        engine.add(make_request(f"online-{number}", prompt_of(50 + number), max_tokens=8))
+    for _ in range(40):
+        engine.step()
+    assert {f"online-{number}" for number in range(3)} <= set(engine.finished)
+    engine.run()
+    assert len(engine.finished) == 15

@@ -345,14 +345,16 @@ class HyGenScheduler(Scheduler):
         for request in [*queue.offline]:
             if not request.num_computed_tokens and view.has_loaded(self, request):
                 self.wait_without_kv(request)
-        head = next(iter(queue.offline), None)
+        queue.start_step(True, now_s)
+        head = queue.peek_offline()
         rest = 0 if head is None else head.num_tokens - head.num_computed_tokens
         chunk = max(1, min(self.hygen_config.min_chunk_tokens, rest))
         needed = view.most_blocks_to_grow(self, chunk)
-        is_open = blocks_left >= needed or not (self.running or num_arrivals)
+        has_others = bool(self.running or num_arrivals)
         slots_left = self.max_num_active_reqs - self.num_waiting_for_streaming_input
         slots_left -= len(self.running) + num_arrivals
-        queue.start_step(is_open and slots_left > 0, now_s)
+        queue.offline_is_open = slots_left > 0 and (blocks_left >= needed or not has_others)
+        queue.gives_one = has_others  # room was looked for one of them
 
     def wait_without_kv(self, request: Request) -> None:
         """Let a request that waits with loaded KV wait as before its load.

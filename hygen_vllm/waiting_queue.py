@@ -50,6 +50,8 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self._make_offline = make_offline
         self.offline: OfflineQueue[Request] | PlainQueue[Request] = make_offline()
         self.offline_is_open = True
+        self.gives_one = False
+        """The offline lane closes when one has been taken from it."""
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
 
@@ -75,7 +77,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         if self.online:
             self.offered = None
             return self.online.peek_request()
-        self.offered = self._offline_candidate()
+        self.offered = self.peek_offline()
         if self.offered is None:
             raise IndexError("peek from an empty queue")
         return self.offered
@@ -87,10 +89,12 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         if request is not None and not self.offline_is_open:
             # The gate refused it: vLLM 0.33 pops it to prepend it again. It keeps its place.
             return request
-        request = request or self._offline_candidate()
+        request = request or self.peek_offline()
         if request is None:
             raise IndexError("pop from an empty queue")
         self._change(request, partial(self.offline.take, request), is_in=False)
+        if self.gives_one:
+            self.offline_is_open = False
         return request
 
     def prepend_request(self, request: Request) -> None:
@@ -137,7 +141,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self.offline = PlainQueue(self.offline)
 
     def __bool__(self) -> bool:
-        return bool(self.online) or self._offline_candidate() is not None
+        return bool(self.online) or self.peek_offline() is not None
 
     def __len__(self) -> int:
         return len(self.online) + len(self.offline)
@@ -163,7 +167,8 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
             raise IndexError(f"queue of {len(self)} requests has no place {index}")
         return found
 
-    def _offline_candidate(self) -> Request | None:
+    def peek_offline(self) -> Request | None:
+        """Return the offline request that is next, None if there is none for this step."""
         if not self.offline_is_open:
             return None
         try:

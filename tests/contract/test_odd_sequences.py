@@ -362,6 +362,35 @@ def test_offline_requests_that_have_loaded_take_no_slot_from_an_online_one(is_as
     assert 6 == len(engine.finished)
 
 
+@pytest.mark.parametrize("short_of", ["slots", "blocks"])
+def test_offline_requests_that_have_loaded_at_once_leave_room_for_an_online_one(is_async, short_of):
+    """There is room for it and for one of them: the others go on in later steps."""
+    few = {"max_num_seqs": 3} if short_of == "slots" else {"num_blocks": 45}
+    limits = Limits(prefix_caching=False, kv_transfer=storing(100), **few)
+    scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
+    engine = FakeEngine(scheduler, depth=2 if is_async else 1)
+    finish_loads, find = loading(engine), scheduler.connector.get_num_new_matched_tokens
+    scheduler.connector.get_num_new_matched_tokens = lambda request, n: (0, False)
+    engine.add(offline("first", 1, 20, max_tokens=60))
+    engine.step()
+    scheduler.connector.get_num_new_matched_tokens = find
+    for number in range(3):
+        engine.add(offline(f"{number}", 2 + number, 40, max_tokens=30))
+    for _ in range(3):
+        engine.step()
+    assert 2 <= len(scheduler.connector.loads)
+    finish_loads()
+    engine.step()
+    scheduler.connector.get_num_new_matched_tokens = lambda request, n: (0, False)
+    while len(scheduler.running) > 1 or not len(scheduler.kv_holding_waiting):
+        engine.step()
+    engine.add(make_request("online-0", tokens_of(300, 8), max_tokens=5))
+    engine.step()
+    assert "online-0" in engine.schedules[-1]
+    engine.run()
+    assert 5 == len(engine.finished)
+
+
 def test_request_whose_load_failed_loads_again_only_when_there_is_time(is_async):
     """Its next load is a start like any other: the budget of the step is asked first."""
     limits = Limits(num_blocks=60, prefix_caching=False, kv_transfer=storing(100))

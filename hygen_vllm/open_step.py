@@ -16,6 +16,8 @@ from hygen_vllm.room_maker import Room
 from hygen_vllm.step_plan import StepPlan
 
 RUNNING = RequestStatus.RUNNING
+LACKS_ROOM = (Refusal.BLOCKS, Refusal.ENCODER, Refusal.ADAPTERS)
+"""Reasons for which one request is refused, and others may fit."""
 PATIENCE_S = 30.0
 """A running request that no step has the seconds for keeps newcomers out for so long."""
 
@@ -175,7 +177,7 @@ class OpenStep:
 
     def _do_not_start(self, request: Request, reason: Refusal) -> None:
         """Let no offline request start in this step after one that was refused."""
-        if reason is Refusal.BLOCKS:
+        if reason in LACKS_ROOM:
             self._scheduler.waiting.offline.no_room(request)
         self._scheduler.waiting.offline_is_open = False
         self._scheduler.encoder_cache_manager.free(request)

@@ -380,6 +380,8 @@ class HyGenScheduler(Scheduler):
 
     def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""
+        if room.encoder_is_reserved and request.has_encoder_inputs:
+            return Start.NOT
         adapter = view.lora_id(request)
         is_later = False
         if adapter and adapter not in room.adapters:

@@ -186,6 +186,28 @@ def test_encoder_budget_and_cache_go_to_online_first(is_async):
     assert 3 == len(engine.finished)
 
 
+def test_offline_image_that_has_to_wait_for_the_encoder_holds_up_no_text(is_async):
+    """Online images come without a pause: others go first, and it runs when they end."""
+    engine = engine_of(is_async, {"mode": "off"}, max_num_batched_tokens=64, num_blocks=400)
+    scheduler = engine.scheduler
+    scheduler.max_num_encoder_input_tokens = 40
+    scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=80)
+    num_online = 0
+    for step in range(350):
+        while num_online < 3 + step // 2:
+            images = [image(f"c{num_online}", 60, 20)]
+            engine.add(online(num_online, num_tokens=80, mm_features=images, max_tokens=2))
+            num_online += 1
+        if step == 2:
+            engine.add(offline(99, num_tokens=60, mm_features=[image("b", 5, 8)]))
+            for number in range(8):
+                engine.add(offline(number, num_tokens=8, max_tokens=2))
+        engine.step()
+    assert {f"offline-{number}" for number in range(8)} <= set(engine.finished)
+    engine.run()
+    assert num_online + 9 == len(engine.finished)
+
+
 @pytest.mark.parametrize(
     "hygen", [{"mode": "off"}, {"interference_tolerance": 0.5}, {"min_chunk_tokens": 4}]
 )

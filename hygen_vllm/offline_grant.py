@@ -63,6 +63,7 @@ def grant_decode(
     seconds = 0.0
     if plan.cost is not None:
         seconds = plan.cost.added_decode_seconds(plan.total_tokens, new_tokens, computed_tokens)
+        plan.begin_alone(seconds)
         if plan.seconds + seconds > plan.limit_s and not plan.is_alone:
             return Refusal.LATENCY
         if plan.price > 0 and _costs_too_much(plan, new_tokens, computed_tokens, seconds):
@@ -112,6 +113,8 @@ def grant_chunk(
         seconds = plan.cost.added_chunk_seconds(
             plan.total_tokens, tokens, chunk.computed_tokens, not plan.has_prefill
         )
+        if tokens == least:
+            plan.begin_alone(seconds)
     plan.take(tokens, blocks_needed(tokens), seconds)
     plan.has_prefill = True
     plan.prefill_tokens_left -= tokens

@@ -15,7 +15,7 @@ from typing import Protocol
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.latency.step_cost import StepCost
 from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.slo.step_terms import OnlineLoad, StepTerms, idle_limit_s
+from hygen_vllm.slo.step_terms import IDLE_STEPS, OnlineLoad, StepTerms, idle_limit_s
 
 
 class Gate(Protocol):
@@ -54,7 +54,7 @@ class LatencyGate:
         if self.mode == "fixed":
             return StepTerms(self.latency_budget_s)
         if not load.has_online:
-            return StepTerms(idle_limit_s(load, self.idle_step_s))
+            return StepTerms(idle_limit_s(load, self.idle_step_s), is_idle=True)
         return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
 
 
@@ -105,6 +105,8 @@ class StepPlan:
     limit_s: float = math.inf
     price: float = 0.0
     free_s: float = 0.0
+    is_idle: bool = False
+    """No online request shares the step, or has a say in it; see StepTerms."""
     token_worth_s: float = 0.0
     """What a token more in a step is worth; see StepCost.token_worth_s."""
     is_closed: bool = False
@@ -165,6 +167,7 @@ class StepPlan:
         self.seconds = self.alone_s = self.cost.seconds(self.online)
         terms = self.gate.terms(self)
         self.limit_s, self.price, self.free_s = terms.limit_s, terms.price, terms.free_s
+        self.is_idle = terms.is_idle
         if self.price > 0 or self.prefill_price > 0:
             self.token_worth_s = self.cost.token_worth_s(self.max_tokens)
 
@@ -191,6 +194,14 @@ class StepPlan:
     def is_alone(self) -> bool:
         """True for the first offline grant of a step that no online request shares."""
         return not (self.has_online or self.has_offline)
+
+    def begin_alone(self, seconds: float) -> None:
+        """Let a step of offline work alone take two of its first request, if that is its smallest.
+
+        A price that is wrong about what a step takes at least would keep a second one out.
+        """
+        if self.is_idle and self.is_alone:
+            self.limit_s = max(self.limit_s, IDLE_STEPS * (self.seconds + seconds))
 
     def take(self, new_tokens: int, blocks: int, seconds: float) -> None:
         """Charge a granted offline request."""

@@ -134,10 +134,12 @@ class BudgetController:
         self._pipeline.enter(load)
         self.measures.decodes_at_once = self._pipeline.num_decodes
         terms = StepTerms(free_s=self._pipeline.others_s)
+        idle_s = None
         if load.num_decodes == 0:
-            terms.limit_s = max(load.alone_s, idle_limit_s(load, self._idle_step_s))
+            idle_s = terms.limit_s = max(load.alone_s, idle_limit_s(load, self._idle_step_s))
         for target in self.targets:
             target.bound(terms, load)
+        terms.is_idle = terms.limit_s == idle_s
         return terms
 
     def completed(self, step: CompletedStep, cost: StepCost | None, now_s: float) -> None:
@@ -194,6 +196,7 @@ class BudgetController:
         measures = self.measures
         since_s = max(0.0, self._now_s - self._last_arrival_s)
         measures.arrivals_per_s = self._arrivals_per_s * math.exp(-since_s / RATE_S)
+        measures.quiet_s = since_s
         measures.error_margin = self._errors.margin
         for target in self.targets:
             target.refresh(self._now_s)

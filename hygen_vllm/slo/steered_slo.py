@@ -32,6 +32,8 @@ PLANNED = 0.99
 """Share of a limit that is planned for a percentile of TTFT: with some ten requests a quarter of an
 hour beyond P99, it comes out one or two percent higher or lower by chance."""
 DELAY_GAIN = 0.03
+QUIET_GAPS = 5.0
+"""Requests that come by chance leave one gap in 150 that is so many times the mean one."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Measures:
         alone, real: latencies by metric: of the online load if it were served alone, and measured.
         alone_step_s: mean seconds of the online work of a step.
         arrivals_per_s: online requests that come in a second.
+        quiet_s: since when none has come.
         error_margin: a step takes at most so many times what was predicted, nearly always.
         decodes: mean number of online decodes in a step.
         decodes_at_once: of the step that is made, the mean over those that run with it.
@@ -56,6 +59,7 @@ class Measures:
     decodes: float = 0.0
     decodes_at_once: float = 0.0
     arrivals_per_s: float = 0.0
+    quiet_s: float = 0.0
     error_margin: float = 1.0
     steps_ahead: int = 0
 
@@ -320,9 +324,17 @@ class Ttft(SteeredSlo):
         self.allowance.settle(allowed_s, delay_s, now_s)
 
     def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+        """A step delays who comes while it runs. After a quiet time nobody is expected to."""
+        if not load.has_online and self._is_quiet():
+            return
         terms.limit_s = min(terms.limit_s, max(load.alone_s, self.cap_s))
         expected = self._measures.arrivals_per_s * self.cap_s
         terms.price += load.num_first / max(expected, 1e-3)
+
+    def _is_quiet(self) -> bool:
+        """Whether none has come for QUIET_GAPS of the window's mean gaps, or for all of it."""
+        num_gaps = self._measures.real["ttft"].num_samples / QUIET_GAPS
+        return self._measures.quiet_s * max(1.0, num_gaps) > self._measures.window_s
 
 
 def steered(slo: Slo, measures: Measures) -> SteeredSlo:

@@ -53,11 +53,13 @@ class StepTerms:
         price: what a second added to the step costs, in seconds of offline work: what an offline
             request gets is worth the seconds that it would take in a full step without online.
         free_s: seconds up to which the step delays nobody, since others run at once.
+        is_idle: the limit is that of a step without online work: IDLE_STEPS of the smallest ones.
     """
 
     limit_s: float = math.inf
     price: float = 0.0
     free_s: float = 0.0
+    is_idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,18 +322,22 @@ def test_step_in_which_the_device_stood_still_is_none_of_online_alone() -> None:
 def test_idle_step_is_as_long_as_it_may_be_until_a_target_says_less() -> None:
     """The cap of TTFT holds for steps without online requests as well."""
     idle = _Load(has_online=False, alone_s=0.0)
-    assert StepTerms(0.1) == _Engine(*ALL).controller.terms(idle)
+    assert StepTerms(0.1, is_idle=True) == _Engine(*ALL).controller.terms(idle)
     assert StepTerms(math.inf, 3.0) == _known(ALL[0]).controller.terms(_Load(num_decodes=3))
-    assert StepTerms(0.1) == _known("tbt_mean=+20%", "tbt_p99=45ms").controller.terms(idle)
+    assert StepTerms(0.1, is_idle=True) == _known("tbt_mean=+20%", "tbt_p99=45ms").controller.terms(
+        idle
+    )
     cap_s = _known("ttft_mean=+20%").controller.terms(idle).limit_s
     assert 0.02 < cap_s < 0.05
-    assert StepTerms(0.01) == _known("ttft_mean=+20%", idle_step_s=0.01).controller.terms(idle)
+    assert StepTerms(0.01, is_idle=True) == _known(
+        "ttft_mean=+20%", idle_step_s=0.01
+    ).controller.terms(idle)
 
 
 def test_idle_step_is_two_of_the_smallest_at_least() -> None:
     """A slow engine serves more than one offline request while it waits for an online one."""
     idle = _Load(has_online=False, alone_s=0.0, least_s=0.3)
-    assert StepTerms(0.6) == _Engine(*ALL).controller.terms(idle)
+    assert StepTerms(0.6, is_idle=True) == _Engine(*ALL).controller.terms(idle)
 
 
 def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -> None:
@@ -352,7 +356,7 @@ def test_step_in_a_pipeline_is_paid_by_the_requests_of_all_and_free_up_to_the_ot
     long, short = _Load(num_decodes=6, alone_s=0.05), _Load(alone_s=0.02)
     pipeline = _known("tbt_mean=+20%", num_stages=2).controller
     assert StepTerms(math.inf, 6.0, free_s=0.0) == pipeline.terms(long)
-    assert StepTerms(0.1, 3.0, free_s=0.05) == pipeline.terms(short)
+    assert StepTerms(0.1, 3.0, free_s=0.05, is_idle=True) == pipeline.terms(short)
     assert StepTerms(math.inf, 3.0, free_s=0.02) == pipeline.terms(long)
     one = _known("tbt_mean=+20%").controller
     assert [6.0, 0.0] == [one.terms(load).price for load in (long, short)]

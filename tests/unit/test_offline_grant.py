@@ -348,6 +348,18 @@ def test_chunk_alone_and_short_of_blocks_fills_them_too() -> None:
     assert grant_chunk(plan, ChunkView(64, 0, True, 4), lambda n: -(-n // 4)) == 8
 
 
+@pytest.mark.parametrize(("is_idle", "granted"), [(True, 1), (False, Refusal.LATENCY)])
+def test_second_decode_of_a_slow_engine_fits_whatever_the_smallest_step_is_taken_to_be(
+    is_idle: bool, granted: int | Refusal
+) -> None:
+    """All of a step's price is in its decodes: without a second one that would not be found out."""
+    gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(0.1, is_idle=is_idle))
+    plan = _plan(gate=gate, cost=StepCost(0, 0.3, 0, 0, 0, 0, 0), has_online=False)
+    assert 1 == grant_decode(plan, 1, 100, 0), "it is alone"
+    assert granted == grant_decode(plan, 1, 100, 0)
+    assert Refusal.LATENCY == grant_decode(plan, 1, 100, 0)
+
+
 # --- price -------------------------------------------------------------------------------------
 
 STAIR = StepCost(1, 1, 0.5, 0, 1, 0, 0, TokenCurve((10,), (4,)))

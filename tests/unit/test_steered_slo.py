@@ -379,6 +379,18 @@ def test_cap_of_ttft_holds_in_all_steps(name: str) -> None:
     assert StepTerms(0.05) == _bound(target, _Load(), limit_s=0.05)
 
 
+@pytest.mark.parametrize("num_real", [0, 9, 90])
+def test_debt_of_ttft_does_not_hold_back_offline_work_that_nobody_waits_for(num_real: int) -> None:
+    """After five mean gaps of the window, a window at most, nobody is expected to come."""
+    target = _target("ttft_mean=60ms", real_s=(0.1,) * num_real, factor=0.0, alone_step_s=0.01)
+    longest_s = 1e3 * min(1.0, 5.0 / max(1, num_real))
+    for quiet_s, limit_s in ((longest_s - 1.0, 0.01), (longest_s + 1.0, 0.1)):
+        target._measures.quiet_s = quiet_s
+        alone = _Load(has_online=False, alone_s=0.0)
+        assert limit_s == _bound(target, alone, limit_s=0.1).limit_s
+        assert 0.01 == _bound(target, _Load(num_first=1, alone_s=0.0), limit_s=0.1).limit_s
+
+
 # --- TTFT: who waits ---------------------------------------------------------------------------
 
 

@@ -48,7 +48,8 @@ def test_gate_of_each_mode_limits_a_step_of_two_online_seconds(
     """`tolerance`: a share more than online alone, or idle_step_s; `fixed`: the latency budget."""
     gate = LatencyGate.from_config(HyGenConfig(**settings_))
     assert gate.terms(_load(2.0)) == StepTerms(limit_with_online_s)
-    assert gate.terms(_load(None)) == StepTerms(limit_without_s)
+    is_idle = gate.mode in ("slo", "tolerance")
+    assert gate.terms(_load(None)) == StepTerms(limit_without_s, is_idle=is_idle)
 
 
 @pytest.mark.parametrize("base_s", [0.02, 0.3])
@@ -56,14 +57,14 @@ def test_step_without_online_work_is_two_of_the_smallest_at_least(base_s: float)
     """On an engine so slow that no step is shorter than idle_step_s more than one request runs."""
     gate = LatencyGate.from_config(HyGenConfig(mode="tolerance"))
     plan = _plan(cost=replace(COST, base_s=base_s), has_online=False)
-    assert gate.terms(plan) == StepTerms(max(0.1, 2 * base_s))
-    assert gate.terms(_plan(cost=None, has_online=False)) == StepTerms(0.1)
+    assert gate.terms(plan) == StepTerms(max(0.1, 2 * base_s), is_idle=True)
+    assert gate.terms(_plan(cost=None, has_online=False)) == StepTerms(0.1, is_idle=True)
 
 
 def test_gate_with_free_online_work_leaves_nothing() -> None:
     """Online work of 0 s is not the same as none: no share of it is there to take."""
     assert TOLERANCE.terms(_load(0.0)) == StepTerms(0.0)
-    assert TOLERANCE.terms(_load(None)) == StepTerms(3)
+    assert TOLERANCE.terms(_load(None)) == StepTerms(3, is_idle=True)
 
 
 def test_charge_online_takes_tokens_and_slots_of_each_request() -> None:

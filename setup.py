@@ -129,6 +129,7 @@ PLOTS = ["matplotlib>=3.9"]
 DEV = [
     *PLOTS,
     "build>=1.2",
+    "orjson",  # vLLM 0.33 needs it where it serves; its tests run without an installation
     "hypothesis>=6.150",
     "mypy==2.4.1",
     "pandas-stubs",

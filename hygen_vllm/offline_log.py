@@ -40,7 +40,7 @@ class OfflineLog:
         self._reported_preemptions = self.num_preemptions
         reasons = ", ".join(f"{reason.value} {n}" for reason, n in news.most_common()) or "none"
         return (
-            f"HyGen: {num_running} offline requests running, {num_waiting} waiting; "
+            f"HyGen: offline requests: {num_running} running, {num_waiting} waiting; "
             f"in the last {LINE_EVERY_S:.0f} s refusals by reason: {reasons}; "
             f"preempted for online: {preempted}"
         )

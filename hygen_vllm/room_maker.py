@@ -13,6 +13,7 @@ would leave it, is a victim like one that runs.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -72,7 +73,13 @@ class RoomMaker:
             for arrival in arrivals
             if arrival.request.has_encoder_inputs
         ]
-        self._growth = self._running_growth(most_tokens_each)
+        self._num_deferred = self._num_entries = 0
+        """Blocks that come free when steps in flight have completed, and the entries counted."""
+        self._growth = self._running_growth(most_tokens_each, 1)
+        self._ahead = 0
+        """What is taken comes free in the next step only: blocks that will be wanted there."""
+        if scheduler.defer_block_free:
+            self._ahead = self._running_growth(most_tokens_each, 2) - self._growth
         self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
         self._taken = self._growth
@@ -104,7 +111,7 @@ class RoomMaker:
             self._preempt(min(self._holders(), key=self._loss))
         return Room(
             num_preempted=self.num_preempted,
-            blocks_left=max(0, view.free_blocks(self._scheduler) - self._blocks_set_aside()),
+            blocks_left=max(0, self._free() - self._blocks_set_aside()),
             adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
             encoder_is_reserved=bool(self._encodes),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
@@ -126,6 +133,16 @@ class RoomMaker:
     def _loss_of(self, request: Request, num_freed: int) -> tuple[float, int]:
         rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
         return num_freed / rest, request.num_computed_tokens
+
+    def _free(self) -> int:
+        """As view.free_blocks, which would look at every block that comes free again each time."""
+        num_free: int = self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+        deferred = self._scheduler.deferred_frees
+        if len(deferred) > self._num_entries:
+            new = islice(deferred, self._num_entries, None)
+            self._num_deferred += sum(view.num_coming_free(blocks) for _, blocks in new)
+            self._num_entries = len(deferred)
+        return num_free + self._num_deferred
 
     def _preempt(self, victim: Request) -> None:
         scheduler = self._scheduler
@@ -187,8 +204,7 @@ class RoomMaker:
         Stops at the first arrival for which preempting every offline request would not be enough:
         vLLM admits none behind it, so preempting for those would help nobody.
         """
-        scheduler = self._scheduler
-        self._preempt_until_free(lambda: self._taken)
+        self._preempt_until_free(lambda: self._taken + self._ahead)
         for arrival in self._arrivals:
             is_first = arrival is self._arrivals[0]
             num_held = arrival.num_held(self._adopted)
@@ -197,7 +213,7 @@ class RoomMaker:
             self._gain.difference_update(adopts)
             rest = max(0, arrival.all_blocks - num_held)  # vLLM admits it only if all of it fits
             wanted = partial(self._blocks_wanted, rest, is_first)
-            if view.free_blocks(scheduler) < wanted():
+            if self._free() < wanted():
                 if not self._would_have(rest, is_first):
                     return
                 self._preempt_until_free(wanted)
@@ -205,14 +221,13 @@ class RoomMaker:
 
     def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
         """Preempt until as many blocks are free as are wanted; victims may change how many."""
-        scheduler = self._scheduler
-        short = wanted() - view.free_blocks(scheduler)
+        short = wanted() - self._free()
         if short <= 0:
             return
         victims = self._victims
         if victims:
             self._take_blocks(victims.first_for(short))
-        while victims and view.free_blocks(scheduler) < wanted():
+        while victims and self._free() < wanted():
             self._take_blocks(victims.first())
 
     @cached_property
@@ -243,7 +258,7 @@ class RoomMaker:
         scheduler = self._scheduler
         is_busy = not is_first or bool(self._online)
         wanted = self._taken + rest + self._watermark_blocks(is_busy)
-        short = wanted - view.free_blocks(scheduler)
+        short = wanted - self._free()
         if not self._offline_refs:
             offline = self._holders()
             if sum(view.num_held(scheduler, request) for request in offline) < short:
@@ -261,25 +276,26 @@ class RoomMaker:
 
     def _blocks_set_aside(self) -> int:
         """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
+        growth = self._growth + self._ahead
         if not self._arrivals:
-            return self._growth
+            return growth
         taken = sum(max(0, a.all_blocks - a.num_held(frozenset())) for a in self._arrivals)
-        return self._growth + taken + self._watermark_blocks(is_busy=True)
+        return growth + taken + self._watermark_blocks(is_busy=True)
 
-    def _running_growth(self, most_tokens_each: int) -> int:
-        """Blocks running online requests may take in this step; a bound where blocks are plenty."""
+    def _running_growth(self, most_tokens_each: int, num_steps: int) -> int:
+        """Blocks running online requests may take in steps; a bound where blocks are plenty."""
         scheduler = self._scheduler
         if not self._arrivals:
-            rough = len(self._online) * scheduler.most_blocks_per_decode
+            rough = num_steps * len(self._online) * scheduler.most_blocks_per_decode
             are_decodes = all(not request.is_prefill_chunk for request in self._online)
-            if are_decodes and rough <= view.free_blocks(scheduler) // 8:
+            if are_decodes and rough <= self._free() // 8:
                 return rough
         return sum(
             view.blocks_to_add(
                 scheduler,
                 request,
                 request.num_computed_tokens
-                + min(most_tokens_each, view.tokens_now(scheduler, request)),
+                + num_steps * min(most_tokens_each, view.tokens_now(scheduler, request)),
             )
             for request in self._online
         )

@@ -90,9 +90,42 @@ def refuse_offline_beams(rule: "ClassRule") -> None:
         protocol = sys.modules.get(f"vllm.entrypoints.openai.{name}.protocol")
         if protocol is not None:
             _refuse_beams_of(getattr(protocol, kind), rule)
+            _tell_beams_the_header(f"vllm.entrypoints.openai.{name}.serving", f"create_{name}")
 
 
 ENDPOINTS = (("completion", "CompletionRequest"), ("chat_completion", "ChatCompletionRequest"))
+
+
+def _tell_beams_the_header(module: str, method: str) -> None:
+    """Let a request for beam search have the priority of its header, as others have it."""
+    try:
+        names = vars(importlib.import_module(module))
+    except ImportError:  # this process serves no endpoint, and may lack what one needs
+        return
+    for serving in names.values():
+        whole = vars(serving).get(method) if isinstance(serving, type) else None
+        if whole is None or hasattr(whole, "tells_header"):
+            continue
+
+        @functools.wraps(whole)
+        async def create(
+            self: Any, request: Any, raw_request: Any = None, *, whole: Any = whole
+        ) -> Any:
+            priority = _priority_of_header(raw_request)
+            if request.use_beam_search and priority is not None:
+                request.priority = priority
+            return await whole(self, request, raw_request)
+
+        create.tells_header = True  # type: ignore[attr-defined]
+        setattr(serving, method, create)
+
+
+def _priority_of_header(raw_request: Any) -> int | None:
+    """Return the number in the header; None if there is none that an engine can be told."""
+    header = "" if raw_request is None else raw_request.headers.get(PRIORITY_HEADER, "")
+    with suppress(ValueError):
+        return priority if abs(priority := int(header)) < 1 << 63 else None
+    return None
 
 
 def _refuse_beams_of(kind: Any, rule: "ClassRule") -> None:
@@ -133,10 +166,9 @@ def read_labels_of_pooling() -> None:
     @functools.wraps(whole)
     async def init_ctx(self: Any, io_processor: Any, request: Any, raw_request: Any = None) -> Any:
         context = await whole(self, io_processor, request, raw_request)
-        header = None if raw_request is None else raw_request.headers.get(PRIORITY_HEADER)
-        if header is not None:
-            with suppress(ValueError):  # as vLLM does for others
-                context.priorities = int(header)
+        priority = _priority_of_header(raw_request)
+        if priority is not None:
+            context.priorities = priority
         given = (request.model_extra or {}).get("vllm_xargs")
         if isinstance(given, dict):
             labels = {name: given[name] for name in (LABEL_KEY, TENANT_KEY) if name in given}

@@ -233,8 +233,13 @@ def free_blocks(scheduler: Scheduler) -> int:
     """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
     num_free: int = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     if scheduler.deferred_frees:
-        num_free += sum(len(blocks) for _, blocks in scheduler.deferred_frees)
+        num_free += sum(num_coming_free(blocks) for _, blocks in scheduler.deferred_frees)
     return num_free
+
+
+def num_coming_free(blocks: Iterable[KVCacheBlock]) -> int:
+    """How many blocks come free when one holder lets go of them: those that no other one holds."""
+    return sum(block.ref_cnt == 1 for block in blocks)
 
 
 def blocks_to_add(scheduler: Scheduler, request: Request, num_tokens: int) -> int:

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 from starlette.datastructures import Headers
+from vllm.entrypoints.openai.chat_completion import serving as chat_serving
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion import serving as completion_serving
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
@@ -124,9 +126,37 @@ def test_beam_search_is_refused_for_offline_requests(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("header", "priority"), [("1", 1), ("-2", -2), ("--1", 5), ("9" * 20, 5), (None, 5)]
+)
+@pytest.mark.parametrize(
+    ("serving", "method"),
+    [
+        (completion_serving.OpenAIServingCompletion, "create_completion"),
+        (chat_serving.OpenAIServingChat, "create_chat_completion"),
+    ],
+)
+def test_beam_search_has_the_priority_of_its_header(serving, method, header, priority, monkeypatch):
+    """As other requests have it; told twice changes nothing. Others are vLLM's to label."""
+
+    async def create(self, request, raw_request=None):
+        return request.priority
+
+    for kind in (CompletionRequest, ChatCompletionRequest):
+        monkeypatch.setattr(kind, "to_beam_search_params", kind.to_beam_search_params)
+    monkeypatch.setattr(serving, method, create)
+    for _ in range(2):
+        refuse_offline_beams(ClassRule(0, RequestClass.ONLINE))
+    raw = SimpleNamespace(headers=Headers({} if header is None else {"X-Vllm-Priority": header}))
+    for has_beams, expected in ((True, priority), (False, 5)):
+        request = CompletionRequest(prompt="a", use_beam_search=has_beams, priority=5)
+        assert expected == asyncio.run(getattr(serving, method)(None, request, raw))
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "priority", "labels"),
     [
         ({}, {}, 0, None),
+        ({}, {"X-Vllm-Priority": "9" * 20}, 0, None),
         ({"priority": 2}, {}, 2, None),
         ({"priority": 2}, {"X-Vllm-Priority": "1"}, 1, None),
         ({}, {"X-Vllm-Priority": "--1"}, 0, None),

@@ -41,6 +41,26 @@ def fill(engine, requests, steps=12):
         engine.step()
 
 
+@pytest.mark.parametrize("first", [7, 8, 9])
+def test_online_decodes_go_on_where_blocks_come_free_a_step_late(is_async, first):
+    """As with a KV connector and steps in flight: room is made a step before it is needed."""
+    engine = engine_of(is_async, {"mode": "off"}, max_num_seqs=8, num_blocks=60)
+    engine.scheduler.defer_block_free = is_async
+    names = [f"online-{i}" for i in range(3)]
+    for i in range(3):
+        engine.add(online(i, num_tokens=first + i, max_tokens=60))
+    for i in range(30):
+        engine.add(offline(i, num_tokens=8 + i % 5, max_tokens=40))
+    while not all(engine.outputs[name] for name in names):
+        engine.step()
+    for _ in range(55):
+        output = engine.step()
+        assert {*names} <= output.num_scheduled_tokens.keys()
+    assert any(request.num_preemptions for request in engine.scheduler.requests.values())
+    engine.run()
+    assert 33 == len(engine.finished)
+
+
 def test_full_slots_are_freed_for_online(is_async):
     """At max_num_seqs an offline request with least to lose makes way in the same step."""
     engine = engine_of(is_async, {"mode": "off"}, max_num_seqs=4)

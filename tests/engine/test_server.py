@@ -371,5 +371,5 @@ def test_log_says_what_is_in_force_and_what_becomes_of_offline_work(server):
     assert 1 == len(start)
     assert "targets tbt_mean=+20%, ttft_mean=+20% (the default)" in start[0]
     assert "offline: requests with slo_class offline or a priority above 0" in start[0]
-    lines = re.findall(info + "HyGen: .* offline requests running, .* waiting; .*tbt_mean.*", log)
+    lines = re.findall(info + "HyGen: offline requests: .* running, .* waiting; .*tbt_mean.*", log)
     assert lines

@@ -28,7 +28,7 @@ PLAN = ["--mixes", "3", "--repeats", "1"]
 FLAGS = ["--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4"]
 FLAGS += ["--max-num-batched-tokens", "64"]
 ENGINE_SETTINGS = {
-    "dtype": "bfloat16",
+    "dtype": "float32",
     "enforce_eager": True,
     "max_model_len": 256,
     "max_num_seqs": 4,
@@ -56,7 +56,7 @@ class Profiled:
 @pytest.fixture(scope="module")
 def profiled(model, tmp_path_factory) -> Profiled:
     folder = tmp_path_factory.mktemp("profile")
-    command = [HYGEN, "profile", "--model", str(model), *PLAN, "--dtype", "bfloat16", *FLAGS]
+    command = [HYGEN, "profile", "--model", str(model), *PLAN, "--dtype", "float32", *FLAGS]
     profiled = Profiled(folder, [*command, "--out", str(folder)])
     run_hygen(profiled.command, folder / "log")
     return profiled
@@ -99,7 +99,7 @@ def test_profile_names_the_model_its_numbers_and_this_device(profiled, model):
     profile = profiled.profile
     engine, table = read_trace(profiled.trace)
     assert ("measured", engine) == (profile.source, profile.engine)
-    assert (model.name, "bfloat16") == (engine.model, engine.dtype)
+    assert (model.name, "float32") == (engine.model, engine.dtype)
     assert this_processor() == engine.device
     assert (64, 4, 256) == (
         engine.max_num_batched_tokens,
@@ -152,7 +152,7 @@ def test_profile_of_another_number_format_stops_the_server_before_the_model_is_l
 ):
     """The line names both formats and how to get a profile that fits."""
     settings = json.dumps({"hygen": {"profile": str(profiled.folder)}})
-    command = [VLLM, "serve", model, *FLAGS, "--dtype", "float32"]
+    command = [VLLM, "serve", model, *FLAGS, "--dtype", "bfloat16"]
     command += ["--scheduler-cls", "hygen_vllm.HyGenScheduler", "--additional-config", settings]
     text = run_hygen([*map(str, command)], tmp_path / "log", expected=1)
     assert "Traceback" not in text

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 NUM_SLOTS = 8
 ARGUMENTS = [
     *("--scheduler-cls", RECORDING_SCHEDULER),
-    *("--dtype", "bfloat16"),
+    *("--dtype", "float32"),  # bfloat16 takes three times as long on older processors
     "--enforce-eager",
     *("--max-model-len", "512"),
     *("--max-num-seqs", str(NUM_SLOTS)),
@@ -30,7 +30,7 @@ ARGUMENTS = [
     *("--block-size", "32"),
     *("--num-gpu-blocks-override", "80"),
 ]
-CLIENT_LIMIT_S = 240.0
+CLIENT_LIMIT_S = 400.0
 NUM_CROWD = 48
 
 # Label: fields of the body, headers, and the class the engine should see.

@@ -20,7 +20,7 @@ PROBES, SECONDS = 6, 3.0
 LEAST_MS = 200.0
 """A budget into which an offline chunk fits on a busy machine too: a decode step of online alone,
 from which budgets are tried otherwise, may leave nothing."""
-ENGINE = ["--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "512"]
+ENGINE = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
 ENGINE += ["--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--block-size", "32"]
 
 

@@ -75,6 +75,6 @@ def _runs(pid):
     """Whether a process is there and not just waiting for somebody to ask how it ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is read
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"

@@ -15,7 +15,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ class OfflinePool:
         self._most_counted = most_counted
         self._counting: list[asyncio.Task[None]] = []
         """One for each request that counts."""
+        self._failed: set[tuple[str, type[Exception]]] = set()
 
     async def run(self, request: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
         """Yield one `result`, JSON: `response`, the body of an OpenAI response, or `error`.
@@ -196,14 +197,29 @@ class OfflinePool:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_EVERY_S)
-            now_s = time.monotonic()
-            message = f"{MOST_DEATHS} replicas ended while they worked on this request"
-            for work in self._pool.expire(now_s):
-                self._give_up(work.request_id, message)
-            self._put_silent_jobs_aside(now_s)
-            self._count_for_autoscaling()
-            for gone in self._reports.keys() - self._pool.workers.keys():
-                del self._reports[gone]
+            for chore in (
+                self._end_leases,
+                self._put_silent_jobs_aside,
+                self._count_for_autoscaling,
+            ):
+                self._try(chore)
+
+    def _try(self, chore: Callable[[], None]) -> None:
+        """One that fails is tried again next time; without the others no work would come back."""
+        try:
+            chore()
+        except Exception as error:
+            kind = chore.__name__, type(error)
+            if kind not in self._failed:
+                self._failed.add(kind)
+                logger.exception("the pool goes on after this error, which is logged once:")
+
+    def _end_leases(self) -> None:
+        message = f"{MOST_DEATHS} replicas ended while they worked on this request"
+        for work in self._pool.expire(time.monotonic()):
+            self._give_up(work.request_id, message)
+        for gone in self._reports.keys() - self._pool.workers.keys():
+            del self._reports[gone]
 
     def _count_for_autoscaling(self) -> None:
         self._counting = [task for task in self._counting if not task.done()]
@@ -223,11 +239,12 @@ class OfflinePool:
         count = getattr(handle, COUNTED_METHOD)
         self._counting += [asyncio.create_task(_wait_for(count.remote())) for _ in range(missing)]
 
-    def _put_silent_jobs_aside(self, now_s: float) -> None:
+    def _put_silent_jobs_aside(self) -> None:
         """Stop what silent jobs wait for, and answer where they have ended.
 
         A machine that is busy enough keeps a job from being heard of as long as that.
         """
+        now_s = time.monotonic()
         silent = {job: at_s for job, at_s in self._jobs.items() if now_s - at_s > JOB_SILENT_S}
         if not silent:
             return

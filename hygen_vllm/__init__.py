@@ -5,19 +5,21 @@
 
 Reading guide, in the order a request travels:
 
-1. `request_class`   labels -> RequestClass.ONLINE or OFFLINE
-2. `offline_lane`    order of the waiting offline requests: tenants, prefixes, age;
-                     `waiting_queue` puts it behind the online lane as one vLLM RequestQueue
-3. `step_plan`       what online needs in this step and what is left: seconds, tokens, blocks
-4. `offline_grant`   how many tokens one offline request gets of what is left
-5. `scheduler`       the only file on vLLM's private scheduler: plan, make room, one call
-6. `step_feedback`   pairs schedule() with update_from_output(): how long the step took
-7. `latency`         learns the seconds of a step from those pairs, or has them from a profile
+1. `labels`                 labels -> RequestClass.ONLINE or OFFLINE
+2. `engine.scheduler`       vLLM's scheduler with an offline class: plan, make room, one call
+3. `engine.waiting_queue`   one vLLM RequestQueue of two lanes; `lane` is the offline one: tenants,
+                            prefixes, age
+4. `engine.arrivals`        which waiting online requests could start in a step
+5. `engine.make_room`       what is preempted for them
+6. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
+7. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how
+                            many tokens an offline one gets, `kv` which blocks it leaves alone
+8. `step.feedback`          how long the step took
+9. `price`                  learns the seconds of a step from that, or has them from a profile
+10. `targets`               what the latency targets of online requests still allow
 
-`fleet` is several engines as one, `ray_serving` and `batch_job` are that on Ray.
-
-`profiler` measures profiles, `simulator` runs the same scheduler in virtual time on devices that
-are not here, with requests from `workloads`; `results` shows what came of it.
+`operate` is what an operator sees. `fleet` is several engines as one, `ray_serving` and `batch` are
+that on Ray. `lab` measures profiles, simulates and draws; nothing that serves imports it.
 
 Importing this package imports neither vLLM nor torch; the names below load on first use.
 """
@@ -27,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hygen_vllm.config import ConfigError, HyGenConfig
-    from hygen_vllm.request_class import RequestClass
-    from hygen_vllm.scheduler import HyGenAsyncScheduler, HyGenScheduler
+    from hygen_vllm.engine.scheduler import HyGenAsyncScheduler, HyGenScheduler
+    from hygen_vllm.labels import RequestClass
 
 __version__ = "0.1.0"
 __all__ = ["ConfigError", "HyGenAsyncScheduler", "HyGenConfig", "HyGenScheduler", "RequestClass"]
@@ -36,9 +38,9 @@ __all__ = ["ConfigError", "HyGenAsyncScheduler", "HyGenConfig", "HyGenScheduler"
 _HOME = {
     "ConfigError": "hygen_vllm.config",
     "HyGenConfig": "hygen_vllm.config",
-    "RequestClass": "hygen_vllm.request_class",
-    "HyGenAsyncScheduler": "hygen_vllm.scheduler",
-    "HyGenScheduler": "hygen_vllm.scheduler",
+    "RequestClass": "hygen_vllm.labels",
+    "HyGenAsyncScheduler": "hygen_vllm.engine.scheduler",
+    "HyGenScheduler": "hygen_vllm.engine.scheduler",
 }
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from hygen_vllm.request_class import ClassRule, RequestClass
-from hygen_vllm.slo.slo import Slo
+from hygen_vllm.labels import ClassRule, RequestClass
+from hygen_vllm.slo import Slo
 
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hygen_vllm.request_class import LABEL_KEY, RequestClass, tenant_of
+from hygen_vllm.labels import LABEL_KEY, RequestClass, tenant_of
 
 URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 """Method of a replica by the endpoint."""

@@ -40,9 +40,9 @@ ENGINE_ENVIRONMENT = {
 }
 IMPORT = """
 import importlib.util, sys
-import hygen_vllm, hygen_vllm.cli
+import hygen_vllm, hygen_vllm.lab.cli
 from hygen_vllm import ConfigError, HyGenConfig, RequestClass
-from hygen_vllm.latency.profile_file import load_profile
+from hygen_vllm.price.profile import load_profile
 
 assert hygen_vllm.__file__.startswith(sys.prefix), hygen_vllm.__file__
 for name in ("vllm", "torch"):
@@ -108,7 +108,9 @@ def check_without_vllm(folder: Path, wheel: Path) -> None:
 def check_with_vllm(folder: Path, wheel: Path) -> None:
     """Serve with the wheel before the vLLM of this environment."""
     with step("convert the small model, if it is not there"):
-        printed = succeed([sys.executable, "-m", "hygen_vllm.small_model"], ROOT, ENGINE_LIMIT_S)
+        printed = succeed(
+            [sys.executable, "-m", "hygen_vllm.lab.small_model"], ROOT, ENGINE_LIMIT_S
+        )
         model = printed.splitlines()[-1]
     with step("install the wheel before this environment's vLLM"):
         commands = new_environment(folder / "before", ["--no-deps", str(wheel)])

@@ -20,16 +20,16 @@ import pandas as pd
 from operator_shapes import Gpu, Llm, Split
 
 from experiments.harness.provenance import ROOT, stamp
-from hygen_vllm.latency.engine_info import EngineInfo
-from hygen_vllm.profiler.fit import FittedProfile, fit_steps
-from hygen_vllm.profiler.report import write_profile
-from hygen_vllm.simulator.device_model import DeviceModel, save_device
-from hygen_vllm.simulator.modelled_steps import modelled_steps
+from hygen_vllm.lab.profile.fit import FittedProfile, fit_steps
+from hygen_vllm.lab.profile.report import write_profile
+from hygen_vllm.lab.simulator.device_model import DeviceModel, save_device
+from hygen_vllm.lab.simulator.modelled_steps import modelled_steps
+from hygen_vllm.price.engine_info import EngineInfo
 
 FILES = ("device.json", "profile.json", "report.md", "report.png")
 MEASURES = (
     "fits",
-    "hygen_vllm/profiler/report.py",
+    "hygen_vllm/lab/profile/report.py",
     "tools/device_profiles.py",
     "tools/operator_shapes.py",
 )

@@ -150,7 +150,7 @@ SOME_EXPERIMENTS = ("10", "12", "13", "26")
 GET_RELEASES, GET_MODEL = "get releases", "get model"
 PREPARE = (
     script(GET_RELEASES, "tools/other_vllm.py", "--with-tests", *RELEASES),
-    script(GET_MODEL, "-m", "hygen_vllm.small_model"),
+    script(GET_MODEL, "-m", "hygen_vllm.lab.small_model"),
 )
 STAGES = (
     *PREPARE,

@@ -35,13 +35,13 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 
 from hygen_vllm import HyGenScheduler
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.step_cost import StepCost
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.learner import CostLearner
 
 MEASURES = (
     "serves",
-    "hygen_vllm/bare_scheduler.py",
+    "hygen_vllm/lab/bare_scheduler.py",
     "experiments/01-scheduler-cost/crowd.py",
 )
 NUM_RUNNING, ONLINE_WAITING, OFFLINE_WAITING = 256, 20_000, 1_000_000

@@ -31,11 +31,11 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 
 from hygen_vllm import HyGenAsyncScheduler
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 
 MEASURES = (
     "serves",
-    "hygen_vllm/bare_scheduler.py",
+    "hygen_vllm/lab/bare_scheduler.py",
     "experiments/01-scheduler-cost/run.py",
 )
 KEYS = ("running", "case", "offline_waiting")

@@ -25,15 +25,17 @@ from harness.provenance import stamp_out
 from harness.regression import Row, add_check, compare, read_rows, report
 from tables import write_table
 
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.estimator import StepTimeRegressor
-from hygen_vllm.latency.profile_file import load_profile
-from hygen_vllm.latency.step_features import StepComposition
+from hygen_vllm.lab.profile.estimator import StepTimeRegressor
+from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.price.learner import CostLearner
+from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parents[1] / "profiles/a100/llama2-7b"
 MEASURES = (
-    "hygen_vllm/latency/*.py",
+    "hygen_vllm/price/*.py",
+    "hygen_vllm/lab/profile/estimator.py",
+    "hygen_vllm/lab/profile/read_trace.py",
     "experiments/02-latency-predictor/speed.py",
     "profiles/a100/llama2-7b/*.json",
 )

@@ -14,14 +14,14 @@ import csv
 import gzip
 from pathlib import Path
 
-from hygen_vllm.demo.client import Client
-from hygen_vllm.demo.engine import DemoEngine, prepare_environment
-from hygen_vllm.demo.policies import EngineKind, Policy, find_policies
-from hygen_vllm.demo.streams import engine_log
-from hygen_vllm.demo.workload import DemoRequest, Workload, make_workload
-from hygen_vllm.small_model import prepare_small_model
-from hygen_vllm.workloads import data_dir
-from hygen_vllm.workloads.tokenizers import load_tokenizer
+from hygen_vllm.lab.demo.client import Client
+from hygen_vllm.lab.demo.engine import DemoEngine, prepare_environment
+from hygen_vllm.lab.demo.policies import EngineKind, Policy, find_policies
+from hygen_vllm.lab.demo.streams import engine_log
+from hygen_vllm.lab.demo.workload import DemoRequest, Workload, make_workload
+from hygen_vllm.lab.small_model import prepare_small_model
+from hygen_vllm.lab.workloads import data_dir
+from hygen_vllm.lab.workloads.tokenizers import load_tokenizer
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded"

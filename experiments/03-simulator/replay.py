@@ -23,23 +23,24 @@ import numpy as np
 from harness.provenance import stamp
 from record import LATENCY_BUDGET_S, LONE_TOKENS, POLICIES, RECORDED, RUN_S
 
-from hygen_vllm.demo.client import RequestLog
-from hygen_vllm.demo.measure import Window, measure_offline, measure_online, token_gaps
-from hygen_vllm.latency.profile_file import load_profile
-from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.latency.step_trace import read_trace
-from hygen_vllm.simulator.policies import PolicyInput, find_policy
-from hygen_vllm.simulator.run_log import STEP_COLUMNS
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import Requests, Run, simulate
-from hygen_vllm.simulator.step_time import Disturbance
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.demo.client import RequestLog
+from hygen_vllm.lab.demo.measure import Window, measure_offline, measure_online, token_gaps
+from hygen_vllm.lab.policies import PolicyInput, find_policy
+from hygen_vllm.lab.profile.read_trace import read_trace
+from hygen_vllm.lab.simulator.run_log import STEP_COLUMNS
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.simulator.simulation import Requests, Run, simulate
+from hygen_vllm.lab.simulator.step_time import Disturbance
+from hygen_vllm.lab.workloads.arrivals import Arrival
+from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 MEASURES = (
     "simulates",
-    "hygen_vllm/demo/client.py",
-    "hygen_vllm/demo/measure.py",
+    "hygen_vllm/lab/demo/client.py",
+    "hygen_vllm/lab/demo/measure.py",
+    "hygen_vllm/lab/profile/read_trace.py",
     "experiments/03-simulator/record.py",
     "experiments/03-simulator/replay.py",
     "experiments/03-simulator/recorded/*",

@@ -27,17 +27,17 @@ from harness.provenance import stamp_out
 from harness.regression import Row, Verdict, add_check, compare, read_rows, report
 from tqdm import tqdm
 
-from hygen_vllm.simulator import simulation
-from hygen_vllm.simulator.figures import result_of
-from hygen_vllm.simulator.policies import NAMES, PolicyInput, find_policy
-from hygen_vllm.simulator.run_log import RunLog
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import Requests, Run, simulate
-from hygen_vllm.simulator.step_time import StepClock
-from hygen_vllm.simulator.virtual_engine import VirtualEngine
-from hygen_vllm.workloads.arrival_processes import ARXIV_LENGTHS, generate_backlog
-from hygen_vllm.workloads.sources import OnlineQuery, find_offline, find_online
-from hygen_vllm.workloads.tokenizers import HashTokenizer
+from hygen_vllm.lab.policies import NAMES, PolicyInput, find_policy
+from hygen_vllm.lab.simulator import simulation
+from hygen_vllm.lab.simulator.figures import result_of
+from hygen_vllm.lab.simulator.run_log import RunLog
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.simulator.simulation import Requests, Run, simulate
+from hygen_vllm.lab.simulator.step_time import StepClock
+from hygen_vllm.lab.simulator.virtual_engine import VirtualEngine
+from hygen_vllm.lab.workloads.arrival_processes import ARXIV_LENGTHS, generate_backlog
+from hygen_vllm.lab.workloads.sources import OnlineQuery, find_offline, find_online
+from hygen_vllm.lab.workloads.tokenizers import HashTokenizer
 
 HERE = Path(__file__).parent
 MEASURES = (

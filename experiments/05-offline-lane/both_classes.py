@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.provenance import stamp
 from runs import HERE, simulated, write_rows
 
-from hygen_vllm.simulator.many_runs import simulate_all
+from hygen_vllm.lab.simulator.many_runs import simulate_all
 
 ENGINES = {"a100-llama3-8b": 0.3, "h200-llama3-8b": 1.0}
 """Online requests/s."""

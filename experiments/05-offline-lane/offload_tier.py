@@ -78,10 +78,10 @@ class Recomputed:
 
 def serve(flags: list[str], seconds: float) -> dict[str, Any]:
     """Serve the bursts and the backlog once."""
-    from hygen_vllm.profiler.engine_flags import parse_engine_flags
-    from hygen_vllm.simulator.simulation import Requests
-    from hygen_vllm.tuner.engine_server import EngineServer
-    from hygen_vllm.workloads.arrivals import Arrival
+    from hygen_vllm.lab.profile.engine_flags import parse_engine_flags
+    from hygen_vllm.lab.simulator.simulation import Requests
+    from hygen_vllm.lab.tune.engine_server import EngineServer
+    from hygen_vllm.lab.workloads.arrivals import Arrival
 
     bursts = range(1, int(seconds / BURST_EVERY_S))
     online = [Arrival(i * BURST_EVERY_S, **ONLINE) for i in bursts for _ in range(BURST_REQUESTS)]

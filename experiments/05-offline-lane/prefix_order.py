@@ -22,9 +22,9 @@ import matplotlib.pyplot as plt
 from harness.provenance import stamp
 from runs import A100_LLAMA2, HERE, infinite_hits, read_rows, simulated, write_rows
 
-from hygen_vllm.simulator.many_runs import simulate_all
-from hygen_vllm.workloads.sources import find_offline
-from hygen_vllm.workloads.tokenizers import HashTokenizer
+from hygen_vllm.lab.simulator.many_runs import simulate_all
+from hygen_vllm.lab.workloads.sources import find_offline
+from hygen_vllm.lab.workloads.tokenizers import HashTokenizer
 
 BLOCK_SIZE = 16
 SEED = 0

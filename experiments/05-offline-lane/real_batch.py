@@ -29,9 +29,9 @@ from harness.provenance import stamp_out
 from runs import infinite_hits, write_rows
 from tqdm import tqdm
 
-from hygen_vllm.small_model import prepare_small_model
-from hygen_vllm.workloads.sources import find_offline
-from hygen_vllm.workloads.tokenizers import load_tokenizer
+from hygen_vllm.lab.small_model import prepare_small_model
+from hygen_vllm.lab.workloads.sources import find_offline
+from hygen_vllm.lab.workloads.tokenizers import load_tokenizer
 
 MEASURES = (
     "serves",

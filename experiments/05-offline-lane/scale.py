@@ -38,11 +38,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from hygen_vllm import HyGenScheduler
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 
 MEASURES = (
     "serves",
-    "hygen_vllm/bare_scheduler.py",
+    "hygen_vllm/lab/bare_scheduler.py",
     "experiments/05-offline-lane/scale.py",
     "experiments/05-offline-lane/runs.py",
 )

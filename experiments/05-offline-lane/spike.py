@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.provenance import stamp
 from runs import A100_LLAMA2, HERE, simulated, write_rows
 
-from hygen_vllm.simulator.many_runs import simulate_all
+from hygen_vllm.lab.simulator.many_runs import simulate_all
 
 SEEDS = (400, 401, 402, 403)
 HEADROOM = {"none": "headroom_quantile=null", "0.93": "headroom_quantile=0.93"}

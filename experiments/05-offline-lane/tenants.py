@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.provenance import stamp
 from runs import A100_LLAMA2, HERE, simulated, write_rows
 
-from hygen_vllm.simulator.many_runs import simulate_all
-from hygen_vllm.workloads.sources import find_offline
-from hygen_vllm.workloads.tokenizers import HashTokenizer
+from hygen_vllm.lab.simulator.many_runs import simulate_all
+from hygen_vllm.lab.workloads.sources import find_offline
+from hygen_vllm.lab.workloads.tokenizers import HashTokenizer
 
 WEIGHTS = {"1:1": {}, "3:1": {"many": 3.0}, "1:3": {"few": 3.0}}
 """Of the tenants `many` and `few`."""

@@ -23,7 +23,7 @@ from harness.provenance import stamp_out
 from sessions import write_sessions
 
 from hygen_vllm.fleet.routing import ROUTERS
-from hygen_vllm.simulator.many_runs import simulate_all
+from hygen_vllm.lab.simulator.many_runs import simulate_all
 
 HERE = Path(__file__).parent
 MEASURES = (

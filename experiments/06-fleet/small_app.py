@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hygen_vllm.small_model import prepare_small_model
+from hygen_vllm.lab.small_model import prepare_small_model
 
 HOST = "127.0.0.1"
 MODEL = "small"

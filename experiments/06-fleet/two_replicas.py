@@ -58,7 +58,7 @@ def main() -> None:
         print(f"online: {chat(url, 'What is the capital of France?')}", flush=True)
         folder = Path(name)
         write_batch(folder / "in.jsonl")
-        command = [sys.executable, "-m", "hygen_vllm.cli", "batch", "run", folder / "in.jsonl"]
+        command = [sys.executable, "-m", "hygen_vllm.lab.cli", "batch", "run", folder / "in.jsonl"]
         job = subprocess.Popen([*command, "--out", folder / "out.jsonl", "--address", address])
         num_online = 0
         while job.poll() is None:

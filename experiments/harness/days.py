@@ -28,21 +28,25 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
-from hygen_vllm.bare_scheduler import block_hasher, make_scheduler
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.simulator.figures import Latencies, ratios_of, windows_kept
-from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
-from hygen_vllm.simulator.policies import Policy, find_policy
-from hygen_vllm.simulator.predictor import profile_device
-from hygen_vllm.simulator.run_log import STEP_COLUMNS, RequestRecord, RunLog
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import calm_garbage_collector, limits_of
-from hygen_vllm.simulator.step_time import Device, Disturbance, StepClock
-from hygen_vllm.simulator.step_work import StepWork
-from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine, VirtualStep
-from hygen_vllm.slo.slo import Slo
-from hygen_vllm.workloads.arrival_processes import ARXIV_LENGTHS, AZURE_LENGTHS, SHAREGPT_LENGTHS
-from hygen_vllm.workloads.arrivals import Arrival, fit_length
+from hygen_vllm.lab.bare_scheduler import block_hasher, make_scheduler
+from hygen_vllm.lab.policies import Policy, find_policy
+from hygen_vllm.lab.simulator.figures import Latencies, ratios_of, windows_kept
+from hygen_vllm.lab.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
+from hygen_vllm.lab.simulator.predictor import profile_device
+from hygen_vllm.lab.simulator.run_log import STEP_COLUMNS, RequestRecord, RunLog
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.simulator.simulation import calm_garbage_collector, limits_of
+from hygen_vllm.lab.simulator.step_time import Device, Disturbance, StepClock
+from hygen_vllm.lab.simulator.step_work import StepWork
+from hygen_vllm.lab.simulator.virtual_engine import VirtualClock, VirtualEngine, VirtualStep
+from hygen_vllm.lab.workloads.arrival_processes import (
+    ARXIV_LENGTHS,
+    AZURE_LENGTHS,
+    SHAREGPT_LENGTHS,
+)
+from hygen_vllm.lab.workloads.arrivals import Arrival, fit_length
+from hygen_vllm.price.learner import CostLearner
+from hygen_vllm.slo import Slo
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 WEEKEND = (5, 6)

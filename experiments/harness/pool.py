@@ -11,7 +11,7 @@ from harness.store import path_of, read, write
 from harness.tasks import TASKS
 from tqdm import tqdm
 
-from hygen_vllm.simulator.many_runs import in_processes
+from hygen_vllm.lab.simulator.many_runs import in_processes
 
 DAY_S = 86400.0
 

@@ -46,65 +46,57 @@ def _modules(folder: str, names: str) -> tuple[str, ...]:
 
 
 SERVES = (
+    *_modules("hygen_vllm", "__init__ config labels slo"),
+    *(f"hygen_vllm/{name}/*.py" for name in ("kv", "lane", "operate", "price", "step", "targets")),
     *_modules(
-        "hygen_vllm",
-        "__init__ block_victims config kv_offloading kv_pace kv_reserve leftovers load_report "
-        "log_lines offline_grant offline_log offline_rate online_arrivals online_headroom "
-        "open_step policy_faults request_class "
-        "room_maker scheduler slo_control step_feedback step_plan step_planner vllm_engine "
-        "vllm_release vllm_view waiting_queue",
+        "hygen_vllm/engine",
+        "arrivals hook identity kv_reserve leftovers load_report make_room offload_tier planner "
+        "release scheduler slo_control state victims waiting_queue",
     ),
     *_modules("hygen_vllm/fleet", "engine_load interference"),
-    *_modules(
-        "hygen_vllm/latency",
-        "cost_fit cost_learner engine_info file_errors profile_file step_cost step_features "
-        "step_trace token_curve",
-    ),
-    "hygen_vllm/offline_lane/*.py",
-    *_modules(
-        "hygen_vllm/slo",
-        "allowance budget_controller latency_window online_alone online_latency pipeline "
-        "prediction_error reference slo steered_slo step_terms",
-    ),
 )
 """What decides in a serving engine."""
-REQUESTS = ("hygen_vllm/workloads/*.py",)
+REQUESTS = ("hygen_vllm/lab/workloads/*.py",)
 MODELS = (
-    "hygen_vllm/profiler/batch_shapes.py",
-    *_modules("hygen_vllm/simulator", "device_model modelled_steps step_time step_work"),
+    "hygen_vllm/lab/profile/batch_shapes.py",
+    *_modules("hygen_vllm/lab/simulator", "device_model modelled_steps step_time step_work"),
 )
 """How long a step takes on a device that is not here."""
 SIMULATES = (
     *SERVES,
     *REQUESTS,
-    "hygen_vllm/bare_scheduler.py",
+    *_modules("hygen_vllm/lab", "bare_scheduler policies"),
     "hygen_vllm/fleet/*.py",
-    "hygen_vllm/profiler/batch_shapes.py",
-    "hygen_vllm/results/result_file.py",
+    "hygen_vllm/lab/profile/batch_shapes.py",
+    "hygen_vllm/lab/report/result_file.py",
     *_modules(
-        "hygen_vllm/simulator",
+        "hygen_vllm/lab/simulator",
         "arguments command device_model figures fleet_figures fleet_run lazy_request many_runs "
-        "options policies predictor run_log simulated_engine simulation step_time step_work "
+        "options predictor run_log simulated_engine simulation step_time step_work "
         "virtual_engine",
     ),
 )
-FITS = ("hygen_vllm/latency/*.py", "hygen_vllm/profiler/fit.py", *MODELS)
+FITS = (
+    "hygen_vllm/price/*.py",
+    *_modules("hygen_vllm/lab/profile", "accuracy estimator fit read_trace"),
+    *MODELS,
+)
 """What makes prices of measured or modelled steps."""
 PROFILES = (
     *FITS,
-    *_modules("hygen_vllm", "log_lines vllm_engine"),
-    *_modules("hygen_vllm/profiler", "engine_flags kv_fill report run shape_runner"),
+    *_modules("hygen_vllm", "operate/log engine/identity"),
+    *_modules("hygen_vllm/lab/profile", "engine_flags kv_fill report run shape_runner"),
 )
 """What measures a real engine's steps."""
 ENGINES = (
     *SIMULATES,
-    "hygen_vllm/vllm_plugin.py",
-    "hygen_vllm/profiler/engine_flags.py",
-    *_modules("hygen_vllm/tuner", "engine_server served simulated_server"),
+    "hygen_vllm/engine/plugin.py",
+    "hygen_vllm/lab/profile/engine_flags.py",
+    *_modules("hygen_vllm/lab/tune", "engine_server served simulated_server"),
 )
 """What serves requests at their times through a real engine's core."""
-SMALL_MODEL = ("hygen_vllm/small_model.py", "hygen_vllm/vllm_plugin.py")
-DEMO = (*SERVES, *REQUESTS, *SMALL_MODEL, "hygen_vllm/demo/*.py")
+SMALL_MODEL = ("hygen_vllm/lab/small_model.py", "hygen_vllm/engine/plugin.py")
+DEMO = (*SERVES, *REQUESTS, *SMALL_MODEL, "hygen_vllm/lab/demo/*.py")
 RAY = (
     *SERVES,
     *SMALL_MODEL,
@@ -112,7 +104,7 @@ RAY = (
     "hygen_vllm/openai_request.py",
     "hygen_vllm/ray_serving/*.py",
 )
-PLANS = _modules("hygen_vllm/planner", "plan report sampled_slots slot_job slots")
+PLANS = _modules("hygen_vllm/lab/plan", "plan report sampled_slots slot_job slots")
 DECIDES = _modules("experiments/harness", "tasks predictors days kv_store memory")
 RUNS = (*SIMULATES, *FITS, *PLANS, *DECIDES, "profiles/*/*/*.json", "profiles/*/*/trace.csv.gz")
 """What runs.csv of an experiment depends on, beside its own folder."""
@@ -136,12 +128,12 @@ GROUPS = {
 }
 CHANGES_NOTHING = (
     "hygen_vllm/**/__init__.py",
-    *_modules("hygen_vllm", "argument_types cli output_file"),
-    "hygen_vllm/batch_job/*.py",
-    "hygen_vllm/planner/arguments.py",
-    "hygen_vllm/results/*.py",
-    "hygen_vllm/slo/budget_search.py",
-    *_modules("hygen_vllm/tuner", "arguments report tune"),
+    *_modules("hygen_vllm", "command_line files"),
+    "hygen_vllm/batch/*.py",
+    *_modules("hygen_vllm/lab", "cli"),
+    "hygen_vllm/lab/plan/arguments.py",
+    "hygen_vllm/lab/report/*.py",
+    *_modules("hygen_vllm/lab/tune", "arguments budget_search report tune"),
     *_modules("experiments/harness", "apart pool provenance record regression results_page store"),
     "experiments/02-latency-predictor/tables.py",
 )

@@ -20,8 +20,8 @@ from harness.experiment import Config, Done, Experiment
 from harness.provenance import ROOT, stamp
 from harness.tables import write_csv
 
-from hygen_vllm.workloads import data_dir
-from hygen_vllm.workloads.sources import ARXIV, AZURE, MOONCAKE, SHAREGPT
+from hygen_vllm.lab.workloads import data_dir
+from hygen_vllm.lab.workloads.sources import ARXIV, AZURE, MOONCAKE, SHAREGPT
 
 DATA = {"azure": AZURE, "mooncake": MOONCAKE, "arxiv": ARXIV, "sharegpt": SHAREGPT}
 """Files in HYGEN_DATA by the name of the workload."""

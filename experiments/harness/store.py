@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.provenance import DECIDES, ROOT
 
-from hygen_vllm.workloads import data_dir
+from hygen_vllm.lab.workloads import data_dir
 
 CACHE = ROOT / ".cache" / "experiments"
 

@@ -9,7 +9,7 @@ from typing import Any
 from harness.experiment import Row
 from harness.store import path_of, read, write
 
-from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo import Slo
 
 Outcome = tuple[Row, Mapping[str, Any]]
 ONLINE_FLAGS = (
@@ -27,7 +27,7 @@ def simulate_task(flags: Mapping[str, Any]) -> Outcome:
     Percentiles among `known_targets`, like "tbt_p99=+10%", become limits in milliseconds: what
     online has alone was measured before, in the run of online alone, which is made but once.
     """
-    from hygen_vllm.simulator.many_runs import simulate
+    from hygen_vllm.lab.simulator.many_runs import simulate
 
     flags = dict(flags)
     if flags["policy"] == ALONE:
@@ -43,7 +43,7 @@ def simulate_task(flags: Mapping[str, Any]) -> Outcome:
 
 def _alone(flags: Mapping[str, Any]) -> Row:
     """Return the figures of online alone, which are the same whatever offline work there is."""
-    from hygen_vllm.simulator.many_runs import simulate
+    from hygen_vllm.lab.simulator.many_runs import simulate
 
     online = {name: flags.get(name) for name in ONLINE_FLAGS}
     path = path_of("alone", online)
@@ -114,9 +114,9 @@ def accuracy_task(flags: Mapping[str, Any]) -> Outcome:
 
 def plan_task(flags: Mapping[str, Any]) -> Outcome:
     """Make a plan as `hygen plan` does, one slot at a time."""
-    from hygen_vllm.planner.plan import PlanOptions, make_plan
-    from hygen_vllm.planner.report import as_json
-    from hygen_vllm.simulator.options import SimulateOptions
+    from hygen_vllm.lab.plan.plan import PlanOptions, make_plan
+    from hygen_vllm.lab.plan.report import as_json
+    from hygen_vllm.lab.simulator.options import SimulateOptions
 
     simulation = SimulateOptions(**{"policy": "slo", **flags["simulation"]})
     options = PlanOptions(simulation, flags["replicas"], flags["levels"], Path(), jobs=1)

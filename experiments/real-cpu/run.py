@@ -47,13 +47,13 @@ from harness.spread import Spread, bars_of
 from harness.tables import markdown, write_csv
 from harness.tasks import ALONE
 
-from hygen_vllm.simulator.many_runs import Flags, simulate_all
-from hygen_vllm.slo.slo import METRICS, LatencyStats, Slo
-from hygen_vllm.small_model import prepare_small_model
-from hygen_vllm.workloads.arrivals import Arrival, LengthScale
-from hygen_vllm.workloads.sources import OnlineQuery, find_online
-from hygen_vllm.workloads.tokenizers import HashTokenizer
-from hygen_vllm.workloads.trace_files import AZURE_COLUMNS
+from hygen_vllm.lab.simulator.many_runs import Flags, simulate_all
+from hygen_vllm.lab.small_model import prepare_small_model
+from hygen_vllm.lab.workloads.arrivals import Arrival, LengthScale
+from hygen_vllm.lab.workloads.sources import OnlineQuery, find_online
+from hygen_vllm.lab.workloads.tokenizers import HashTokenizer
+from hygen_vllm.lab.workloads.trace_files import AZURE_COLUMNS
+from hygen_vllm.slo import METRICS, LatencyStats, Slo
 
 HERE = Path(__file__).parent
 OWN = ("experiments/real-cpu/run.py", "experiments/real-cpu/config.yaml")
@@ -105,7 +105,7 @@ def profile(config: Mapping[str, Any], model: Path) -> None:
     """Measure the engine's step times anew: another machine has others."""
     shutil.rmtree(PROFILE, ignore_errors=True)
     flags = [f"--{name}={value}" for name, value in config["profile"].items()]
-    command = [sys.executable, "-m", "hygen_vllm.cli", "profile", "--model", str(model)]
+    command = [sys.executable, "-m", "hygen_vllm.lab.cli", "profile", "--model", str(model)]
     subprocess.run([*command, *flags, *engine_flags(config), "--out", str(PROFILE)], check=True)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from hygen_vllm.offline_lane.offline_queue import Labels, OfflineQueue, QueueRules
+from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
 
 W = TypeVar("W")
 MOST_DEATHS = 2

@@ -18,7 +18,7 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from hygen_vllm.config import ConfigError
-from hygen_vllm.offline_lane.admission_order import OrderRules
+from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.ray_serving import offline_pool
 from hygen_vllm.ray_serving.app_config import AUTO, AppConfig
 from hygen_vllm.ray_serving.ingress import HyGenIngress

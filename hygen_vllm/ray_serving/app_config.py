@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys, check_types
-from hygen_vllm.request_class import ClassRule
+from hygen_vllm.labels import ClassRule
 
 SCHEDULER = "hygen_vllm.HyGenScheduler"
 OURS = ("scheduler_cls", "model", "served_model_name", "tensor_parallel_size")

@@ -23,8 +23,8 @@ from ray.serve.llm.openai_api_models import (
     ErrorResponse,
 )
 
+from hygen_vllm.labels import ClassRule, RequestClass
 from hygen_vllm.openai_request import INVALID, URLS, XARGS, error_of
-from hygen_vllm.request_class import ClassRule, RequestClass
 
 logger = logging.getLogger("ray.serve")
 

@@ -24,8 +24,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
-from hygen_vllm.offline_lane.admission_order import OrderRules
-from hygen_vllm.offline_lane.offline_queue import Labels, QueueRules
+from hygen_vllm.lane.admission_order import OrderRules
+from hygen_vllm.lane.offline_queue import Labels, QueueRules
 from hygen_vllm.openai_request import GIVEN_UP, INVALID, OpenAiRequest, error_of, problem_of
 
 logger = logging.getLogger("ray.serve")

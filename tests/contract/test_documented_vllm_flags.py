@@ -4,7 +4,7 @@
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from tests.unit.test_docs import VLLM_FLAGS
+from tests.unit.repository.test_docs import VLLM_FLAGS
 
 
 def test_flags_that_the_documents_name_are_vllms() -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine
 from tests.support.traffic import plan_traffic

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hygen_vllm.cli import main
-from hygen_vllm.profiler.engine_flags import parse_engine_flags
+from hygen_vllm.lab.cli import main
+from hygen_vllm.lab.profile.engine_flags import parse_engine_flags
 
 
 def test_engine_flags_are_read_as_vllm_serve_reads_them(tmp_path: Path) -> None:

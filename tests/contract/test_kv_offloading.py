@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading

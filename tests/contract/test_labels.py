@@ -17,9 +17,9 @@ from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import PoolingParams
 from vllm.v1.request import Request
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.request_class import ClassRule, RequestClass
-from hygen_vllm.vllm_plugin import read_labels_of_pooling, refuse_offline_beams, uses_hygen
+from hygen_vllm.engine.plugin import read_labels_of_pooling, refuse_offline_beams, uses_hygen
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.labels import ClassRule, RequestClass
 from tests.support.classes import HYGEN
 
 PROMPT = list(range(10))

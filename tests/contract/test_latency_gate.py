@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from vllm.v1.request import RequestStatus
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.config import ConfigError
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.profile_file import Profile, save_profile
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.offline_grant import Refusal
-from hygen_vllm.vllm_engine import engine_info
+from hygen_vllm.engine.identity import engine_info
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.learner import CostLearner
+from hygen_vllm.price.profile import Profile, save_profile
+from hygen_vllm.step.grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.virtual_device import CPU, LIMITS, VirtualDevice

@@ -6,10 +6,10 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.offline_lane.offline_queue import NO_ROOM_S
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lane.offline_queue import NO_ROOM_S
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.learner import CostLearner
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine

@@ -11,11 +11,11 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from hygen_vllm import online_arrivals
-from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.step_plan import LatencyGate
+from hygen_vllm.engine import arrivals as online_arrivals
+from hygen_vllm.lab.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.learner import CostLearner
+from hygen_vllm.step.plan import LatencyGate
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded

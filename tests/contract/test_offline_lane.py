@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from vllm.v1.request import RequestStatus
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.offline_grant import Refusal
-from hygen_vllm.offline_lane.offline_queue import ORDER_S
-from hygen_vllm.scheduler import ORDERING_SHARE
+from hygen_vllm.engine.scheduler import ORDERING_SHARE
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lane.offline_queue import ORDER_S
+from hygen_vllm.step.grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine, expected_tokens

@@ -21,7 +21,7 @@ sys.modules[name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[name])
 
 from hygen_vllm import HyGenScheduler
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.fake_engine import FakeEngine, expected_tokens
 
 assert "_reserve_prefill_lookahead" not in vars(HyGenScheduler)

@@ -7,19 +7,21 @@ from collections import Counter
 
 import pytest
 
-from hygen_vllm import online_arrivals, open_step, scheduler
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.kv_reserve import KvReserve
-from hygen_vllm.latency.cost_learner import CostLearner
-from hygen_vllm.leftovers import Leftovers
-from hygen_vllm.offline_lane.offline_queue import OfflineQueue
-from hygen_vllm.open_step import OpenStep
-from hygen_vllm.policy_faults import PolicyFaults
-from hygen_vllm.request_class import ClassRule
-from hygen_vllm.room_maker import RoomMaker
-from hygen_vllm.slo.budget_controller import BudgetController
-from hygen_vllm.slo_control import SloControl
-from hygen_vllm.step_feedback import StepFeedback
+from hygen_vllm.engine import arrivals as online_arrivals
+from hygen_vllm.engine import hook as open_step
+from hygen_vllm.engine import scheduler
+from hygen_vllm.engine.hook import OpenStep
+from hygen_vllm.engine.kv_reserve import KvReserve
+from hygen_vllm.engine.leftovers import Leftovers
+from hygen_vllm.engine.make_room import RoomMaker
+from hygen_vllm.engine.slo_control import SloControl
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.labels import ClassRule
+from hygen_vllm.lane.offline_queue import OfflineQueue
+from hygen_vllm.operate.faults import PolicyFaults
+from hygen_vllm.price.learner import CostLearner
+from hygen_vllm.step.feedback import StepFeedback
+from hygen_vllm.targets.controller import BudgetController
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.scheduler_laws import check_blocks, check_empty, check_places

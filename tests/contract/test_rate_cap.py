@@ -3,8 +3,8 @@
 
 import pytest
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.offline_grant import Refusal
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.step.grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 from tests.support.kv_transfer import storing, write_loaded

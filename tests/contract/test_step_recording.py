@@ -4,11 +4,11 @@
 import pandas as pd
 import pytest
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.latency import step_trace
-from hygen_vllm.latency.step_trace import read_trace
-from hygen_vllm.scheduler import MEASURE_EVERY
-from hygen_vllm.vllm_engine import engine_info
+from hygen_vllm.engine.identity import engine_info
+from hygen_vllm.engine.scheduler import MEASURE_EVERY
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.profile.read_trace import read_trace
+from hygen_vllm.price import trace as step_trace
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hygen_vllm.small_model import prepare_small_model
-from hygen_vllm.workloads.prompts import load_questions
+from hygen_vllm.lab.small_model import prepare_small_model
+from hygen_vllm.lab.workloads.prompts import load_questions
 from tests.support.engine_runner import (
     ABORTED,
     STAGGERED,

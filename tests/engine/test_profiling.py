@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hygen_vllm.latency.cost_fit import predict_seconds
-from hygen_vllm.latency.profile_file import Profile, load_profile
-from hygen_vllm.latency.step_features import FEATURES
-from hygen_vllm.latency.step_trace import features_of, read_trace
-from hygen_vllm.profiler.batch_shapes import NUM_STEPS, design
-from hygen_vllm.profiler.run import plan_visits
+from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, design
+from hygen_vllm.lab.profile.read_trace import features_of, read_trace
+from hygen_vllm.lab.profile.run import plan_visits
+from hygen_vllm.price.composition import FEATURES
+from hygen_vllm.price.fit import predict_seconds
+from hygen_vllm.price.profile import Profile, load_profile
 from tests.support.engine_runner import TOGETHER, Job, Run
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.step_traces import composition
@@ -111,7 +111,7 @@ def test_profile_names_the_model_its_numbers_and_this_device(profiled, model):
     assert {"report.md", "report.png"} <= {path.name for path in profiled.folder.iterdir()}
 
 
-@pytest.mark.long  # tests/unit/test_profile_run.py has the same of an engine that is none
+@pytest.mark.long  # tests/unit/lab/test_profile_run.py has the same of an engine that is none
 def test_profile_again_measures_nothing_again(profiled, tmp_path):
     """The same command finds all visits made, and makes the same profile of them."""
     expected, profile = profiled.trace.read_bytes(), profiled.profile

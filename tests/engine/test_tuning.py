@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.slo.reference import find_reference
-from hygen_vllm.slo.slo import Slo
+from hygen_vllm.slo import Slo
+from hygen_vllm.targets.reference import find_reference
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]

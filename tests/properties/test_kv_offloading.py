@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from hygen_vllm.small_model import prepare_small_model
+from hygen_vllm.lab.small_model import prepare_small_model
 from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail
 
 UP_LIMIT_S = 300.0
@@ -92,7 +92,7 @@ class App:
 
     def batch(self, *arguments: Any, wait: bool = True) -> subprocess.Popen:
         """Run `hygen batch run` against it."""
-        command = [sys.executable, "-m", "hygen_vllm.cli", "batch", "run", *map(str, arguments)]
+        command = [sys.executable, "-m", "hygen_vllm.lab.cli", "batch", "run", *map(str, arguments)]
         command += ["--address", self.address]
         process = subprocess.Popen(
             command,

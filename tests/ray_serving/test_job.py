@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayError
 
-from hygen_vllm.batch_job import job
+from hygen_vllm.batch import job
 from hygen_vllm.openai_request import GIVEN_UP, OpenAiRequest, error_of
 from hygen_vllm.ray_serving.offline_pool import JOB_ENDED
 from tests.support.processes import reserved_port

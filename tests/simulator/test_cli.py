@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from hygen_vllm.cli import main
+from hygen_vllm.lab.cli import main
 from tests.support.processes import REPOSITORY
 from tests.support.simulation import simulate_command, simulate_flags
 
@@ -199,7 +199,7 @@ def test_same_seed_gives_the_same_bytes(base, capsys):
     for name in ("online", "steps"):
         assert first[name] != other[name]
     done = subprocess.run(
-        [sys.executable, "-m", "hygen_vllm.cli", *flags],
+        [sys.executable, "-m", "hygen_vllm.lab.cli", *flags],
         capture_output=True,
         text=True,
         check=True,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from hygen_vllm.cli import main
-from hygen_vllm.latency.profile_file import Profile, save_profile
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.cli import main
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.simulation import engine_of, simulate_command, simulate_flags
 from tests.support.step_traces import COST, ENGINE
 
@@ -171,7 +171,7 @@ def test_flag_without_effect_is_remarked_on(flags, policy, more, said, capsys):
 
 def test_run_that_is_stuck_exits_1_with_one_line(flags, monkeypatch, capsys):
     """The failure is no fault of the arguments, and nobody wants a traceback."""
-    monkeypatch.setattr("hygen_vllm.simulator.simulation.STUCK_S", 0.5)
+    monkeypatch.setattr("hygen_vllm.lab.simulator.simulation.STUCK_S", 0.5)
     monkeypatch.setattr(SimulatedEngine, "load", lambda *_, **__: engine_of(num_kv_blocks=5))
     assert 1 == main(simulate_command(flags, policy="offline-only"))
     output = capsys.readouterr()

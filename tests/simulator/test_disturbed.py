@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hygen_vllm.simulator.step_time import Disturbance
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.simulator.step_time import Disturbance
+from hygen_vllm.lab.workloads.arrivals import Arrival
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 
 ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

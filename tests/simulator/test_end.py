@@ -3,10 +3,10 @@
 
 import pytest
 
-from hygen_vllm.latency.profile_file import Profile, save_profile
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import STUCK_S, Requests, limits_of
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.simulator.simulation import STUCK_S, Requests, limits_of
+from hygen_vllm.lab.workloads.arrivals import Arrival
+from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 from tests.support.step_traces import COST, ENGINE
 
@@ -71,7 +71,7 @@ def test_arrivals_during_the_last_step_count_as_unserved(is_async):
 @pytest.mark.parametrize("policy", ["vllm-fcfs", "online-first"])
 def test_request_that_can_never_run_ends_the_run_with_one_line(policy, is_async, monkeypatch):
     """More tokens than all KV blocks hold: the engine would ask for ever."""
-    monkeypatch.setattr("hygen_vllm.simulator.simulation.STUCK_S", 1.0)
+    monkeypatch.setattr("hygen_vllm.lab.simulator.simulation.STUCK_S", 1.0)
     engine = engine_of(is_async=is_async, num_kv_blocks=20)
     never = [Arrival(0.0, 120, 2)]
     with pytest.raises(RuntimeError, match=r"nothing has run for 1 virtual seconds") as caught:

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from hygen_vllm.simulator.simulation import Requests
-from hygen_vllm.simulator.step_work import StepWork
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.simulator.simulation import Requests
+from hygen_vllm.lab.simulator.step_work import StepWork
+from hygen_vllm.lab.workloads.arrivals import Arrival
 from tests.support.classes import STOCK
 from tests.support.simulation import (
     SETTINGS,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from hygen_vllm.simulator.figures import (
+from hygen_vllm.lab.simulator.figures import (
     NUM_BINS,
     SHOWN,
     Latencies,
@@ -14,8 +14,8 @@ from hygen_vllm.simulator.figures import (
     tokens_per_s,
     windows_of,
 )
-from hygen_vllm.slo.slo import Slo
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.workloads.arrivals import Arrival
+from hygen_vllm.slo import Slo
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 
 ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

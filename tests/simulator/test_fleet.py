@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from hygen_vllm.cli import main
 from hygen_vllm.fleet.routing import ROUTERS
+from hygen_vllm.lab.cli import main
 
 ENGINE = ["simulate", "--profile", "a100-llama2-7b", "--seed", "3"]
 OFFLINE = ["--offline", "arxiv", "--offline-requests", "30"]

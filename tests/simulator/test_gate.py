@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hygen_vllm.bare_scheduler import make_request
+from hygen_vllm.lab.bare_scheduler import make_request
 from tests.support.classes import HYGEN
 from tests.support.virtual_device import CPU, GPU, VirtualDevice
 

@@ -4,10 +4,10 @@
 import pytest
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.simulator.run_log import LawError, RunLog
-from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.simulator.run_log import LawError, RunLog
+from hygen_vllm.lab.simulator.virtual_engine import VirtualClock, VirtualEngine
+from hygen_vllm.lab.workloads.arrivals import Arrival
 from tests.support.simulation import Clocked, PolicyOf, engine_of, run_of
 
 

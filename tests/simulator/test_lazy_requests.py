@@ -6,11 +6,11 @@ from operator import attrgetter
 
 import pytest
 
-from hygen_vllm.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
-from hygen_vllm.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
-from hygen_vllm.simulator.virtual_engine import VirtualClock, VirtualEngine
-from hygen_vllm.workloads.arrivals import Arrival
-from hygen_vllm.workloads.prompt_tokens import SharedBlocks
+from hygen_vllm.lab.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
+from hygen_vllm.lab.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
+from hygen_vllm.lab.simulator.virtual_engine import VirtualClock, VirtualEngine
+from hygen_vllm.lab.workloads.arrivals import Arrival
+from hygen_vllm.lab.workloads.prompt_tokens import SharedBlocks
 from tests.support.classes import HYGEN, STOCK
 
 ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

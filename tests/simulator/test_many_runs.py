@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hygen_vllm.simulator.many_runs import arguments_of, simulate, simulate_all
+from hygen_vllm.lab.simulator.many_runs import arguments_of, simulate, simulate_all
 
 FLAGS = {"profile": "a100-llama2-7b", "online": "poisson", "online_rate": 2.0, "seconds": 5.0}
 
@@ -46,7 +46,7 @@ def test_run_that_fails_says_what_was_asked_and_why(flags, reason):
 
 CHILDREN = """
 import os, time
-from hygen_vllm.simulator.many_runs import in_processes
+from hygen_vllm.lab.simulator.many_runs import in_processes
 
 def pid(_):
     print(os.getpid(), flush=True)

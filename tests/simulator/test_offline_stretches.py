@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from hygen_vllm.cli import main
-from hygen_vllm.simulator.options import SimulateOptions, breaks_between
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.cli import main
+from hygen_vllm.lab.simulator.options import SimulateOptions, breaks_between
+from hygen_vllm.lab.workloads.arrivals import Arrival
 from tests.support.simulation import (
     SETTINGS,
     column,

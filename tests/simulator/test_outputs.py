@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from hygen_vllm.simulator.policies import POLICIES
-from hygen_vllm.workloads.arrivals import Arrival
-from hygen_vllm.workloads.prompt_tokens import SharedBlocks
+from hygen_vllm.lab.policies import POLICIES
+from hygen_vllm.lab.workloads.arrivals import Arrival
+from hygen_vllm.lab.workloads.prompt_tokens import SharedBlocks
 from tests.support.classes import HYGEN, STOCK
 from tests.support.simulation import (
     SETTINGS,

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from hygen_vllm.simulator import simulation
-from hygen_vllm.simulator.figures import Latencies, tokens_per_s
-from hygen_vllm.simulator.policies import find_policy
-from hygen_vllm.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.simulator.simulation import Requests, scheduler_of, simulate
-from hygen_vllm.workloads.arrival_processes import (
+from hygen_vllm.lab.policies import find_policy
+from hygen_vllm.lab.simulator import simulation
+from hygen_vllm.lab.simulator.figures import Latencies, tokens_per_s
+from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
+from hygen_vllm.lab.simulator.simulation import Requests, scheduler_of, simulate
+from hygen_vllm.lab.workloads.arrival_processes import (
     ARXIV_LENGTHS,
     generate_azure_like,
     generate_backlog,
 )
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.workloads.arrivals import Arrival
 
 PROFILE = "a100x4-yi-34b"
 SECONDS, LONG_S = 60.0, 120.0

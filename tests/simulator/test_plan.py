@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from hygen_vllm.cli import main
-from hygen_vllm.planner.plan import offline_rates
-from hygen_vllm.planner.slot_job import SampledSlot
-from hygen_vllm.planner.slots import Slot
+from hygen_vllm.lab.cli import main
+from hygen_vllm.lab.plan.plan import offline_rates
+from hygen_vllm.lab.plan.slot_job import SampledSlot
+from hygen_vllm.lab.plan.slots import Slot
 
 FLAGS = ["plan", "--profile", "a100-llama2-7b", "--jobs", "1"]
 TRACE = ["--trace", "diurnal", "--online-rate", "3", "--seconds", "480", "--levels", "2"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hygen_vllm.workloads.arrivals import Arrival
+from hygen_vllm.lab.workloads.arrivals import Arrival
 from tests.support.simulation import (
     DeviceOf,
     SimpleDevice,

@@ -3,8 +3,8 @@
 
 import pytest
 
-from hygen_vllm.cli import main
-from hygen_vllm.results.result_file import read_result
+from hygen_vllm.lab.cli import main
+from hygen_vllm.lab.report.result_file import read_result
 from tests.support.simulation import simulate_command, simulate_flags
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from vllm.v1.request import RequestStatus
 
-from hygen_vllm.bare_scheduler import make_request
+from hygen_vllm.lab.bare_scheduler import make_request
 from tests.support.classes import HYGEN
 from tests.support.virtual_device import GPU, LIMITS, VirtualDevice
 

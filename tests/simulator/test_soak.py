@@ -10,9 +10,9 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
-from hygen_vllm import leftovers
-from hygen_vllm.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.simulator.virtual_engine import VirtualClock
+from hygen_vllm.engine import leftovers
+from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.lab.simulator.virtual_engine import VirtualClock
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 from tests.support.scheduler_laws import check_blocks, check_empty

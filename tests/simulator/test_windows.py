@@ -3,7 +3,7 @@
 
 import pytest
 
-from hygen_vllm.simulator.many_runs import simulate
+from hygen_vllm.lab.simulator.many_runs import simulate
 
 QUIET_S, END_S, WINDOW_S = 300, 550, 150
 

@@ -4,7 +4,7 @@
 import pytest
 
 from hygen_vllm import HyGenScheduler
-from hygen_vllm.policy_faults import PolicyFaults
+from hygen_vllm.operate.faults import PolicyFaults
 
 STEP_S = 0.02
 

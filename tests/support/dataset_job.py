@@ -6,7 +6,7 @@ import sys
 
 import ray
 
-from hygen_vllm.batch_job.job import add_results, connect
+from hygen_vllm.batch.job import add_results, connect
 
 CHAT = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],

@@ -131,7 +131,7 @@ class Runner:
         return Served(outputs, *counts)
 
     def _use_scheduler(self, run: Run) -> None:
-        from hygen_vllm.tuner.engine_server import renew_scheduler
+        from hygen_vllm.lab.tune.engine_server import renew_scheduler
 
         os.environ[RECORD_ENV] = run.record
         core = self._llm.llm_engine.engine_core.engine_core

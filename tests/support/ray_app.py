@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from hygen_vllm.batch_job.job import pool_status
+from hygen_vllm.batch.job import pool_status
 from hygen_vllm.config import ConfigError
 from hygen_vllm.ray_serving import build_app
 from tests.support.processes import reserved_port

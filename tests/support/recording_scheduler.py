@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm import HyGenAsyncScheduler, HyGenScheduler, offline_log
+from hygen_vllm import HyGenAsyncScheduler, HyGenScheduler
+from hygen_vllm.operate import offline_log
 
 RECORD_ENV = "HYGEN_TEST_RECORD"
 RECORDING_SCHEDULER = "tests.support.recording_scheduler.RecordingScheduler"

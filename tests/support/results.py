@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.results.page import report_page
-from hygen_vllm.results.result_file import FORMAT, VERSION, Result
+from hygen_vllm.lab.report.page import report_page
+from hygen_vllm.lab.report.result_file import FORMAT, VERSION, Result
 
 STATS = {"mean": 0.02, "p50": 0.02, "p90": 0.03, "p99": 0.04}
 NO_STATS = dict.fromkeys(STATS)

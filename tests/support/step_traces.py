@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from hygen_vllm.latency.engine_info import EngineInfo
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.latency.step_features import StepComposition
-from hygen_vllm.latency.step_trace import TracedStep, header, row
-from hygen_vllm.latency.token_curve import TokenCurve
-from hygen_vllm.profiler.batch_shapes import NUM_STEPS, BatchShape, design
+from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape, design
+from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.curve import TokenCurve
+from hygen_vllm.price.engine_info import EngineInfo
+from hygen_vllm.price.trace import TracedStep, header, row
 
 ENGINE = EngineInfo(
     model="Tiny",

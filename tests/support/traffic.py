@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllm.v1.request import Request
 
-from hygen_vllm.bare_scheduler import make_request
+from hygen_vllm.lab.bare_scheduler import make_request
 
 SHARED_PREFIX = [(7 * i) % 997 for i in range(64)]
 

@@ -3,10 +3,10 @@
 
 import random
 
-from hygen_vllm import vllm_view as view
-from hygen_vllm.bare_scheduler import Limits, make_scheduler
-from hygen_vllm.latency.step_cost import StepCost
-from hygen_vllm.latency.token_curve import TokenCurve
+from hygen_vllm.engine import state
+from hygen_vllm.lab.bare_scheduler import Limits, make_scheduler
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.price.curve import TokenCurve
 from tests.support.fake_engine import FakeWorker
 
 GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, TokenCurve((128,), (1e-5,)))
@@ -39,12 +39,12 @@ class VirtualDevice:
         scheduler = self.scheduler
         output = scheduler.schedule()
         result = self._worker.execute(output)
-        step = view.composition(scheduler, output)
+        step = state.composition(scheduler, output)
         seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise) + self.stall_s
         self.stall_s = 0.0
         tokens = output.num_scheduled_tokens
         output.num_scheduled_tokens = {r: n for r, n in tokens.items() if r.startswith("online")}
-        online_s = self._cost.seconds(view.composition(scheduler, output))
+        online_s = self._cost.seconds(state.composition(scheduler, output))
         num_offline = sum(tokens.values()) - sum(output.num_scheduled_tokens.values())
         output.num_scheduled_tokens = tokens
         self.now_s += seconds

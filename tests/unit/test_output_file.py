@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hygen_vllm
-from hygen_vllm.output_file import naming, replacing, write_text
+from hygen_vllm.files import naming, replacing, write_text
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -72,7 +72,7 @@ def test_link_stays_a_link(tmp_path):
 
 def test_no_command_writes_a_result_in_place():
     """Appended files and those of a lock, a log or a throw-away folder are named here."""
-    others = {"small_model.py", "bare_scheduler.py", "output_file.py", "streams.py"}
+    others = {"small_model.py", "bare_scheduler.py", "files.py", "streams.py"}
     in_place = re.compile(r"\.write_(text|bytes)\(|savefig\(path|path\.open\(\"w")
     root = Path(hygen_vllm.__file__).parent
     assert [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.request_class import OTHERS, ClassRule, RequestClass, tenant_of
+from hygen_vllm.labels import OTHERS, ClassRule, RequestClass, tenant_of
 
 ONLINE, OFFLINE = RequestClass.ONLINE, RequestClass.OFFLINE
 BY_PRIORITY = ClassRule(offline_priority_above=0, default_class=ONLINE)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from hygen_vllm.slo.slo import METRICS, STATISTICS, LatencyStats, Slo
+from hygen_vllm.slo import METRICS, STATISTICS, LatencyStats, Slo
 
 ALONE = LatencyStats(mean=0.020, p50=0.015, p90=0.030, p95=0.035, p99=0.040)
 

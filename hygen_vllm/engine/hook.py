@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
+
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from math import ceil
+from typing import NamedTuple
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from hygen_vllm.engine import state
+from hygen_vllm.engine.arrivals import Arrival
+from hygen_vllm.engine.make_room import Room
+from hygen_vllm.step.grant import ChunkView, Refusal, grant_chunk, grant_decode
+from hygen_vllm.step.plan import StepPlan
+
+RUNNING = RequestStatus.RUNNING
+LACKS_ROOM = (Refusal.BLOCKS, Refusal.ENCODER, Refusal.ADAPTERS)
+"""Reasons for which one request is refused, and others may fit."""
+PATIENCE_S = 30.0
+"""A running request that no step has the seconds for keeps newcomers out for so long."""
+
+
+class Granted(NamedTuple):
+    """An offline request that may start in this step, or load its KV.
+
+    Args: computed: tokens that were found in the prefix cache, or computed before.
+    """
+
+    request: Request
+    computed: int
+    is_first_start: bool
+
+
+class OpenStep:
+    """Lives from the plan of a step to the end of vLLM's schedule().
+
+    Args:
+        plan: what is left for offline; arrivals are charged to it at once, running online requests
+            as they pass.
+        room: what was set aside for online.
+        arrivals: waiting online requests that can start.
+        num_online: running online requests.
+        min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
+        starts_left: offline requests that may start for the first time; None for any number.
+        is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place, once a step
+        self,
+        scheduler: Scheduler,
+        plan: StepPlan,
+        room: Room,
+        arrivals: Sequence[Arrival],
+        *,
+        num_online: int,
+        min_chunk_tokens: int,
+        max_chunk_tokens: int,
+        starts_left: int | None,
+        is_throttled: bool,
+    ) -> None:
+        self.num_online_running = num_online
+        self.num_preempted = room.num_preempted
+        self.refused: list[Refusal] = []
+        self.offline_is_stuck = False
+        """A running offline request lacked KV blocks."""
+        self.granted: list[Granted] = []
+        self._scheduler = scheduler
+        self._offline_ids = scheduler.offline_ids
+        self.plan = plan
+        self._arrivals = {
+            arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
+        }
+        """Most tokens of each; None for as many as vLLM gives."""
+        self._encoder_is_reserved = room.encoder_is_reserved
+        self._adapters = set(room.adapters)
+        self._min_chunk_tokens = min_chunk_tokens
+        self._max_chunk_tokens = max_chunk_tokens
+        self._starts_left = starts_left
+        self._is_throttled = is_throttled
+        self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
+
+    def _set_decode_blocks_aside(self, num_online: int) -> bool:
+        """Where blocks are plenty, take those for all offline decodes at once; say if done."""
+        num_offline = len(self._scheduler.running) - num_online
+        blocks = num_offline * self._scheduler.most_blocks_per_decode
+        if 4 * blocks > self.plan.blocks_left:
+            return False
+        self.plan.blocks_left -= blocks
+        return True
+
+    def limit(self, request: Request, computed: int, wanted: int) -> int:
+        """Return the tokens a request gets in this step, 0 if it is refused.
+
+        An online request that vLLM is scheduling gets what it wants, and is charged; only a prefill
+        may get less, where a target for the tokens of others says so.
+        """
+        if wanted == 0:
+            return 0
+        request_id = request.request_id
+        if request_id in self._offline_ids:
+            return self._limit_offline(request, computed, wanted)
+        if request_id in self._arrivals:
+            most = self._arrivals[request_id]
+            return wanted if most is None else min(wanted, most)
+        if request.is_prefill_chunk and state.can_split(self._scheduler, request):
+            wanted = self.plan.cap_online_prefill(wanted)
+        self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
+        return wanted
+
+    def may_load(self, request: Request) -> bool:
+        """Whether the KV of an offline request may be loaded here and now.
+
+        Its blocks could not be taken from it until that is done. It is charged as what it will be,
+        a request whose last token is to be computed.
+        """
+        return self.limit(request, request.num_tokens - 1, 1) > 0
+
+    def _charge_arrival(self, arrival: Arrival) -> int | None:
+        """Charge a waiting online request; return the most tokens it may get, None for any."""
+        request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
+        is_decode, most = state.is_decode(request, computed), None
+        is_capped = self.plan.arrival_prefill_left is not None and not is_decode
+        if is_capped and state.can_split(self._scheduler, request):
+            tokens = most = self.plan.cap_arrival_prefill(tokens)
+        if most != 0:
+            self.plan.charge_online(tokens, computed, is_decode)
+        return most
+
+    def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
+        is_running, is_first = request.status is RUNNING, not self.plan.has_offline
+        if is_running and not request.is_prefill_chunk:
+            blocks = 0
+            if self._counts_decode_blocks:
+                blocks = state.blocks_to_add(self._scheduler, request, computed + wanted)
+            result = grant_decode(self.plan, wanted, computed, blocks)
+        elif self._must_not_start(request, is_running):
+            result = Refusal.RATE
+        else:
+            result = self._grant_prefill(request, computed, wanted, is_running)
+        if not isinstance(result, Refusal):
+            if not is_running:
+                self._note_grant(request, computed)
+            elif self._scheduler.too_long:
+                self._scheduler.too_long.pop(request.request_id, None)
+            return result
+        self.refused.append(result)
+        if is_running:
+            self.offline_is_stuck |= result is Refusal.BLOCKS
+            if result is Refusal.LATENCY and not self._is_too_long(request, is_first):
+                # no newcomer takes the seconds that it waits for
+                self._scheduler.waiting.offline_is_open = False
+            return 0
+        if request.num_computed_tokens > 0:
+            # It holds KV blocks while it waits: only running can it finish or be preempted.
+            is_padded = _is_padded(request, computed, wanted)
+            return wanted if is_padded else min(wanted, self._min_chunk_tokens)
+        self._do_not_start(request, result)
+        return 0
+
+    def _is_too_long(self, request: Request, is_first: bool) -> bool:
+        """Whether what a running request needs has long been more than all of a step's seconds.
+
+        Args: is_first: no other offline request has taken any in this step.
+        """
+        now_s, since_s = self._scheduler.clock(), self._scheduler.too_long
+        if is_first:
+            since_s.setdefault(request.request_id, now_s)
+        return now_s - since_s.get(request.request_id, now_s) >= PATIENCE_S
+
+    def _note_grant(self, request: Request, computed: int) -> None:
+        is_first = _is_first_start(request)
+        self.granted.append(Granted(request, computed, is_first))
+        if self._starts_left is not None:
+            self._starts_left -= is_first
+
+    def _do_not_start(self, request: Request, reason: Refusal) -> None:
+        """Let no offline request start in this step after one that was refused."""
+        if reason in LACKS_ROOM:
+            self._scheduler.waiting.offline.no_room(request)
+        self._scheduler.waiting.offline_is_open = False
+        self._scheduler.encoder_cache_manager.free(request)
+
+    def _must_not_start(self, request: Request, is_running: bool) -> bool:
+        return self._starts_left == 0 and not is_running and _is_first_start(request)
+
+    def _grant_prefill(
+        self, request: Request, computed: int, wanted: int, is_running: bool
+    ) -> int | Refusal:
+        if self._is_throttled and request.num_tokens - computed > 1:
+            return Refusal.THROTTLED
+        if self._encoder_is_reserved and request.has_encoder_inputs:
+            return Refusal.ENCODER
+        if not self._join_adapters(state.lora_id(request)):
+            return Refusal.ADAPTERS
+        scheduler = self._scheduler
+        is_padded = _is_padded(request, computed, wanted)
+        can_split = scheduler.scheduler_config.enable_chunked_prefill and wanted > 1
+        chunk = ChunkView(
+            wanted_tokens=wanted if is_padded else min(wanted, self._max_chunk_tokens),
+            computed_tokens=computed,
+            can_split=can_split and not is_padded,
+            min_tokens=self._min_chunk_tokens,
+        )
+        blocks_needed = (
+            partial(self._blocks_to_grow, request, computed)
+            if is_running
+            else self._blocks_to_start(request)
+        )
+        is_alone = self.plan.is_alone
+        granted = grant_chunk(self.plan, chunk, blocks_needed)
+        if isinstance(granted, Refusal) or granted == wanted:
+            return granted
+        allowed = state.allowed_chunk(scheduler, request, computed, granted)
+        return allowed or (wanted if is_alone else Refusal.LATENCY)
+
+    def _join_adapters(self, adapter: int) -> bool:
+        """Count an adapter among those that running requests hold; False if there is no slot."""
+        if not adapter or adapter in self._adapters:
+            return True
+        if len(self._adapters) >= self._scheduler.lora_config.max_loras:
+            return False
+        self._adapters.add(adapter)
+        return True
+
+    def _blocks_to_grow(self, request: Request, computed: int, new_tokens: int) -> int:
+        return state.blocks_to_add(self._scheduler, request, computed + new_tokens)
+
+    def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
+        """Blocks a waiting request needs, however small its first chunk is.
+
+        So they are counted once, when first asked for.
+        """
+        counted: list[int] = []
+
+        def blocks_needed(_: int) -> int:
+            if not counted:
+                counted.append(ceil(self._scheduler.kv_reserve.blocks_to_start(request)))
+            return counted[0]
+
+        return blocks_needed
+
+
+class OnlineOnlyStep:
+    """Stands for an OpenStep that could not be made, or not be finished: nothing for offline.
+
+    Args:
+        offline_ids: requests of the offline class.
+        num_online: running online requests.
+        granted: what has started before.
+    """
+
+    plan: StepPlan | None = None
+    num_preempted = 0
+    offline_is_stuck = False
+    refused: Sequence[Refusal] = ()
+
+    def __init__(
+        self, offline_ids: Container[str], num_online: int, granted: Sequence[Granted]
+    ) -> None:
+        self.num_online_running = num_online
+        self.granted = granted
+        self._offline_ids = offline_ids
+
+    def limit(self, request: Request, _: int, wanted: int) -> int:
+        """Return the tokens a request gets in this step, 0 if it is offline."""
+        return 0 if request.request_id in self._offline_ids else wanted
+
+    def may_load(self, _: Request) -> bool:
+        """Whether the KV of an offline request may be loaded: not now."""
+        return False
+
+
+def _is_first_start(request: Request) -> bool:
+    """Whether a request that waits has never run, and has loaded nothing."""
+    return not (request.num_preemptions or request.num_computed_tokens)
+
+
+def _is_padded(request: Request, computed: int, wanted: int) -> bool:
+    """Whether vLLM padded a last token to the size of a speculative decode: all of it or nothing.
+
+    0.32.0, v1/core/sched/scheduler.py:1150.
+    """
+    return wanted > request.num_tokens - computed

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What finished offline requests leave in the prefix cache: nothing that nobody is waiting for.
+
+vLLM keeps the blocks of a finished request cached and evicts what was used longest ago, so a stream
+of offline requests washes out what online requests would have hit. The blocks that an offline
+request computed and no waiting one shares are therefore forgotten when it ends: they are the first
+to be used again. What it found in the cache stays there, unless an offline request had left it.
+Where later requests turn out to share what was forgotten (turns of a conversation, a stream with
+one prompt in common), nothing is forgotten for a while.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+from vllm.v1.request import Request
+
+from hygen_vllm.engine import state
+
+REMEMBERED = 4096
+REGRET_FADES = 1 / 256
+"""A regret keeps what some 180 requests leave."""
+MOST_REGRET = 0.5
+
+
+class Leftovers:
+    """Of a HyGenScheduler."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._is_on = scheduler.hygen_config.offline_order == "prefix"
+        """Another order does not know who waits for what."""
+        self._made_from = _Remembered()
+        """The first block that each offline request did not find in the cache."""
+        self._first_left = _Remembered()
+        """The first block of each that was, or would have been, forgotten."""
+        self._regret = 0.0
+
+    def added(self, request: Request, is_offline: bool) -> None:
+        """Note a request that came: it may want what others left. O(blocks)."""
+        if not self._first_left:
+            return
+        for block_hash in self._scheduler.prefix_of(request):
+            if self._first_left.discard(block_hash):
+                self._regret += 1.0
+            if not is_offline:
+                self._made_from.discard(block_hash)
+
+    def started(self, request: Request, num_found_tokens: int) -> None:
+        """Note that an offline request starts or resumes, with so many tokens in the cache."""
+        hashes = request.block_hashes
+        num_found = num_found_tokens // self._scheduler.block_size
+        if self._is_on and num_found < len(hashes):
+            self._made_from.add(hashes[num_found])
+
+    def ends(self, request: Request) -> None:
+        """Forget the blocks of an offline request that ends, before vLLM frees them. O(blocks)."""
+        if not (self._is_on and state.num_held(self._scheduler, request)):
+            return
+        hashes = request.block_hashes
+        made = (i for i, block_hash in enumerate(hashes) if block_hash in self._made_from)
+        num_found = next(made, len(hashes))
+        num_kept = max(num_found, self._scheduler.waiting.offline.num_shared(hashes))
+        if num_kept >= len(hashes):
+            return
+        self._first_left.add(hashes[num_kept])
+        self._regret *= 1.0 - REGRET_FADES
+        if self._regret < MOST_REGRET:
+            state.forget_unshared(self._scheduler, request, num_kept)
+
+
+class _Remembered(OrderedDict[Hashable, None]):
+    """The last REMEMBERED blocks."""
+
+    def add(self, block_hash: Hashable) -> None:
+        self[block_hash] = None
+        self.move_to_end(block_hash)
+        if len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+    def discard(self, block_hash: Hashable) -> bool:
+        """Forget a block; False if it is not here."""
+        return self.pop(block_hash, self) is None

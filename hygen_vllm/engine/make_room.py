@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes room for the online class before vLLM builds a step, by preempting offline requests.
+
+vLLM admits no waiting request in a step in which it had to preempt (:900), and under its priority
+policy it may choose an online victim. So whatever online needs in this step is free before vLLM
+looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: tokens
+to be computed again, where nobody else keeps their blocks cached, over the tokens that they have
+still to make, for which they would hold their blocks. One that frees enough alone goes before
+several that lose more. A request that waits with the KV that a connector loaded for it, which vLLM
+would leave it, is a victim like one that runs.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from hygen_vllm.engine import state
+from hygen_vllm.engine.arrivals import Arrival
+from hygen_vllm.engine.victims import BlockVictims
+
+PATIENCE_TOKENS = 100.0
+"""Beside so many, a few tokens less to make hardly matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left for offline after online's share is set aside."""
+
+    num_preempted: int
+    blocks_left: int
+    adapters: frozenset[int]
+    """LoRA adapters that running requests and arrivals hold."""
+    encoder_is_reserved: bool
+    """Whether online requests need the encoder, now or soon."""
+    online_adapters: frozenset[int] = frozenset()
+    """Those of them that online requests hold."""
+
+
+class RoomMaker:
+    """One step's preemptions.
+
+    Args:
+        scheduler: its `running` holds online requests before offline ones.
+        arrivals: waiting online requests that could run in this step, in order.
+        num_online: running online requests.
+        most_tokens_each: vLLM's cap of a chunk.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        arrivals: Sequence[Arrival],
+        num_online: int,
+        most_tokens_each: int,
+        now_s: float,
+    ) -> None:
+        self._scheduler = scheduler
+        self._arrivals = arrivals
+        self._now_s = now_s
+        self._online = scheduler.running[:num_online]
+        self._encodes = [
+            (r, r.num_computed_tokens, r.num_computed_tokens + most_tokens_each)
+            for r in self._online
+            if r.has_encoder_inputs and r.is_prefill_chunk
+        ]
+        """Online requests that may have images to compute, and from which token to which."""
+        self._encodes += [
+            (arrival.request, arrival.cached_tokens, arrival.request.num_tokens)
+            for arrival in arrivals
+            if arrival.request.has_encoder_inputs
+        ]
+        self._num_deferred = self._num_entries = 0
+        """Blocks that come free when steps in flight have completed, and the entries counted."""
+        self._growth = self._running_growth(most_tokens_each, 1)
+        self._ahead = 0
+        """What is taken comes free in the next step only: blocks that will be wanted there."""
+        if scheduler.defer_block_free:
+            self._ahead = self._running_growth(most_tokens_each, 2) - self._growth
+        self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
+        self.num_preempted = 0
+        self._taken = self._growth
+        """Free blocks that running online requests and the arrivals looked at take."""
+        self._adopted: set[int] = set()
+        """Hits of those arrivals, by block id."""
+        self._offline_refs: dict[int, int] = {}
+        """How many offline requests hold each block, once that has to be known."""
+        self._gain: set[int] = set()
+        """Blocks among them that only offline requests hold, and that are no hits."""
+
+    def make_room(self, offline_is_stuck: bool) -> Room:
+        """Preempt what online needs and return what is left.
+
+        Args:
+            offline_is_stuck: a running offline request lacked KV blocks in the last step.
+        """
+        has_loras = self._scheduler.lora_config is not None
+        if self._offline():
+            if self._arrivals:
+                self._free_slots()
+            if has_loras:
+                self._free_adapters()
+        if self._holders():
+            if self._encodes:
+                self._free_encoder_cache()
+            self._free_blocks()
+        if offline_is_stuck and not self.num_preempted and len(self._holders()) > 1:
+            self._preempt(min(self._holders(), key=self._loss))
+        return Room(
+            num_preempted=self.num_preempted,
+            blocks_left=max(0, self._free() - self._blocks_set_aside()),
+            adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
+            encoder_is_reserved=bool(self._encodes),
+            online_adapters=self._adapters(self._online) if has_loras else frozenset(),
+        )
+
+    def _offline(self) -> list[Request]:
+        return self._scheduler.running[len(self._online) :]
+
+    def _holders(self) -> list[Request]:
+        """Return the offline requests whose KV blocks can be taken."""
+        if not self._has_holding:
+            return self._offline()
+        waiting = self._scheduler.kv_holding_waiting.offline
+        return [*self._offline(), *(r for r in waiting if state.has_loaded(self._scheduler, r))]
+
+    def _loss(self, request: Request) -> tuple[float, int]:
+        return self._loss_of(request, state.num_unshared(self._scheduler, request))
+
+    def _loss_of(self, request: Request, num_freed: int) -> tuple[float, int]:
+        rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
+        return num_freed / rest, request.num_computed_tokens
+
+    def _free(self) -> int:
+        """As state.free_blocks, which would look at every block that comes free again each time."""
+        num_free: int = self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+        deferred = self._scheduler.deferred_frees
+        if len(deferred) > self._num_entries:
+            new = islice(deferred, self._num_entries, None)
+            self._num_deferred += sum(state.num_coming_free(blocks) for _, blocks in new)
+            self._num_entries = len(deferred)
+        return num_free + self._num_deferred
+
+    def _preempt(self, victim: Request) -> None:
+        scheduler = self._scheduler
+        if victim.status == RequestStatus.RUNNING:
+            scheduler.running.remove(victim)
+            scheduler._preempt_request(
+                victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
+            )
+        else:
+            scheduler.wait_without_kv(victim)
+        self.num_preempted += 1
+
+    def _preempt_until(self, enough: Callable[[], bool], victims: Iterable[Request]) -> None:
+        if not enough():
+            for victim in sorted(victims, key=self._loss):
+                self._preempt(victim)
+                if enough():
+                    return
+
+    def _free_slots(self) -> None:
+        scheduler = self._scheduler
+        num_slots = scheduler.max_num_active_reqs - scheduler.num_waiting_for_streaming_input
+        most_running = num_slots - len(self._arrivals)
+        self._preempt_until(lambda: len(scheduler.running) <= most_running, self._offline())
+
+    def _adapters(self, running: Iterable[Request]) -> frozenset[int]:
+        """Adapters of running requests, then of arrivals in order while they fit."""
+        adapters = {state.lora_id(request) for request in running} - {0}
+        for arrival in self._arrivals:
+            adapter = state.lora_id(arrival.request)
+            if adapter and len(adapters) < self._scheduler.lora_config.max_loras:
+                adapters.add(adapter)
+        return frozenset(adapters)
+
+    def _free_adapters(self) -> None:
+        online = [r for r in self._online if state.holds_adapter(self._scheduler, r)]
+        wanted = self._adapters(online)
+        max_loras = self._scheduler.lora_config.max_loras
+        self._preempt_until(
+            lambda: len(wanted | ({state.lora_id(r) for r in self._offline()} - {0})) <= max_loras,
+            [r for r in self._offline() if state.lora_id(r) not in wanted | {0}],
+        )
+
+    def _free_encoder_cache(self) -> None:
+        scheduler = self._scheduler
+        cache = scheduler.encoder_cache_manager
+        wanted = sum(
+            state.missing_encoder_embeds(scheduler, request, computed, until)
+            for request, computed, until in self._encodes
+        )
+        self._preempt_until(
+            lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
+            [r for r in self._holders() if state.holds_encoder_cache(scheduler, r)],
+        )
+
+    def _free_blocks(self) -> None:
+        """Free blocks for running online requests, then for arrivals, in order.
+
+        Stops at the first arrival for which preempting every offline request would not be enough:
+        vLLM admits none behind it, so preempting for those would help nobody.
+        """
+        self._preempt_until_free(lambda: self._taken + self._ahead)
+        for arrival in self._arrivals:
+            is_first = arrival is self._arrivals[0]
+            num_held = arrival.num_held(self._adopted)
+            adopts = arrival.adopts(self._adopted)
+            self._adopted.update(adopts)
+            self._gain.difference_update(adopts)
+            rest = max(0, arrival.all_blocks - num_held)  # vLLM admits it only if all of it fits
+            wanted = partial(self._blocks_wanted, rest, is_first)
+            if self._free() < wanted():
+                if not self._would_have(rest, is_first):
+                    return
+                self._preempt_until_free(wanted)
+            self._taken += max(0, arrival.chunk_blocks - num_held)
+
+    def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
+        """Preempt until as many blocks are free as are wanted; victims may change how many."""
+        short = wanted() - self._free()
+        if short <= 0:
+            return
+        victims = self._victims
+        if victims:
+            self._take_blocks(victims.first_for(short))
+        while victims and self._free() < wanted():
+            self._take_blocks(victims.first())
+
+    @cached_property
+    def _victims(self) -> BlockVictims:
+        return BlockVictims(self._scheduler, self._holders(), self._loss_of)
+
+    def _take_blocks(self, victim: Request) -> None:
+        block_ids = state.block_ids(self._scheduler, victim)
+        self._preempt(victim)
+        self._victims.taken(victim, block_ids)
+        blocks = self._scheduler.kv_cache_manager.block_pool.blocks
+        for block_id in block_ids:
+            num_holders = blocks[block_id].ref_cnt
+            if not num_holders and block_id in self._adopted:
+                self._taken += 1
+            if self._offline_refs:
+                self._offline_refs[block_id] -= 1
+                if not 0 < num_holders <= self._offline_refs[block_id]:
+                    self._gain.discard(block_id)
+
+    def _blocks_wanted(self, rest: int, is_first: bool) -> int:
+        """Free blocks with which vLLM would admit an arrival now that takes `rest`."""
+        is_busy = not is_first or bool(self._scheduler.running)
+        return self._taken + rest + self._watermark_blocks(is_busy)
+
+    def _would_have(self, rest: int, is_first: bool) -> bool:
+        """Whether vLLM would admit it if no offline request ran."""
+        scheduler = self._scheduler
+        is_busy = not is_first or bool(self._online)
+        wanted = self._taken + rest + self._watermark_blocks(is_busy)
+        short = wanted - self._free()
+        if not self._offline_refs:
+            offline = self._holders()
+            if sum(state.num_held(scheduler, request) for request in offline) < short:
+                return False  # the common case, told without looking at every block
+            blocks = scheduler.kv_cache_manager.block_pool.blocks
+            self._offline_refs = state.block_holders(scheduler, offline)
+            refs = self._offline_refs.items()
+            only_offline = {block_id for block_id, num in refs if blocks[block_id].ref_cnt <= num}
+            self._gain = only_offline - self._adopted
+        return short <= len(self._gain)
+
+    def _watermark_blocks(self, is_busy: bool) -> int:
+        """Blocks vLLM keeps free when it admits a request while others run."""
+        return self._scheduler.kv_cache_manager.watermark_blocks if is_busy else 0
+
+    def _blocks_set_aside(self) -> int:
+        """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
+        growth = self._growth + self._ahead
+        if not self._arrivals:
+            return growth
+        taken = sum(max(0, a.all_blocks - a.num_held(frozenset())) for a in self._arrivals)
+        return growth + taken + self._watermark_blocks(is_busy=True)
+
+    def _running_growth(self, most_tokens_each: int, num_steps: int) -> int:
+        """Blocks running online requests may take in steps; a bound where blocks are plenty."""
+        scheduler = self._scheduler
+        if not self._arrivals:
+            rough = num_steps * len(self._online) * scheduler.most_blocks_per_decode
+            are_decodes = all(not request.is_prefill_chunk for request in self._online)
+            if are_decodes and rough <= self._free() // 8:
+                return rough
+        return sum(
+            state.blocks_to_add(
+                scheduler,
+                request,
+                request.num_computed_tokens
+                + num_steps * min(most_tokens_each, state.tokens_now(scheduler, request)),
+            )
+            for request in self._online
+        )

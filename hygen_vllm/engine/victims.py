@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The offline requests whose KV blocks online may take in a step, in order."""
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from hygen_vllm.engine import state
+
+
+class BlockVictims:
+    """Those first that lose least.
+
+    Each is looked at once, and again only where it is left alone with a block: a burst may take the
+    blocks of hundreds one by one.
+
+    Args:
+        loss: of a request that would free so many blocks; where it is the same, order is kept.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        requests: Iterable[Request],
+        loss: Callable[[Request, int], tuple[float, int]],
+    ) -> None:
+        self._scheduler = scheduler
+        self._requests = [*requests]
+        self._loss = loss
+        self._freed = [0] * len(self._requests)
+        """Blocks that each would free, by its number in `requests`."""
+        self._places: dict[Request, tuple[float, int, int]] = {}
+        """Loss and number of each that was not taken."""
+        self._sharers: defaultdict[int, list[int]] = defaultdict(list)
+        """Numbers of those that hold a block with others, and none behind it, by block id."""
+        for number in range(len(self._requests)):
+            self._look_at(number)
+        self._order = sorted(self._places.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._order)
+
+    def first(self) -> Request:
+        """Return the one that loses least."""
+        return self._requests[self._order[0][-1]]
+
+    def first_for(self, short: int) -> Request:
+        """Return the first that is enough alone, or the first of all if several would lose less."""
+        total = 0
+        for *_, number in self._order:
+            freed = self._freed[number]
+            if total < short:
+                total += freed
+            if freed >= short:
+                return self._requests[number] if freed <= total else self.first()
+        return self.first()
+
+    def taken(self, victim: Request, block_ids: Iterable[int]) -> None:
+        """Note that a request let go of its blocks."""
+        self._remove(victim)
+        blocks = self._scheduler.kv_cache_manager.block_pool.blocks
+        for block_id in block_ids:
+            if blocks[block_id].ref_cnt == 1:
+                for number in self._sharers.pop(block_id, ()):
+                    if self._requests[number] in self._places:
+                        self._remove(self._requests[number])
+                        insort(self._order, self._look_at(number))
+
+    def _look_at(self, number: int) -> tuple[float, int, int]:
+        request = self._requests[number]
+        self._freed[number] = state.num_unshared(self._scheduler, request)
+        for block_id in state.last_shared(self._scheduler, request):
+            self._sharers[block_id].append(number)
+        place = self._places[request] = *self._loss(request, self._freed[number]), number
+        return place
+
+    def _remove(self, request: Request) -> None:
+        del self._order[bisect_left(self._order, self._places.pop(request))]

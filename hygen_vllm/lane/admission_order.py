@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order in which one tenant's offline requests are admitted. Pure.
+
+Prefix sharing maximisation (HyGen, arXiv 2501.14808, section 4.3): requests are admitted depth
+first in the tree of their prefixes, so that those which share a prefix run together and compute it
+once. The next one is the one that shares most with the one before; so a request that arrives while
+its siblings run joins them. Where nothing is left that shares, the order goes on at what the KV
+cache still holds of the branches it left, else where most is to be saved.
+
+Three things go before that, in this order:
+
+- a bound: a request that has waited longer than `max_wait_s` is next, whatever its prefix. With it
+  come up to SHARERS of those that share its prefix and have waited as long: were they left behind
+  where everything has waited too long, each would compute the prefix again;
+- age, for a share of 1 - `utility_ratio` of the admissions (the paper's utility ratio);
+- first come, first served, if that is the whole order.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sortedcontainers import SortedList
+
+from hygen_vllm.config import HyGenConfig
+from hygen_vllm.lane.prefix_tree import Hashes, Leaf, Node, PrefixTree, num_common
+
+R = TypeVar("R")
+NumCached = Callable[[Sequence[Hashable], int], int]
+"""How many of the first n blocks of a prefix the KV cache holds now."""
+SHARERS = 16
+BRANCHES_REMEMBERED = 16
+"""Branches that were left; a KV cache holds what was used last."""
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRules:
+    """How offline requests are ordered.
+
+    Args:
+        by_prefix: by shared prefixes; False for first come, first served.
+        utility_ratio: share of the admissions that go by prefix, the others go by age, in [0, 1].
+        max_wait_s: a request that has waited longer is next; None for no bound.
+    """
+
+    by_prefix: bool = True
+    utility_ratio: float = 1.0
+    max_wait_s: float | None = None
+
+    def overdue_s(self, added_s: float, now_s: float) -> float:
+        """Return for how long a request has waited beyond the bound, 0 if it has not."""
+        return 0.0 if self.max_wait_s is None else max(0.0, now_s - added_s - self.max_wait_s)
+
+    @classmethod
+    def of(cls, config: HyGenConfig) -> "OrderRules":
+        """Return the rules that settings ask for."""
+        return cls(
+            by_prefix=config.offline_order == "prefix",
+            utility_ratio=config.utility_ratio,
+            max_wait_s=config.offline_max_wait_s,
+        )
+
+
+class Waiting(Generic[R]):
+    """A request that waits, wherever it is in the lane; known by itself, not by its contents."""
+
+    __slots__ = (
+        "added_s",
+        "has_run",
+        "hashes",
+        "is_here",
+        "leaf",
+        "number",
+        "request",
+        "tenant",
+        "urgency",
+    )
+
+    def __init__(self, request: R, added_s: float, tenant: str = "") -> None:
+        self.request = request
+        self.added_s = added_s
+        self.tenant = tenant
+        self.urgency: Any = None
+        """None until it is put in order."""
+        self.has_run = False
+        """It was preempted."""
+        self.hashes: Hashes = ()
+        self.leaf: Leaf[Waiting[R]] | None = None
+        self.is_here = False
+        """Whether it is in an AdmissionOrder."""
+        self.number = 0
+        """Those that were put in order later have higher ones."""
+
+
+class AdmissionOrder(Generic[R]):
+    """Offline requests of one tenant; see the module docstring.
+
+    Args:
+        rules: how to order them.
+        num_cached: asked when a branch has to be chosen, at most BRANCHES_REMEMBERED + 1 times for
+            an admission.
+    """
+
+    def __init__(self, rules: OrderRules, num_cached: NumCached) -> None:
+        self._rules = rules
+        self._by_age_share = 1.0 - rules.utility_ratio
+        self._num_cached = num_cached
+        self._tree: PrefixTree[Waiting[R]] = PrefixTree()
+        self._by_age: SortedList[tuple[float, int, Waiting[R]]] = SortedList()
+        """(when it came, number, request), oldest first."""
+        self._last_number = 0
+        self._last: Hashes = ()
+        """The prefix that was admitted last."""
+        self._left: deque[Hashes] = deque(maxlen=BRANCHES_REMEMBERED)
+        self._age_debt = 0.0
+        """Admissions by age that are owed."""
+        self._sharers_left = 0
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def add(self, waiting: Waiting[R], hashes: Hashes) -> None:
+        """Add a request. Complexity: that of `PrefixTree.add`."""
+        waiting.is_here = True
+        self._last_number += 1
+        waiting.number = self._last_number
+        self._by_age.add((waiting.added_s, waiting.number, waiting))
+        if self._rules.by_prefix:
+            waiting.hashes = hashes
+            waiting.leaf = self._tree.add(waiting, hashes)
+
+    def remove(self, waiting: Waiting[R]) -> None:
+        """Remove a request that is here. Complexity: that of `PrefixTree.remove`."""
+        waiting.is_here = False
+        self._by_age.remove((waiting.added_s, waiting.number, waiting))
+        if waiting.leaf is not None:
+            self._tree.remove(waiting.leaf)
+            waiting.leaf = None
+
+    def next(self, now_s: float) -> Waiting[R] | None:
+        """Return the request to admit next, None if there is none. Complexity: see PrefixTree."""
+        if not self._by_age:
+            return None
+        oldest = self._oldest()
+        if not self._rules.by_prefix:
+            return oldest
+        if self._is_overdue(oldest, now_s):
+            sharer = self._sharer()
+            return sharer if sharer is not None and self._is_overdue(sharer, now_s) else oldest
+        return oldest if self._age_debt + self._by_age_share >= 1.0 - ROUNDING else self._nearest()
+
+    def overdue_s(self, now_s: float) -> float:
+        """Return for how long the oldest request here has waited beyond the bound, 0 if it has not.
+
+        The order must not be empty.
+        """
+        return self._rules.overdue_s(self._oldest().added_s, now_s)
+
+    def took(self, waiting: Waiting[R], now_s: float) -> None:
+        """Note that the request which `next` returned is admitted, before it is removed."""
+        if not self._rules.by_prefix:
+            return
+        is_oldest = waiting is self._oldest()
+        if self._is_overdue(waiting, now_s):
+            self._sharers_left = SHARERS if is_oldest else self._sharers_left - 1
+        self._age_debt = max(0.0, self._age_debt + self._by_age_share - is_oldest)
+        if _is_elsewhere(self._last, waiting.hashes):
+            left = [each for each in self._left if _is_elsewhere(each, waiting.hashes)]
+            self._left = deque([*left, self._last], maxlen=BRANCHES_REMEMBERED)
+        self._last = waiting.hashes
+
+    def num_shared(self, hashes: Hashes) -> int:
+        """Return how many leading blocks of a prefix a request here shares."""
+        return self._tree.match(hashes)[1]
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the two orders do not hold the same requests."""
+        here = [each for *_, each in self._by_age]
+        assert all(each.is_here for each in here), len(here)
+        assert [each.added_s for each in here] == sorted(each.added_s for each in here)
+        if self._rules.by_prefix:
+            self._tree.check_invariants()
+            assert {leaf.item for leaf in self._tree} == set(here), len(here)
+
+    def _oldest(self) -> Waiting[R]:
+        oldest: Waiting[R] = self._by_age[0][2]
+        return oldest
+
+    def _is_overdue(self, waiting: Waiting[R], now_s: float) -> bool:
+        return self._rules.overdue_s(waiting.added_s, now_s) > 0
+
+    def _sharer(self) -> Waiting[R] | None:
+        """Return a request that shares a prefix with the last one, while some may come along."""
+        if self._sharers_left <= 0:
+            return None
+        node, depth = self._tree.match(self._last)
+        return self._tree.first(node).item if depth else None
+
+    def _nearest(self) -> Waiting[R]:
+        """Return the request that shares most with the last one, or with what is still cached."""
+        node, depth = self._tree.match(self._last)
+        cached = self._num_cached(self._last, depth)
+        if cached < depth or 2 * depth < len(self._last):
+            node = self._choose_branch(node, cached)
+        return self._tree.first(node).item
+
+    def _choose_branch(self, node: Node, cached: int) -> Node:
+        """Return the node with most cached blocks among the present and those that were left."""
+        for hashes in self._left:
+            other, depth = self._tree.match(hashes)
+            if depth > cached:
+                num_cached = self._num_cached(hashes, depth)
+                if num_cached > cached:
+                    node, cached = other, num_cached
+        return node if cached else self._tree.root
+
+
+def _is_elsewhere(left: Hashes, now: Hashes) -> bool:
+    """Whether a prefix shares less than half of itself with the present one."""
+    return 2 * num_common(left, now, 0, min(len(left), len(now))) < len(left)

@@ -5,13 +5,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
 
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState, PrefixProbe, lora_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +77,13 @@ class Arrival:
         return block_ids
 
 
-def ready_with_kv(scheduler: Any) -> list[Request]:
-    """Return the online requests that wait with KV blocks and could run now, in vLLM's order."""
-    if not state.can_admit_holding(scheduler):
-        return []
-    return [r for r in scheduler.kv_holding_waiting.online if is_ready(scheduler, r)]
+def ready_with_kv(state: EngineState, holding: Iterable[Request]) -> list[Request]:
+    """Return those of the requests `holding` KV blocks while they wait that could run now."""
+    return [r for r in holding if is_ready(state, r)] if state.can_admit_holding() else []
 
 
 def expected_arrivals(
-    scheduler: Scheduler,
+    state: EngineState,
     waiting: Iterable[Request],
     num_online: int,
     most_tokens_each: int,
@@ -95,34 +91,33 @@ def expected_arrivals(
 ) -> Iterator[Arrival]:
     """Yield the requests vLLM would admit in this step if no offline request were here, in order.
 
-    Those without a LoRA slot are passed over, and counted as deferred, as vLLM does (:906).
+    Those without a LoRA slot are passed over, as vLLM does (:906).
 
     Args:
         waiting: the online requests that vLLM walks through, in its order: `ready_with_kv` first.
-        num_online: running online requests, the first of `scheduler.running`.
+        num_online: running online requests, the first of those that run.
         most_tokens_each: vLLM's cap of a chunk.
         is_throttled: vLLM stops at the first request that needs more than its last token (:1106).
     """
-    num_slots = (
-        scheduler.max_num_active_reqs - num_online - scheduler.num_waiting_for_streaming_input
+    online = state.running[:num_online]
+    num_slots = state.slots - num_online
+    num_tokens = state.max_step_tokens - sum(
+        min(most_tokens_each, state.tokens_now(request)) for request in online
     )
-    num_tokens = scheduler.max_num_scheduled_tokens - sum(
-        min(most_tokens_each, state.tokens_now(scheduler, request))
-        for request in scheduler.running[:num_online]
-    )
-    probe, are_prefixes = state.PrefixProbe(scheduler), state.are_prefixes(scheduler)
-    adapters = _online_adapters(scheduler, num_online)
+    probe = PrefixProbe(state)
+    adapters = {0}
+    if state.max_loras is not None:
+        adapters.update(lora_id(r) for r in online if state.holds_adapter(r))
     for request in waiting:
         if num_slots <= 0 or num_tokens <= 0:
             return
-        if not is_ready(scheduler, request):
+        if not is_ready(state, request):
             continue
-        adapter = state.lora_id(request)
-        if _has_no_slot(scheduler, adapter, adapters):
-            scheduler.deferred_waiting.add(request)
+        adapter = lora_id(request)
+        if _has_no_slot(state, adapter, adapters):
+            state.pass_over(request)
             continue
-        most_tokens = min(num_tokens, most_tokens_each)
-        arrival = _arrival(scheduler, probe, are_prefixes, request, most_tokens)
+        arrival = _arrival(state, probe, request, min(num_tokens, most_tokens_each))
         if is_throttled and request.num_tokens - arrival.cached_tokens > 1:
             return
         num_slots -= 1
@@ -131,20 +126,14 @@ def expected_arrivals(
         yield arrival
 
 
-def _online_adapters(scheduler: Scheduler, num_online: int) -> set[int]:
-    """Return the LoRA adapters that running online requests hold, and 0 for none."""
-    running = scheduler.running[:num_online] if scheduler.lora_config else []
-    return {0, *(state.lora_id(r) for r in running if state.holds_adapter(scheduler, r))}
-
-
-def _has_no_slot(scheduler: Scheduler, adapter: int, adapters: AbstractSet[int]) -> bool:
+def _has_no_slot(state: EngineState, adapter: int, adapters: AbstractSet[int]) -> bool:
     """Whether an adapter is not among those in use, which leave it no slot."""
-    if scheduler.lora_config is None or adapter in adapters:
+    if state.max_loras is None or adapter in adapters:
         return False
-    return len(adapters - {0}) >= scheduler.lora_config.max_loras
+    return len(adapters - {0}) >= state.max_loras
 
 
-def is_ready(scheduler: Scheduler, request: Request) -> bool:
+def is_ready(state: EngineState, request: Request) -> bool:
     """Whether a waiting request could run now (`_handle_blocked_waiting_request`)."""
     if request.num_stale_output_tokens and not request.drop_stale_output:
         return False
@@ -152,17 +141,11 @@ def is_ready(scheduler: Scheduler, request: Request) -> bool:
         structured = request.structured_output_request
         return structured is not None and structured.grammar is not None
     if request.status == RequestStatus.WAITING_FOR_REMOTE_KVS:
-        return state.has_loaded(scheduler, request)
+        return state.has_loaded(request)
     return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
-def _arrival(
-    scheduler: Scheduler,
-    probe: state.PrefixProbe,
-    are_prefixes: Sequence[bool],
-    request: Request,
-    most_tokens: int,
-) -> Arrival:
+def _arrival(state: EngineState, probe: PrefixProbe, request: Request, most_tokens: int) -> Arrival:
     hits, cached_tokens = probe.hit(request)
     cached_tokens = min(cached_tokens, request.num_tokens - 1)  # one is computed of all-loaded KV
     new_tokens = min(request.num_tokens - cached_tokens, most_tokens)
@@ -170,7 +153,7 @@ def _arrival(
         request=request,
         new_tokens=new_tokens,
         cached_tokens=cached_tokens,
-        all_blocks=scheduler._request_remaining_blocks(request),
-        chunk_blocks=state.blocks_to_add(scheduler, request, cached_tokens + new_tokens),
-        hits=tuple(map(Hits, hits, are_prefixes)),
+        all_blocks=state.all_blocks(request),
+        chunk_blocks=state.blocks_to_add(request, cached_tokens + new_tokens),
+        hits=tuple(map(Hits, hits, state.are_prefixes)),
     )

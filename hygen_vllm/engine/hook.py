@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, MutableMapping, Sequence
 from functools import partial
 from math import ceil
 from typing import NamedTuple
 
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from hygen_vllm.engine import state
 from hygen_vllm.engine.arrivals import Arrival
 from hygen_vllm.engine.make_room import Room
+from hygen_vllm.engine.state import EngineState, is_decode, lora_id
+from hygen_vllm.engine.waiting_queue import TwoLaneQueue
 from hygen_vllm.step.grant import ChunkView, Refusal, grant_chunk, grant_decode
 from hygen_vllm.step.plan import StepPlan
 
@@ -37,10 +37,14 @@ class OpenStep:
     """Lives from the plan of a step to the end of vLLM's schedule().
 
     Args:
+        queue: of the requests that wait; its offline lane closes at the first that is refused.
         plan: what is left for offline; arrivals are charged to it at once, running online requests
             as they pass.
         room: what was set aside for online.
         arrivals: waiting online requests that can start.
+        offline_ids: requests of the offline class.
+        too_long: since when no step has had the seconds that a running one needs, by id.
+        blocks_to_start: free KV blocks with which an offline request may start.
         num_online: running online requests.
         min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
         starts_left: offline requests that may start for the first time; None for any number.
@@ -49,11 +53,16 @@ class OpenStep:
 
     def __init__(  # noqa: PLR0913 - made in one place, once a step
         self,
-        scheduler: Scheduler,
+        state: EngineState,
+        queue: TwoLaneQueue,
         plan: StepPlan,
         room: Room,
         arrivals: Sequence[Arrival],
         *,
+        offline_ids: Container[str],
+        too_long: MutableMapping[str, float],
+        blocks_to_start: Callable[[Request], float],
+        now_s: float,
         num_online: int,
         min_chunk_tokens: int,
         max_chunk_tokens: int,
@@ -66,8 +75,12 @@ class OpenStep:
         self.offline_is_stuck = False
         """A running offline request lacked KV blocks."""
         self.granted: list[Granted] = []
-        self._scheduler = scheduler
-        self._offline_ids = scheduler.offline_ids
+        self._state = state
+        self._queue = queue
+        self._offline_ids = offline_ids
+        self._too_long = too_long
+        self._blocks_to_start_of = blocks_to_start
+        self._now_s = now_s
         self.plan = plan
         self._arrivals = {
             arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
@@ -83,8 +96,8 @@ class OpenStep:
 
     def _set_decode_blocks_aside(self, num_online: int) -> bool:
         """Where blocks are plenty, take those for all offline decodes at once; say if done."""
-        num_offline = len(self._scheduler.running) - num_online
-        blocks = num_offline * self._scheduler.most_blocks_per_decode
+        num_offline = len(self._state.running) - num_online
+        blocks = num_offline * self._state.most_blocks_per_decode
         if 4 * blocks > self.plan.blocks_left:
             return False
         self.plan.blocks_left -= blocks
@@ -104,7 +117,7 @@ class OpenStep:
         if request_id in self._arrivals:
             most = self._arrivals[request_id]
             return wanted if most is None else min(wanted, most)
-        if request.is_prefill_chunk and state.can_split(self._scheduler, request):
+        if request.is_prefill_chunk and self._state.can_split(request):
             wanted = self.plan.cap_online_prefill(wanted)
         self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
         return wanted
@@ -120,12 +133,12 @@ class OpenStep:
     def _charge_arrival(self, arrival: Arrival) -> int | None:
         """Charge a waiting online request; return the most tokens it may get, None for any."""
         request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
-        is_decode, most = state.is_decode(request, computed), None
-        is_capped = self.plan.arrival_prefill_left is not None and not is_decode
-        if is_capped and state.can_split(self._scheduler, request):
+        is_last, most = is_decode(request, computed), None
+        is_capped = self.plan.arrival_prefill_left is not None and not is_last
+        if is_capped and self._state.can_split(request):
             tokens = most = self.plan.cap_arrival_prefill(tokens)
         if most != 0:
-            self.plan.charge_online(tokens, computed, is_decode)
+            self.plan.charge_online(tokens, computed, is_last)
         return most
 
     def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
@@ -133,7 +146,7 @@ class OpenStep:
         if is_running and not request.is_prefill_chunk:
             blocks = 0
             if self._counts_decode_blocks:
-                blocks = state.blocks_to_add(self._scheduler, request, computed + wanted)
+                blocks = self._state.blocks_to_add(request, computed + wanted)
             result = grant_decode(self.plan, wanted, computed, blocks)
         elif self._must_not_start(request, is_running):
             result = Refusal.RATE
@@ -142,15 +155,15 @@ class OpenStep:
         if not isinstance(result, Refusal):
             if not is_running:
                 self._note_grant(request, computed)
-            elif self._scheduler.too_long:
-                self._scheduler.too_long.pop(request.request_id, None)
+            elif self._too_long:
+                self._too_long.pop(request.request_id, None)
             return result
         self.refused.append(result)
         if is_running:
             self.offline_is_stuck |= result is Refusal.BLOCKS
             if result is Refusal.LATENCY and not self._is_too_long(request, is_first):
                 # no newcomer takes the seconds that it waits for
-                self._scheduler.waiting.offline_is_open = False
+                self._queue.offline_is_open = False
             return 0
         if request.num_computed_tokens > 0:
             # It holds KV blocks while it waits: only running can it finish or be preempted.
@@ -164,10 +177,10 @@ class OpenStep:
 
         Args: is_first: no other offline request has taken any in this step.
         """
-        now_s, since_s = self._scheduler.clock(), self._scheduler.too_long
         if is_first:
-            since_s.setdefault(request.request_id, now_s)
-        return now_s - since_s.get(request.request_id, now_s) >= PATIENCE_S
+            self._too_long.setdefault(request.request_id, self._now_s)
+        since_s = self._too_long.get(request.request_id, self._now_s)
+        return self._now_s - since_s >= PATIENCE_S
 
     def _note_grant(self, request: Request, computed: int) -> None:
         is_first = _is_first_start(request)
@@ -178,9 +191,9 @@ class OpenStep:
     def _do_not_start(self, request: Request, reason: Refusal) -> None:
         """Let no offline request start in this step after one that was refused."""
         if reason in LACKS_ROOM:
-            self._scheduler.waiting.offline.no_room(request)
-        self._scheduler.waiting.offline_is_open = False
-        self._scheduler.encoder_cache_manager.free(request)
+            self._queue.offline.no_room(request)
+        self._queue.offline_is_open = False
+        self._state.free_encoder_cache(request)
 
     def _must_not_start(self, request: Request, is_running: bool) -> bool:
         return self._starts_left == 0 and not is_running and _is_first_start(request)
@@ -192,11 +205,10 @@ class OpenStep:
             return Refusal.THROTTLED
         if self._encoder_is_reserved and request.has_encoder_inputs:
             return Refusal.ENCODER
-        if not self._join_adapters(state.lora_id(request)):
+        if not self._join_adapters(lora_id(request)):
             return Refusal.ADAPTERS
-        scheduler = self._scheduler
         is_padded = _is_padded(request, computed, wanted)
-        can_split = scheduler.scheduler_config.enable_chunked_prefill and wanted > 1
+        can_split = self._state.can_chunk and wanted > 1
         chunk = ChunkView(
             wanted_tokens=wanted if is_padded else min(wanted, self._max_chunk_tokens),
             computed_tokens=computed,
@@ -212,20 +224,20 @@ class OpenStep:
         granted = grant_chunk(self.plan, chunk, blocks_needed)
         if isinstance(granted, Refusal) or granted == wanted:
             return granted
-        allowed = state.allowed_chunk(scheduler, request, computed, granted)
+        allowed = self._state.allowed_chunk(request, computed, granted)
         return allowed or (wanted if is_alone else Refusal.LATENCY)
 
     def _join_adapters(self, adapter: int) -> bool:
         """Count an adapter among those that running requests hold; False if there is no slot."""
         if not adapter or adapter in self._adapters:
             return True
-        if len(self._adapters) >= self._scheduler.lora_config.max_loras:
+        if len(self._adapters) >= (self._state.max_loras or 0):
             return False
         self._adapters.add(adapter)
         return True
 
     def _blocks_to_grow(self, request: Request, computed: int, new_tokens: int) -> int:
-        return state.blocks_to_add(self._scheduler, request, computed + new_tokens)
+        return self._state.blocks_to_add(request, computed + new_tokens)
 
     def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
         """Blocks a waiting request needs, however small its first chunk is.
@@ -236,7 +248,7 @@ class OpenStep:
 
         def blocks_needed(_: int) -> int:
             if not counted:
-                counted.append(ceil(self._scheduler.kv_reserve.blocks_to_start(request)))
+                counted.append(ceil(self._blocks_to_start_of(request)))
             return counted[0]
 
         return blocks_needed

@@ -9,11 +9,11 @@ smaller share of all blocks at most where they are what offline lacks.
 
 from collections.abc import Collection
 
-from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState, tokens_waiting
 from hygen_vllm.kv.forecast import KvForecast
 from hygen_vllm.kv.headroom import OnlineHeadroom
 from hygen_vllm.kv.output_lengths import OutputLengths
@@ -31,15 +31,14 @@ FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH
 
 
 class KvReserve:
-    """Kept up to date while offline requests are in a HyGenScheduler."""
+    """Kept up to date while offline requests are in an engine."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        config: HyGenConfig = scheduler.hygen_config
+    def __init__(self, state: EngineState, config: HyGenConfig) -> None:
+        self._state = state
         is_off = config.gate_mode == "off" or config.headroom_quantile is None
         self._quantile: float = config.headroom_quantile or 1.0
         self._headroom = None if is_off else OnlineHeadroom(self._quantile)
-        self._forecast = KvForecast((), (), 0.0, scheduler.block_size)
+        self._forecast = KvForecast((), (), 0.0, state.block_size)
         self._shortage = 1.0
         """Share of recent steps in which offline lacked blocks and nothing else."""
         self._given_back = 0
@@ -51,25 +50,29 @@ class KvReserve:
         """When running offline requests started, or went on after a preemption."""
         self._stay_s = 0.0
         """How long they stay, on average."""
-        self._num_blocks: int = scheduler.kv_cache_manager.block_pool.num_gpu_blocks
         self.online_blocks = 0
         """Headroom for online."""
 
-    def start_step(self, num_online: int, now_s: float) -> None:
-        """Look at the requests again if it is time; running ones of online come first."""
-        is_due = self._scheduler.current_step % UPDATED_EVERY == 0
+    def start_step(self, num_online: int, waiting: RequestQueue, now_s: float) -> None:
+        """Look at the requests again if it is time.
+
+        Args:
+            num_online: running online requests, the first of those that run.
+            waiting: online requests.
+        """
+        is_due = self._state.step_number % UPDATED_EVERY == 0
         if is_due and self._headroom is not None:
             # about what their blocks hold, or will hold
-            held = sum(request.num_tokens for request in self._scheduler.running[:num_online])
-            held += state.tokens_waiting(self._scheduler.waiting.online)
+            held = sum(request.num_tokens for request in self._state.running[:num_online])
+            held += tokens_waiting(waiting)
             tightness = min(1.0, self._shortage / SHORTAGE)
             self._headroom.quantile = 1.0 - (1.0 - self._quantile) * tightness
-            held_blocks = min(float(self._num_blocks), held / self._scheduler.block_size)
+            held_blocks = min(float(self._state.num_blocks), held / self._state.block_size)
             wanted = self._headroom.blocks(held_blocks, self._given_back, now_s)
             most = MOST_HEADROOM - tightness * (MOST_HEADROOM - MOST_WHERE_SHORT)
-            self.online_blocks = min(wanted, int(most * self._num_blocks))
+            self.online_blocks = min(wanted, int(most * self._state.num_blocks))
         if is_due or self._is_stale:
-            self._foresee(self._scheduler.running[num_online:])
+            self._foresee(self._state.running[num_online:])
 
     def step_ended(self, refused: Collection[Refusal]) -> None:
         """Note what offline requests were refused for in a step."""
@@ -92,13 +95,12 @@ class KvReserve:
     def blocks_to_start_alone(self, request: Request) -> float:
         """Return the free blocks with which it may start where no other offline one runs."""
         blocks = self._blocks_to_admit(request)
-        return blocks + max(0, min(self.online_blocks, self._num_blocks - 2 * blocks))
+        return blocks + max(0, min(self.online_blocks, self._state.num_blocks - 2 * blocks))
 
     def _blocks_to_admit(self, request: Request) -> int:
         """Return the free blocks with which vLLM admits it."""
-        manager = self._scheduler.kv_cache_manager
-        watermark = manager.watermark_blocks if self._scheduler.running else 0
-        return state.blocks_to_admit(self._scheduler, request) + int(watermark)
+        is_busy = bool(self._state.running)
+        return self._state.blocks_to_admit(request) + self._state.watermark(is_busy)
 
     @property
     def num_running(self) -> int:
@@ -117,7 +119,7 @@ class KvReserve:
 
     def left(self, request: Request, now_s: float) -> None:
         """Note that an offline request finished or was aborted."""
-        self._given_back += state.num_unshared(self._scheduler, request)
+        self._given_back += self._state.num_unshared(request)
         started_s = self._started_s.pop(request.request_id, None)
         if started_s is None or request.status not in FINISHED_ITSELF:
             return
@@ -128,12 +130,12 @@ class KvReserve:
             self._headroom.horizon_s = self._stay_s
 
     def _foresee(self, offline: list[Request]) -> None:
-        scheduler = self._scheduler
+        state = self._state
         self._is_stale = False
         remaining, freed, prompt_blocks = [], [], 0
         for request in offline:
             remaining.append(self.remaining_tokens(request))
-            freed.append(state.num_unshared(scheduler, request))
+            freed.append(state.num_unshared(request))
             if request.is_prefill_chunk:
-                prompt_blocks += state.blocks_to_add(scheduler, request, request.num_tokens)
-        self._forecast = KvForecast(remaining, freed, prompt_blocks, scheduler.block_size)
+                prompt_blocks += state.blocks_to_add(request, request.num_tokens)
+        self._forecast = KvForecast(remaining, freed, prompt_blocks, state.block_size)

@@ -10,12 +10,11 @@ one prompt in common), nothing is forgotten for a while.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 from vllm.v1.request import Request
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState
 
 REMEMBERED = 4096
 REGRET_FADES = 1 / 256
@@ -24,23 +23,29 @@ MOST_REGRET = 0.5
 
 
 class Leftovers:
-    """Of a HyGenScheduler."""
+    """What was found in the prefix cache, and what was left there.
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self._is_on = scheduler.hygen_config.offline_order == "prefix"
-        """Another order does not know who waits for what."""
+    Args: is_on: requests wait in the order of their prefixes; another does not know who waits for
+        what.
+    """
+
+    def __init__(self, state: EngineState, is_on: bool) -> None:
+        self._state = state
+        self._is_on = is_on
         self._made_from = _Remembered()
         """The first block that each offline request did not find in the cache."""
         self._first_left = _Remembered()
         """The first block of each that was, or would have been, forgotten."""
         self._regret = 0.0
 
-    def added(self, request: Request, is_offline: bool) -> None:
-        """Note a request that came: it may want what others left. O(blocks)."""
+    def added(self, hashes: Callable[[], Sequence[Hashable]], is_offline: bool) -> None:
+        """Note a request that came: it may want what others left. O(blocks).
+
+        Args: hashes: of its blocks.
+        """
         if not self._first_left:
             return
-        for block_hash in self._scheduler.prefix_of(request):
+        for block_hash in hashes():
             if self._first_left.discard(block_hash):
                 self._regret += 1.0
             if not is_offline:
@@ -49,24 +54,27 @@ class Leftovers:
     def started(self, request: Request, num_found_tokens: int) -> None:
         """Note that an offline request starts or resumes, with so many tokens in the cache."""
         hashes = request.block_hashes
-        num_found = num_found_tokens // self._scheduler.block_size
+        num_found = num_found_tokens // self._state.block_size
         if self._is_on and num_found < len(hashes):
             self._made_from.add(hashes[num_found])
 
-    def ends(self, request: Request) -> None:
-        """Forget the blocks of an offline request that ends, before vLLM frees them. O(blocks)."""
-        if not (self._is_on and state.num_held(self._scheduler, request)):
+    def ends(self, request: Request, num_shared: Callable[[Sequence[Hashable]], int]) -> None:
+        """Forget the blocks of an offline request that ends, before vLLM frees them. O(blocks).
+
+        Args: num_shared: of a chain of blocks, how many a waiting request begins with.
+        """
+        if not (self._is_on and self._state.num_held(request)):
             return
         hashes = request.block_hashes
         made = (i for i, block_hash in enumerate(hashes) if block_hash in self._made_from)
         num_found = next(made, len(hashes))
-        num_kept = max(num_found, self._scheduler.waiting.offline.num_shared(hashes))
+        num_kept = max(num_found, num_shared(hashes))
         if num_kept >= len(hashes):
             return
         self._first_left.add(hashes[num_kept])
         self._regret *= 1.0 - REGRET_FADES
         if self._regret < MOST_REGRET:
-            state.forget_unshared(self._scheduler, request, num_kept)
+            self._state.forget_unshared(request, num_kept)
 
 
 class _Remembered(OrderedDict[Hashable, None]):

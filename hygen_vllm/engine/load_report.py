@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells what a HyGenScheduler has to do, to those who send requests to several engines.
+"""Tells what an engine has to do, to those who send requests to several engines.
 
 The report is asked for by name through vLLM's EngineCore (`call_utility`), whatever process asks.
 """
 
 import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 from vllm.v1.engine.core import EngineCore
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.slo_control import SloControl
+from hygen_vllm.engine.state import EngineState, tokens_waiting
+from hygen_vllm.engine.waiting_queue import TwoLaneQueue
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.fleet.interference import Interference
 from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.price.cost import StepCost
 
 AHEAD_S = 2.0
 """Offline requests are wanted for so long, at the rate at which they started lately."""
@@ -22,69 +26,90 @@ SHORTEST_S = 0.2
 
 
 class LoadReport:
-    """The loads of one scheduler, one after the other."""
+    """The loads of one engine, one after the other.
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
+    Args:
+        waiting, holding: the requests that wait, and that hold KV meanwhile.
+        offline_ids: requests of the offline class.
+        num_started: how many offline requests have started so far.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place
+        self,
+        state: EngineState,
+        waiting: TwoLaneQueue,
+        holding: TwoLaneQueue,
+        offline_ids: Collection[str],
+        *,
+        cost: Callable[[], StepCost | None],
+        num_started: Callable[[], int],
+        control: SloControl | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._waiting, self._holding = waiting, holding
+        self._offline_ids = offline_ids
+        self._cost = cost
+        self._num_started_now = num_started
+        self._control = control
+        self._clock = clock
         self._num_started = 0
         self._counted_s: float | None = None
         self._starts_per_s = 0.0
 
     def now(self) -> EngineLoad:
         """Return the present load. Takes O(requests that run or hold KV)."""
-        scheduler = self._scheduler
-        holding = [*scheduler.kv_holding_waiting.online]
-        running = [r for r in scheduler.running if not scheduler.is_offline(r)]
+        state, offline_ids = self._state, self._offline_ids
+        holding = [*self._holding.online]
+        offline = [r for r in state.running if r.request_id in offline_ids]
+        running = [r for r in state.running if r.request_id not in offline_ids]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]
-        offline_blocks = sum(
-            state.num_held(scheduler, r) for r in scheduler.running if scheduler.is_offline(r)
-        )
+        free_blocks = state.free_blocks() + sum(map(state.num_held, offline))
+        num_waiting = len(self._waiting.offline) + len(self._holding.offline)
         decode_step_s, prefill_token_s = self._seconds(decodes)
         return EngineLoad(
-            num_online=len(running) + scheduler.num_waiting_online(),
-            online_prefill_tokens=state.tokens_waiting(scheduler.waiting.online)
+            num_online=len(running) + len(self._waiting.online) + len(holding),
+            online_prefill_tokens=tokens_waiting(self._waiting.online)
             + sum(max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + holding),
-            num_offline=len(scheduler.offline_ids),
-            offline_wanted=max(0, self._most_ahead() - scheduler.num_waiting_offline()),
-            free_tokens=scheduler.block_size * (state.free_blocks(scheduler) + offline_blocks),
+            num_offline=len(offline_ids),
+            offline_wanted=max(0, self._most_ahead() - num_waiting),
+            free_tokens=state.block_size * free_blocks,
             decode_step_s=decode_step_s,
             prefill_token_s=prefill_token_s,
         )
 
     def interference(self) -> Interference | None:
         """Return what offline work has cost online requests; None where it is not estimated."""
-        if self._scheduler.slo_control is None:
+        if self._control is None:
             return None
-        controller = self._scheduler.slo_control.controller
+        controller = self._control.controller
         real, alone = controller.online.windows, controller.measures.alone
         windows = (real["ttft"], real["tbt"], alone["ttft"], alone["tbt"])
         return Interference(*(x for each in windows for x in (each.total_s, each.total_count)))
 
     def answer(self) -> dict[str, Any]:
         """Return the load, and what is said of online requests, as plain values."""
-        found = self.interference()
-        if found is None:
-            return {"load": self.now().to_dict(), "interference": None, "targets": ""}
+        interference = self.interference()
         return {
             "load": self.now().to_dict(),
-            "interference": found.to_dict(),
-            "targets": self._scheduler.slo_control.controller.status(),
+            "interference": None if interference is None else interference.to_dict(),
+            "targets": "" if self._control is None else self._control.controller.status(),
         }
 
     def _seconds(self, decodes: list[Any]) -> tuple[float, float]:
-        cost = self._scheduler.learner.cost
+        cost = self._cost()
         if cost is None:
             return 0.0, 0.0
         context = sum(r.num_computed_tokens for r in decodes)
         step = StepComposition(decode_tokens=len(decodes), decode_context_tokens=context)
-        most = self._scheduler.max_num_scheduled_tokens
+        most = self._state.max_step_tokens
         prefill_s = cost.base_s + cost.added_chunk_seconds(0, most, 0, is_first=True)
         return (cost.seconds(step) if decodes else 0.0), prefill_s / most
 
     def _most_ahead(self) -> int:
         """Return how many offline requests may wait here."""
-        now_s, num_started = self._scheduler.clock(), self._scheduler.offline_log.num_started
+        now_s, num_started = self._clock(), self._num_started_now()
         if self._counted_s is None:
             self._num_started, self._counted_s = num_started, now_s
         passed_s = now_s - self._counted_s
@@ -93,7 +118,7 @@ class LoadReport:
             self._starts_per_s = max(rate, 0.5 * self._starts_per_s)
             self._num_started, self._counted_s = num_started, now_s
         ahead = max(LEAST_AHEAD, math.ceil(AHEAD_S * self._starts_per_s))
-        return min(ahead, int(self._scheduler.max_num_running_reqs))
+        return min(ahead, self._state.max_running)
 
 
 def answer_through_engine_core() -> None:

@@ -10,16 +10,15 @@ several that lose more. A request that waits with the KV that a connector loaded
 would leave it, is a victim like one that runs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
-from hygen_vllm.engine import state
 from hygen_vllm.engine.arrivals import Arrival
+from hygen_vllm.engine.state import EngineState, lora_id, num_coming_free
 from hygen_vllm.engine.victims import BlockVictims
 
 PATIENCE_TOKENS = 100.0
@@ -44,24 +43,30 @@ class RoomMaker:
     """One step's preemptions.
 
     Args:
-        scheduler: its `running` holds online requests before offline ones.
+        holding: offline requests that wait with KV blocks, without those that lost them meanwhile.
         arrivals: waiting online requests that could run in this step, in order.
-        num_online: running online requests.
+        num_online: running online requests, the first of those that run.
         most_tokens_each: vLLM's cap of a chunk.
+        remaining_tokens: how many tokens an offline request is expected to go on to make.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place, once a step
         self,
-        scheduler: Scheduler,
+        state: EngineState,
+        holding: Collection[Request],
         arrivals: Sequence[Arrival],
+        *,
         num_online: int,
         most_tokens_each: int,
+        remaining_tokens: Callable[[Request], float],
         now_s: float,
     ) -> None:
-        self._scheduler = scheduler
+        self._state = state
+        self._holding = holding if len(holding) else ()
         self._arrivals = arrivals
+        self._remaining_tokens = remaining_tokens
         self._now_s = now_s
-        self._online = scheduler.running[:num_online]
+        self._online = state.running[:num_online]
         self._encodes = [
             (r, r.num_computed_tokens, r.num_computed_tokens + most_tokens_each)
             for r in self._online
@@ -78,9 +83,8 @@ class RoomMaker:
         self._growth = self._running_growth(most_tokens_each, 1)
         self._ahead = 0
         """What is taken comes free in the next step only: blocks that will be wanted there."""
-        if scheduler.defer_block_free:
+        if state.frees_blocks_late:
             self._ahead = self._running_growth(most_tokens_each, 2) - self._growth
-        self._has_holding = len(scheduler.kv_holding_waiting.offline) > 0
         self.num_preempted = 0
         self._taken = self._growth
         """Free blocks that running online requests and the arrivals looked at take."""
@@ -97,7 +101,7 @@ class RoomMaker:
         Args:
             offline_is_stuck: a running offline request lacked KV blocks in the last step.
         """
-        has_loras = self._scheduler.lora_config is not None
+        has_loras = self._state.max_loras is not None
         if self._offline():
             if self._arrivals:
                 self._free_slots()
@@ -112,47 +116,38 @@ class RoomMaker:
         return Room(
             num_preempted=self.num_preempted,
             blocks_left=max(0, self._free() - self._blocks_set_aside()),
-            adapters=self._adapters(self._scheduler.running) if has_loras else frozenset(),
+            adapters=self._adapters(self._state.running) if has_loras else frozenset(),
             encoder_is_reserved=bool(self._encodes),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
         )
 
     def _offline(self) -> list[Request]:
-        return self._scheduler.running[len(self._online) :]
+        return self._state.running[len(self._online) :]
 
     def _holders(self) -> list[Request]:
         """Return the offline requests whose KV blocks can be taken."""
-        if not self._has_holding:
+        if not self._holding:
             return self._offline()
-        waiting = self._scheduler.kv_holding_waiting.offline
-        return [*self._offline(), *(r for r in waiting if state.has_loaded(self._scheduler, r))]
+        return [*self._offline(), *filter(self._state.has_loaded, self._holding)]
 
     def _loss(self, request: Request) -> tuple[float, int]:
-        return self._loss_of(request, state.num_unshared(self._scheduler, request))
+        return self._loss_of(request, self._state.num_unshared(request))
 
     def _loss_of(self, request: Request, num_freed: int) -> tuple[float, int]:
-        rest = self._scheduler.kv_reserve.remaining_tokens(request) + PATIENCE_TOKENS
+        rest = self._remaining_tokens(request) + PATIENCE_TOKENS
         return num_freed / rest, request.num_computed_tokens
 
     def _free(self) -> int:
-        """As state.free_blocks, which would look at every block that comes free again each time."""
-        num_free: int = self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-        deferred = self._scheduler.deferred_frees
+        """As EngineState.free_blocks, which looks at every block that comes free each time."""
+        deferred = self._state.freed_later
         if len(deferred) > self._num_entries:
             new = islice(deferred, self._num_entries, None)
-            self._num_deferred += sum(state.num_coming_free(blocks) for _, blocks in new)
+            self._num_deferred += sum(num_coming_free(blocks) for _, blocks in new)
             self._num_entries = len(deferred)
-        return num_free + self._num_deferred
+        return self._state.free_blocks_now() + self._num_deferred
 
     def _preempt(self, victim: Request) -> None:
-        scheduler = self._scheduler
-        if victim.status == RequestStatus.RUNNING:
-            scheduler.running.remove(victim)
-            scheduler._preempt_request(
-                victim, self._now_s, drop_stale_output=scheduler.requires_kv_delivery
-            )
-        else:
-            scheduler.wait_without_kv(victim)
+        self._state.preempt(victim, self._now_s)
         self.num_preempted += 1
 
     def _preempt_until(self, enough: Callable[[], bool], victims: Iterable[Request]) -> None:
@@ -163,40 +158,35 @@ class RoomMaker:
                     return
 
     def _free_slots(self) -> None:
-        scheduler = self._scheduler
-        num_slots = scheduler.max_num_active_reqs - scheduler.num_waiting_for_streaming_input
-        most_running = num_slots - len(self._arrivals)
-        self._preempt_until(lambda: len(scheduler.running) <= most_running, self._offline())
+        most_running = self._state.slots - len(self._arrivals)
+        self._preempt_until(lambda: len(self._state.running) <= most_running, self._offline())
 
     def _adapters(self, running: Iterable[Request]) -> frozenset[int]:
         """Adapters of running requests, then of arrivals in order while they fit."""
-        adapters = {state.lora_id(request) for request in running} - {0}
+        adapters = {lora_id(request) for request in running} - {0}
         for arrival in self._arrivals:
-            adapter = state.lora_id(arrival.request)
-            if adapter and len(adapters) < self._scheduler.lora_config.max_loras:
+            adapter = lora_id(arrival.request)
+            if adapter and len(adapters) < (self._state.max_loras or 0):
                 adapters.add(adapter)
         return frozenset(adapters)
 
     def _free_adapters(self) -> None:
-        online = [r for r in self._online if state.holds_adapter(self._scheduler, r)]
-        wanted = self._adapters(online)
-        max_loras = self._scheduler.lora_config.max_loras
+        wanted = self._adapters(filter(self._state.holds_adapter, self._online))
+        max_loras = self._state.max_loras or 0
         self._preempt_until(
-            lambda: len(wanted | ({state.lora_id(r) for r in self._offline()} - {0})) <= max_loras,
-            [r for r in self._offline() if state.lora_id(r) not in wanted | {0}],
+            lambda: len(wanted | ({lora_id(r) for r in self._offline()} - {0})) <= max_loras,
+            [r for r in self._offline() if lora_id(r) not in wanted | {0}],
         )
 
     def _free_encoder_cache(self) -> None:
-        scheduler = self._scheduler
-        cache = scheduler.encoder_cache_manager
-        wanted = sum(
-            state.missing_encoder_embeds(scheduler, request, computed, until)
-            for request, computed, until in self._encodes
-        )
-        self._preempt_until(
-            lambda: cache.num_freeable_slots >= min(wanted, cache.cache_size),
-            [r for r in self._holders() if state.holds_encoder_cache(scheduler, r)],
-        )
+        state = self._state
+        wanted = sum(state.missing_encoder_embeds(*encode) for encode in self._encodes)
+
+        def is_enough() -> bool:
+            num_free, most = state.free_encoder_embeds()
+            return num_free >= min(wanted, most)
+
+        self._preempt_until(is_enough, filter(state.holds_encoder_cache, self._holders()))
 
     def _free_blocks(self) -> None:
         """Free blocks for running online requests, then for arrivals, in order.
@@ -232,13 +222,13 @@ class RoomMaker:
 
     @cached_property
     def _victims(self) -> BlockVictims:
-        return BlockVictims(self._scheduler, self._holders(), self._loss_of)
+        return BlockVictims(self._state, self._holders(), self._loss_of)
 
     def _take_blocks(self, victim: Request) -> None:
-        block_ids = state.block_ids(self._scheduler, victim)
+        block_ids = self._state.block_ids(victim)
         self._preempt(victim)
         self._victims.taken(victim, block_ids)
-        blocks = self._scheduler.kv_cache_manager.block_pool.blocks
+        blocks = self._state.blocks
         for block_id in block_ids:
             num_holders = blocks[block_id].ref_cnt
             if not num_holders and block_id in self._adopted:
@@ -250,29 +240,24 @@ class RoomMaker:
 
     def _blocks_wanted(self, rest: int, is_first: bool) -> int:
         """Free blocks with which vLLM would admit an arrival now that takes `rest`."""
-        is_busy = not is_first or bool(self._scheduler.running)
-        return self._taken + rest + self._watermark_blocks(is_busy)
+        is_busy = not is_first or bool(self._state.running)
+        return self._taken + rest + self._state.watermark(is_busy)
 
     def _would_have(self, rest: int, is_first: bool) -> bool:
         """Whether vLLM would admit it if no offline request ran."""
-        scheduler = self._scheduler
         is_busy = not is_first or bool(self._online)
-        wanted = self._taken + rest + self._watermark_blocks(is_busy)
+        wanted = self._taken + rest + self._state.watermark(is_busy)
         short = wanted - self._free()
         if not self._offline_refs:
             offline = self._holders()
-            if sum(state.num_held(scheduler, request) for request in offline) < short:
+            if sum(map(self._state.num_held, offline)) < short:
                 return False  # the common case, told without looking at every block
-            blocks = scheduler.kv_cache_manager.block_pool.blocks
-            self._offline_refs = state.block_holders(scheduler, offline)
+            blocks = self._state.blocks
+            self._offline_refs = self._state.block_holders(offline)
             refs = self._offline_refs.items()
             only_offline = {block_id for block_id, num in refs if blocks[block_id].ref_cnt <= num}
             self._gain = only_offline - self._adopted
         return short <= len(self._gain)
-
-    def _watermark_blocks(self, is_busy: bool) -> int:
-        """Blocks vLLM keeps free when it admits a request while others run."""
-        return self._scheduler.kv_cache_manager.watermark_blocks if is_busy else 0
 
     def _blocks_set_aside(self) -> int:
         """Blocks kept from offline: growth, and all that arrivals will need beyond this step."""
@@ -280,22 +265,21 @@ class RoomMaker:
         if not self._arrivals:
             return growth
         taken = sum(max(0, a.all_blocks - a.num_held(frozenset())) for a in self._arrivals)
-        return growth + taken + self._watermark_blocks(is_busy=True)
+        return growth + taken + self._state.watermark(is_busy=True)
 
     def _running_growth(self, most_tokens_each: int, num_steps: int) -> int:
         """Blocks running online requests may take in steps; a bound where blocks are plenty."""
-        scheduler = self._scheduler
+        state = self._state
         if not self._arrivals:
-            rough = num_steps * len(self._online) * scheduler.most_blocks_per_decode
+            rough = num_steps * len(self._online) * state.most_blocks_per_decode
             are_decodes = all(not request.is_prefill_chunk for request in self._online)
             if are_decodes and rough <= self._free() // 8:
                 return rough
         return sum(
             state.blocks_to_add(
-                scheduler,
                 request,
                 request.num_computed_tokens
-                + num_steps * min(most_tokens_each, state.tokens_now(scheduler, request)),
+                + num_steps * min(most_tokens_each, state.tokens_now(request)),
             )
             for request in self._online
         )

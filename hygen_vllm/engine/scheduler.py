@@ -26,7 +26,6 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.engine import state
 from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, ready_with_kv
 from hygen_vllm.engine.hook import Granted, OnlineOnlyStep, OpenStep
 from hygen_vllm.engine.identity import given_cost, new_trace
@@ -35,10 +34,11 @@ from hygen_vllm.engine.leftovers import Leftovers
 from hygen_vllm.engine.load_report import LoadReport, answer_through_engine_core
 from hygen_vllm.engine.make_room import Room, RoomMaker
 from hygen_vllm.engine.offload_tier import KvOffloading
-from hygen_vllm.engine.planner import chunk_caps, make_plan, num_ready_of
+from hygen_vllm.engine.planner import StepPlanner, chunk_caps, num_ready_of
 from hygen_vllm.engine.release import check_release
 from hygen_vllm.engine.slo_control import SloControl
-from hygen_vllm.engine.waiting_queue import TwoLaneQueue, make_waiting_queues
+from hygen_vllm.engine.state import EngineState, extra_args, lora_id
+from hygen_vllm.engine.waiting_queue import QueueParts, TwoLaneQueue
 from hygen_vllm.labels import RequestClass
 from hygen_vllm.lane.offline_queue import Start
 from hygen_vllm.lane.rate_cap import OfflineRate
@@ -110,28 +110,50 @@ class HyGenScheduler(Scheduler):
         self.hygen_config = HyGenConfig.load(vllm_config.additional_config)
         self._kv_offloading = KvOffloading(vllm_config, self.hygen_config.offload_online)
         super().__init__(vllm_config, *args, **kwargs)
-        self.kv_reserve = KvReserve(self)
+        config = self.hygen_config
+        self.offline_ids = set()
+        self.state = EngineState(self)
+        self.kv_reserve = KvReserve(self.state, config)
         """KV blocks that no new offline request may take."""
-        self.leftovers = Leftovers(self)
+        self.leftovers = Leftovers(self.state, config.offline_order == "prefix")
         """What finished offline requests leave in the prefix cache."""
         self.waiting: TwoLaneQueue
         self.kv_holding_waiting: TwoLaneQueue
-        self.waiting, self.kv_holding_waiting = make_waiting_queues(self)
+        self.waiting, self.kv_holding_waiting = QueueParts(
+            config,
+            self.policy,
+            self.state,
+            self.is_offline,
+            self._prefix_of,
+            self.kv_reserve.remaining_tokens,
+            self.clock,
+            self.faults,
+        ).queues()
         self.offline_log = OfflineLog()
-        self.load_report = LoadReport(self)
-        """What this engine has to do, for those who send requests to several."""
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
         self.trace = new_trace(self.hygen_config, vllm_config, self.clock())
         self._class_rule = self.hygen_config.class_rule(self.policy.value)
         if self.hygen_config.targets:
-            self.slo_control = SloControl(self)
+            limits = self.state.limits()
+            self.slo_control = SloControl(config, limits, self.clock, self.wall_clock)
         self.gate: Gate = LatencyGate.from_config(self.hygen_config)
         """Says what offline may do in a step; another one may be set between two steps."""
         if self.slo_control is not None:
             self.gate = self.slo_control.controller
+        self._planner = StepPlanner(self.state, config, self.kv_reserve, self.slo_control)
+        self.load_report = LoadReport(
+            self.state,
+            self.waiting,
+            self.kv_holding_waiting,
+            self.offline_ids,
+            cost=lambda: self.learner.cost,
+            num_started=lambda: self.offline_log.num_started,
+            control=self.slo_control,
+            clock=self.clock,
+        )
+        """What this engine has to do, for those who send requests to several."""
         self._has_seen_online = False
-        self.offline_ids = set()
         self.step_limit_s: float | None = None
         """Seconds that the last step could take, None without offline requests in the engine."""
         self.step_price = 0.0
@@ -145,13 +167,14 @@ class HyGenScheduler(Scheduler):
         """Whether the plan of the last step failed."""
         self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
         self._num_traced = 0
-        self.most_blocks_per_decode = state.most_blocks_to_grow(self, 1)
-        """Upper bound of the KV blocks that one decode may take in one step."""
         self.has_policy = True
         source = None if self.slo_control is None else self.slo_control.alone_source
         logger.info(start_line(self.hygen_config, vllm_version, self.policy.value, source))
         for remark in remarks(self.hygen_config, vllm_config.additional_config):
             logger.warning("HyGen: %s", remark)
+
+    def _prefix_of(self, request: Request) -> Sequence[Any]:
+        return self.prefix_of(request)
 
     @property
     def clock(self) -> Clock:
@@ -189,7 +212,7 @@ class HyGenScheduler(Scheduler):
         if is_offline:
             self.offline_ids.add(request.request_id)
         self._kv_offloading.added(request, is_offline, bool(self.offline_ids))
-        self.leftovers.added(request, is_offline)
+        self.leftovers.added(partial(self.prefix_of, request), is_offline)
         if not is_offline:
             self._has_seen_online = True
             if self.slo_control is not None:
@@ -197,12 +220,12 @@ class HyGenScheduler(Scheduler):
 
     def _classify(self, request: Request) -> bool:
         """Return whether a new request is offline. Streaming-input sessions are interactive."""
-        extra_args = state.extra_args(request)
-        request_class = self._class_rule.classify(extra_args, request.priority)
+        labels = extra_args(request)
+        request_class = self._class_rule.classify(labels, request.priority)
         if request_class is None:
             self.num_unknown_labels += 1
             if self.num_unknown_labels == 1:
-                label = extra_args["slo_class"] if extra_args else None
+                label = labels["slo_class"] if labels else None
                 logger.warning(
                     "Request %.100s has an unknown slo_class %.100s; treated as online. Valid: "
                     "online, offline. Further ones are only counted.",
@@ -227,7 +250,7 @@ class HyGenScheduler(Scheduler):
             self.waiting.offline.finished(request, request.num_tokens)
             self.kv_holding_waiting.offline.finished(request, 0.0)
             self.kv_reserve.left(request, self.clock())
-            self.leftovers.ends(request)
+            self.leftovers.ends(request, self.waiting.offline.num_shared)
         if self.slo_control is not None:
             self.slo_control.controller.online.left(request.request_id)
 
@@ -264,8 +287,7 @@ class HyGenScheduler(Scheduler):
     def _hand_back_offline(self, now_s: float) -> None:
         """Preempt all running offline requests: without a plan they would never make room."""
         for request in filter(self.is_offline, [*self.running]):
-            self.running.remove(request)
-            self._preempt_request(request, now_s, drop_stale_output=self.requires_kv_delivery)
+            self.state.preempt(request, now_s)
 
     def _leave_out_offline(self) -> None:
         """Serve no offline request in this step; all of them as vLLM does if no other is here."""
@@ -295,26 +317,36 @@ class HyGenScheduler(Scheduler):
             and (self.learner.is_new or self.current_step % MEASURE_EVERY == 0)
         )
         has_tokens = output.total_num_scheduled_tokens > 0
-        composition = state.composition(self, output) if is_measured and has_tokens else None
+        composition = self.state.composition(output) if is_measured and has_tokens else None
         if self.slo_control is not None:
             return self.slo_control.record(plan, composition, self.learner.cost)
         return None if composition is None else StepRecord(composition)
 
     def _begin_step(self, throttle_prefills: bool, now_s: float) -> bool:
         """Plan the step, make room for the online class; return whether vLLM defers prefills."""
+        state = self.state
         num_online = self._put_online_first()
-        can_admit = state.can_admit_waiting(self)
+        can_admit = state.can_admit_waiting()
         defers_prefills = throttle_prefills and self._defers_prefills(num_online)
-        cap, offline_cap = chunk_caps(self, num_online)
-        with_kv = ready_with_kv(self)
+        num_waiting = self.num_waiting_online(), self.num_waiting_offline()
+        cap, offline_cap = chunk_caps(state, num_online, *num_waiting)
+        with_kv = ready_with_kv(state, self.kv_holding_waiting.online)
         arrivals: list[Arrival] = []
         if with_kv or (can_admit and self.waiting.online):
             waiting = chain(with_kv, self.waiting.online if can_admit else ())
-            arrivals = [*expected_arrivals(self, waiting, num_online, cap, defers_prefills)]
-        num_ready = len(with_kv) + num_ready_of(self, self.waiting.online)
+            arrivals = [*expected_arrivals(state, waiting, num_online, cap, defers_prefills)]
+        num_ready = len(with_kv) + num_ready_of(state, self.waiting.online)
         num_behind = max(0, num_ready - len(arrivals))
-        room = RoomMaker(self, arrivals, num_online, cap, now_s).make_room(self._offline_is_stuck)
-        self.kv_reserve.start_step(num_online, now_s)
+        room = RoomMaker(
+            state,
+            self.kv_holding_waiting.offline,
+            arrivals,
+            num_online=num_online,
+            most_tokens_each=cap,
+            remaining_tokens=self.kv_reserve.remaining_tokens,
+            now_s=now_s,
+        ).make_room(self._offline_is_stuck)
+        self.kv_reserve.start_step(num_online, self.waiting.online, now_s)
         if self.deferred_waiting:
             self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
         if len(self.kv_holding_waiting.offline):
@@ -322,11 +354,26 @@ class HyGenScheduler(Scheduler):
         is_open = can_admit and not room.num_preempted
         room_for = partial(self._room_for, room, num_online)
         self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
+        plan = self._planner.plan(
+            self.gate,
+            self.learner,
+            expects_online=self.expects_online,
+            num_online=num_online,
+            arrivals=arrivals,
+            num_behind=num_behind,
+            next_offline=self.waiting.offline.next_candidate(),
+            blocks_left=room.blocks_left,
+        )
         self._step = OpenStep(
-            self,
-            make_plan(self, num_online, arrivals, num_behind, room.blocks_left),
+            state,
+            self.waiting,
+            plan,
             room,
             arrivals,
+            offline_ids=self.offline_ids,
+            too_long=self.too_long,
+            blocks_to_start=self.kv_reserve.blocks_to_start,
+            now_s=now_s,
             num_online=num_online,
             min_chunk_tokens=self.hygen_config.min_chunk_tokens,
             max_chunk_tokens=offline_cap,
@@ -343,35 +390,17 @@ class HyGenScheduler(Scheduler):
         """
         queue = self.kv_holding_waiting
         for request in [*queue.offline]:
-            if not request.num_computed_tokens and state.has_loaded(self, request):
-                self.wait_without_kv(request)
+            if not request.num_computed_tokens and self.state.has_loaded(request):
+                self.state.wait_without_kv(request)
         queue.start_step(True, now_s)
         head = queue.peek_offline()
         rest = 0 if head is None else head.num_tokens - head.num_computed_tokens
         chunk = max(1, min(self.hygen_config.min_chunk_tokens, rest))
-        needed = state.most_blocks_to_grow(self, chunk)
+        needed = self.state.most_blocks_to_grow(chunk)
         has_others = bool(self.running or num_arrivals)
-        slots_left = self.max_num_active_reqs - self.num_waiting_for_streaming_input
-        slots_left -= len(self.running) + num_arrivals
+        slots_left = self.state.slots - len(self.running) - num_arrivals
         queue.offline_is_open = slots_left > 0 and (blocks_left >= needed or not has_others)
         queue.gives_one = has_others  # room was looked for one of them
-
-    def wait_without_kv(self, request: Request) -> None:
-        """Let a request that waits with loaded KV wait as before its load.
-
-        It needs no preemption: the worker has not seen it run since.
-        """
-        if request.request_id in self.failed_recving_kv_req_ids:
-            request.num_computed_tokens = 0  # else vLLM would zero blocks that others have then
-        self._handle_blocked_waiting_request(request)  # what was loaded goes into the prefix cache
-        if getattr(self, "aux_output_connector", None) is not None:
-            self.aux_output_connector.request_finished(request)
-        self._free_request_blocks(request)
-        self.encoder_cache_manager.free(request)
-        self._inflight_prefills.discard(request)
-        request.num_computed_tokens = 0
-        self.kv_holding_waiting.remove_request(request)
-        self.waiting.prepend_request(request)
 
     @staticmethod
     def _waits_without_kv(request: Request) -> bool:
@@ -382,17 +411,17 @@ class HyGenScheduler(Scheduler):
         """Return whether an offline request could start now, or where no other one ran."""
         if room.encoder_is_reserved and request.has_encoder_inputs:
             return Start.NOT
-        adapter = state.lora_id(request)
+        adapter = lora_id(request)
         is_later = False
         if adapter and adapter not in room.adapters:
-            max_loras = self.lora_config.max_loras
+            max_loras = self.state.max_loras or 0
             if len(room.online_adapters) >= max_loras:
                 return Start.NOT
             is_later = len(room.adapters) >= max_loras
         blocks = self.kv_reserve.blocks_to_start(request)
         if blocks > room.blocks_left:
             is_later = True
-            freed = sum(state.num_unshared(self, each) for each in self.running[num_online:])
+            freed = sum(map(self.state.num_unshared, self.running[num_online:]))
             if self.kv_reserve.blocks_to_start_alone(request) > room.blocks_left + freed:
                 return Start.NOT
         return Start.LATER if is_later else Start.NOW
@@ -410,7 +439,7 @@ class HyGenScheduler(Scheduler):
     def _defers_prefills(self, num_online: int) -> bool:
         """Whether a throttled step defers prefills (:636): online ones for online decodes only."""
         has_online = num_online or self.num_waiting_online()
-        return state.defers_prefills(self, num_online if has_online else len(self.running))
+        return self.state.defers_prefills(num_online if has_online else len(self.running))
 
     @property
     def expects_online(self) -> bool:

@@ -2,10 +2,8 @@
 """Mode `slo` in vLLM's scheduler: tells the budget controller what happens to online requests."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request
@@ -29,24 +27,30 @@ LONGEST_INTAKE_S = 60.0
 
 
 class SloControl:
-    """Between one scheduler and its BudgetController.
+    """Between one engine and its BudgetController.
 
     Requests of streaming-input sessions are not measured: the time between their turns is the
     user's. Pooling requests have no tokens.
+
+    Args: wall_clock: the clock of `Request.arrival_time`.
     """
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        config: HyGenConfig = scheduler.hygen_config
+    def __init__(
+        self,
+        config: HyGenConfig,
+        limits: EngineLimits,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._clock, self._wall_clock = clock, wall_clock
         reference = find_reference(config)
         slos = [Slo.parse(text) for text in config.targets]
         if reference is not None:
             slos = [reference.resolved(slo) for slo in slos]
-        limits = _limits(scheduler)
         self.controller = BudgetController(
             slos, limits, config.slo_window_s, config.idle_step_s, logger.warning
         )
-        self._last_intake_s = scheduler.clock()
+        self._last_intake_s = clock()
         self.alone_source = None if reference is None else reference.source
         """Where online alone is known from; None: it is estimated."""
 
@@ -54,8 +58,8 @@ class SloControl:
         """Note a new online request."""
         if request.resumable or request.pooling_params is not None:
             return
-        now_s = self._scheduler.clock()
-        waited_s = self._scheduler.wall_clock() - request.arrival_time
+        now_s = self._clock()
+        waited_s = self._wall_clock() - request.arrival_time
         if not 0 <= waited_s <= min(LONGEST_INTAKE_S, now_s - self._last_intake_s):
             waited_s = 0.0
         self.controller.arrived(request.request_id, now_s - waited_s, request.num_tokens)
@@ -132,14 +136,3 @@ class SloControl:
         if 2 * tokens >= wanted:  # else first tokens would pay too much for the others
             plan.online_prefill_left = tokens
             plan.arrival_prefill_left = max(0, tokens - running_tokens)
-
-
-def _limits(scheduler: Any) -> EngineLimits:
-    num_blocks: int = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    return EngineLimits(
-        max_step_tokens=scheduler.max_num_scheduled_tokens,
-        max_requests=scheduler.max_num_running_reqs,
-        kv_tokens=num_blocks * scheduler.block_size,
-        is_async=isinstance(scheduler, AsyncScheduler),
-        num_stages=scheduler.parallel_config.pipeline_parallel_size,
-    )

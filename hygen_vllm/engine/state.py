@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm import __version__ as vllm_version
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.request_queue import RequestQueue
@@ -23,6 +24,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.engine.release import release_of
 from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.targets.online_alone import EngineLimits
 
 MOST_LOOKED_AT = 256
 """Requests of a queue that are asked."""
@@ -35,184 +37,11 @@ def is_decode(request: Request, num_computed_tokens: int) -> bool:
     return num_computed_tokens >= request.num_tokens - 1
 
 
-def can_admit_waiting(scheduler: Scheduler) -> bool:
-    """Whether vLLM looks at the waiting queue in this step (:900)."""
-    return scheduler._pause_state == PauseState.UNPAUSED
-
-
-def can_admit_holding(scheduler: Scheduler) -> bool:
-    """Whether vLLM looks at requests that wait with KV in this step (:900).
-
-    Since 0.32 those in flight go on while new ones are paused.
-    """
-    is_paused = scheduler._pause_state == PauseState.PAUSED_NEW
-    return can_admit_waiting(scheduler) or (ADMITS_HOLDING_WHILE_PAUSED and is_paused)
-
-
-def defers_prefills(scheduler: Scheduler, num_running: int) -> bool:
-    """Whether a throttled step defers prefills for the sake of the first `num_running` (:636)."""
-    running = scheduler.running[:num_running]
-    return not scheduler.prefill_capacity_bound and any(not r.is_prefill_chunk for r in running)
-
-
-def has_chunk_cap(scheduler: Scheduler) -> bool:
-    """Whether vLLM caps the chunks of long prefills (:645)."""
-    threshold: int = scheduler.scheduler_config.long_prefill_token_threshold
-    return threshold > 0
-
-
-def chunk_cap(scheduler: Scheduler, num_requests: int) -> int:
-    """Most prefill tokens vLLM gives one of so many requests in a step, if it `has_chunk_cap`."""
-    config = scheduler.scheduler_config
-    threshold: int = config.long_prefill_token_threshold
-    if num_requests <= 1:
-        return scheduler.max_num_scheduled_tokens
-    if config.long_prefill_token_threshold_adaptive:
-        return max(threshold, config.max_num_batched_tokens // num_requests)
-    return threshold
-
-
-def tokens_now(scheduler: Scheduler, request: Request) -> int:
-    """Tokens a running request still has to compute, 0 if vLLM passes it over (:660-:712)."""
-    placeholders = request.num_output_placeholders
-    computed = request.num_computed_tokens
-    most_tokens = request.num_prompt_tokens + request.max_tokens
-    if placeholders and computed + 2 - placeholders >= most_tokens:
-        return 0
-    if scheduler.current_step + 1 < request.next_decode_eligible_step:
-        return 0
-    return request.num_tokens_with_spec + placeholders - computed
-
-
-def prefix_hit(scheduler: Scheduler, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
-    """Return the cached blocks a waiting request would share, and the tokens computed in all.
-
-    The blocks are those of each group of layers; () where there are none at all.
-    """
-    if request.num_computed_tokens > 0:
-        return [], request.num_computed_tokens
-    if getattr(request, "kv_cache_report_mode", None) == "full":
-        return [], 0  # the probe would publish cache events
-    blocks, num_tokens, *_ = scheduler.kv_cache_manager.get_computed_blocks(request)
-    full = are_prefixes(scheduler)
-    return [
-        group if is_full else [block for block in group if not block.is_null]
-        for group, is_full in zip(blocks.blocks, full, strict=True)
-    ], num_tokens
-
-
-class PrefixProbe:
-    """Asks for prefix hits request by request; those of a burst that share one cost it once.
-
-    Hashes are chained: where a block's is that of the request asked for before, so are all before
-    it, and only the next block has to be looked up. Only where vLLM itself looks up block by block:
-    one group of full attention, its blocks those that are hashed, no draft model's layers.
-    """
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        manager = scheduler.kv_cache_manager
-        managers = manager.coordinator.single_type_managers
-        self._pool = manager.block_pool
-        self._block_size = self._pool.hash_block_size
-        self._is_plain = (
-            manager.enable_caching
-            and are_prefixes(scheduler) == [True]
-            and managers[0].block_size == self._block_size
-            and not getattr(manager.coordinator, "eagle_group_ids", ())
-        )
-        self._last_hash: BlockHash | None = None
-        self._last: Sequence[KVCacheBlock] = ()
-        """The hit that was found last, and the hash of its last block."""
-
-    def hit(self, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
-        """Return what `prefix_hit` does."""
-        if self._is_plain and self._last and self._has_the_last(request):
-            return [self._last], len(self._last) * self._block_size
-        hits, num_tokens = prefix_hit(self._scheduler, request)
-        if self._is_plain and hits and hits[0]:
-            self._last, self._last_hash = hits[0], request.block_hashes[len(hits[0]) - 1]
-        return hits, num_tokens
-
-    def _has_the_last(self, request: Request) -> bool:
-        """Whether a request's hit is the one that was found last, no longer and no shorter."""
-        length, hashes = len(self._last), request.block_hashes
-        most = min(len(hashes), (request.num_tokens - 1) // self._block_size)
-        if (
-            request.num_computed_tokens > 0
-            or request.skip_reading_prefix_cache
-            or getattr(request, "kv_cache_report_mode", None) == "full"
-            or most < length
-            or hashes[length - 1] != self._last_hash
-        ):
-            return False
-        return most == length or not self._pool.get_cached_block(hashes[length], [0])
-
-
-def are_prefixes(scheduler: Scheduler) -> list[bool]:
-    """Whether each group of layers keeps all blocks of a context, from the first on."""
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    return [isinstance(manager.kv_cache_spec, FullAttentionSpec) for manager in managers]
-
-
-def num_cached_blocks(scheduler: Scheduler, hashes: Sequence[BlockHash], most: int) -> int:
-    """Return how many of the first `most` blocks of a prefix the KV cache holds now.
-
-    The blocks of a prefix are evicted from its end, so they are found by bisection. Layers that
-    keep a part of the context only are not looked at.
-    """
-    pool = scheduler.kv_cache_manager.block_pool
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    groups = [
-        group
-        for group, manager in enumerate(managers)
-        if isinstance(manager.kv_cache_spec, FullAttentionSpec)
-        and manager.block_size == pool.hash_block_size
-    ][:1]
-    if not (groups and most):
-        return most
-
-    def is_missing(number: int) -> bool:
-        return pool.get_cached_block(hashes[number], groups) is None
-
-    return bisect_left(range(most), True, key=is_missing) if is_missing(most - 1) else most
-
-
 def extra_args(request: Request) -> dict[str, Any] | None:
     """Return the labels of a request (vllm_xargs); of a pooling request its extra_kwargs."""
     if request.sampling_params is not None:
         return request.sampling_params.extra_args
     return getattr(request.pooling_params, "extra_kwargs", None)
-
-
-def blocks_to_admit(scheduler: Scheduler, request: Request) -> int:
-    """Free blocks that a waiting request takes once it holds all its tokens."""
-    hits, _ = prefix_hit(scheduler, request)
-    held = sum(hit.ref_cnt > 0 for group in hits for hit in group)
-    return max(0, scheduler._request_remaining_blocks(request) - held)
-
-
-def composition(scheduler: Scheduler, output: SchedulerOutput) -> StepComposition:
-    """Return what is in a step that was just scheduled."""
-    step = StepComposition()
-    for request_id, num_tokens in output.num_scheduled_tokens.items():
-        request = scheduler.requests[request_id]
-        computed = request.num_computed_tokens - num_tokens
-        if computed < request.num_tokens - 1:
-            step.add_prefill(num_tokens, computed)
-        else:
-            step.decode_tokens += num_tokens
-            step.decode_context_tokens += computed
-    return step
-
-
-def can_split(scheduler: Scheduler, request: Request) -> bool:
-    """Whether a prefill may end at any token: chunked, and nothing in it has to stay whole."""
-    return (
-        scheduler.scheduler_config.enable_chunked_prefill
-        and not scheduler.need_mamba_block_aligned_split
-        and not request.has_encoder_inputs
-    )
 
 
 def sum_over(queue: RequestQueue, value: Callable[[Request], int]) -> int:
@@ -229,91 +58,9 @@ def tokens_waiting(queue: RequestQueue) -> int:
     return sum_over(queue, lambda request: request.num_tokens)
 
 
-def free_blocks(scheduler: Scheduler) -> int:
-    """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
-    num_free: int = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    if scheduler.deferred_frees:
-        num_free += sum(num_coming_free(blocks) for _, blocks in scheduler.deferred_frees)
-    return num_free
-
-
 def num_coming_free(blocks: Iterable[KVCacheBlock]) -> int:
     """How many blocks come free when one holder lets go of them: those that no other one holds."""
     return sum(block.ref_cnt == 1 for block in blocks)
-
-
-def blocks_to_add(scheduler: Scheduler, request: Request, num_tokens: int) -> int:
-    """Upper bound of the blocks a request lacks to hold so many tokens in all."""
-    num_tokens = min(num_tokens + scheduler.num_lookahead_tokens, scheduler.max_model_len)
-    request_id = request.request_id
-    added = 0
-    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
-        held = len(manager.req_to_blocks.get(request_id, ()))
-        added += max(0, -(-num_tokens // manager.block_size) - held)
-    return added
-
-
-def most_blocks_to_grow(scheduler: Scheduler, num_new_tokens: int) -> int:
-    """Upper bound of the blocks that a request may take for so many tokens more."""
-    num_tokens = num_new_tokens + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    return sum(1 + num_tokens // manager.block_size for manager in managers)
-
-
-def has_loaded(scheduler: Scheduler, request: Request) -> bool:
-    """Whether no load is under way into the blocks of a request that waits with KV (:3175)."""
-    is_loading = request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
-    return not is_loading or request.request_id in scheduler.finished_recving_kv_req_ids
-
-
-def num_held(scheduler: Scheduler, request: Request) -> int:
-    """Blocks a request holds, shared ones included."""
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    return sum(len(manager.req_to_blocks.get(request.request_id, ())) for manager in managers)
-
-
-def num_unshared(scheduler: Scheduler, request: Request) -> int:
-    """Blocks that come free if a request lets go of them. O(log blocks): prefixes are shared."""
-    return sum(len(blocks) - first for blocks, first in _first_unshared(scheduler, request))
-
-
-def last_shared(scheduler: Scheduler, request: Request) -> list[int]:
-    """Return the id of the last block in each group of layers that others hold as well."""
-    unshared = _first_unshared(scheduler, request)
-    return [blocks[first - 1].block_id for blocks, first in unshared if first]
-
-
-def _first_unshared(
-    scheduler: Scheduler, request: Request
-) -> Iterator[tuple[Sequence[KVCacheBlock], int]]:
-    """Yield the blocks of each group of layers, and the place of the first that nobody shares."""
-    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
-        blocks = manager.req_to_blocks.get(request.request_id, ())
-        yield blocks, bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
-
-
-def forget_unshared(scheduler: Scheduler, request: Request, num_kept: int) -> None:
-    """Take blocks that only this request holds out of the prefix cache, but for the first ones."""
-    manager = scheduler.kv_cache_manager
-    groups = manager.coordinator.single_type_managers
-    held = (group.req_to_blocks.get(request.request_id, ())[num_kept:] for group in groups)
-    ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
-    manager.evict_blocks(ids)
-
-
-def block_holders(scheduler: Scheduler, requests: Iterable[Request]) -> dict[int, int]:
-    """How many of `requests` hold each block, by block id."""
-    holders: Counter[int] = Counter()
-    for request in requests:
-        holders.update(block_ids(scheduler, request))
-    return holders
-
-
-def block_ids(scheduler: Scheduler, request: Request) -> list[int]:
-    """Return the id of each block that a request holds, shared ones included."""
-    managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-    held = (manager.req_to_blocks.get(request.request_id, ()) for manager in managers)
-    return [block.block_id for blocks in held for block in blocks if not block.is_null]
 
 
 def lora_id(request: Request) -> int:
@@ -321,48 +68,399 @@ def lora_id(request: Request) -> int:
     return request.lora_request.lora_int_id if request.lora_request else 0
 
 
-def holds_adapter(scheduler: Scheduler, request: Request) -> bool:
-    """Whether vLLM counts the adapter of a running request among those in use (:876).
+class EngineState:
+    """One engine's requests, blocks and limits, as vLLM's scheduler keeps them.
 
-    Until 0.32 those of requests in the step count; since 0.33 those of all running requests.
+    Args: scheduler: one whose constructor has run.
     """
-    return COUNTS_IDLE_ADAPTERS or tokens_now(scheduler, request) > 0
 
-
-def missing_encoder_embeds(
-    scheduler: Scheduler, request: Request, computed: int, until: int
-) -> int:
-    """Encoder embeddings that are not cached, for the tokens from `computed` to `until`."""
-    cached = scheduler.encoder_cache_manager.cached
-    positions = [
-        feature.mm_position for feature in request.mm_features if feature.identifier not in cached
-    ]
-    return sum(
-        position.get_num_embeds()
-        for position in positions
-        if position.offset < until and position.offset + position.length > computed
-    )
-
-
-def holds_encoder_cache(scheduler: Scheduler, request: Request) -> bool:
-    """Whether a request keeps entries of the encoder cache from being reclaimed."""
-    return bool(scheduler.encoder_cache_manager.get_cached_input_ids(request))
-
-
-def allowed_chunk(scheduler: Scheduler, request: Request, computed: int, granted: int) -> int:
-    """Return the most tokens <= `granted` where vLLM lets a prefill chunk end; 0 if nowhere.
-
-    vLLM applied its own rules to the chunk it asked for, so a shorter one has to pass them again:
-    Mamba state is kept at block boundaries only (:442), and some multimodal items must not be
-    split (disable_chunked_mm_input, :1860).
-    """
-    if scheduler.need_mamba_block_aligned_split:
-        granted = scheduler._mamba_block_aligned_split(
-            request, granted, computed - request.num_computed_tokens
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+        """Of each group of layers."""
+        self._pool = scheduler.kv_cache_manager.block_pool
+        specs = [manager.kv_cache_spec for manager in self._managers]
+        self.are_prefixes = [isinstance(spec, FullAttentionSpec) for spec in specs]
+        """Whether each group of layers keeps all blocks of a context, from the first on."""
+        self.hash_block_size: int = self._pool.hash_block_size
+        self.looks_up_block_by_block = bool(
+            scheduler.kv_cache_manager.enable_caching
+            and self.are_prefixes == [True]
+            and self._managers[0].block_size == self.hash_block_size
+            and not getattr(scheduler.kv_cache_manager.coordinator, "eagle_group_ids", ())
         )
-    if scheduler.scheduler_config.disable_chunked_mm_input:
-        for feature in request.mm_features:
-            start = feature.mm_position.offset
-            if start < computed + granted < start + feature.mm_position.length:
-                granted = max(0, start - computed)
-    return granted
+        self.block_size: int = scheduler.block_size
+        self.num_blocks: int = self._pool.num_gpu_blocks
+        self.max_step_tokens: int = scheduler.max_num_scheduled_tokens
+        self.max_running: int = scheduler.max_num_running_reqs
+        lora = scheduler.lora_config
+        self.max_loras: int | None = None if lora is None else lora.max_loras
+        """LoRA adapters that running requests may hold; None without LoRA."""
+        self.can_chunk: bool = scheduler.scheduler_config.enable_chunked_prefill
+        speculative = scheduler.vllm_config.speculative_config
+        self.draft_slots: int = speculative.max_num_new_slots_for_drafting if speculative else 0
+        """Input slots that a request takes beside its tokens."""
+        self.most_blocks_per_decode = self.most_blocks_to_grow(1)
+        """Upper bound of the KV blocks that one decode may take in one step."""
+
+    @property
+    def running(self) -> list[Request]:
+        """Running requests: online, offline decodes, offline prefills."""
+        return self._scheduler.running
+
+    @property
+    def frees_blocks_late(self) -> bool:
+        """Whether what is preempted comes free in the next step only."""
+        return self._scheduler.defer_block_free
+
+    @property
+    def step_number(self) -> int:
+        return self._scheduler.current_step
+
+    @property
+    def slots(self) -> int:
+        """Requests that may run at once."""
+        scheduler = self._scheduler
+        return scheduler.max_num_active_reqs - scheduler.num_waiting_for_streaming_input
+
+    @property
+    def blocks(self) -> Sequence[KVCacheBlock]:
+        """All KV blocks, by their ids."""
+        return self._pool.blocks
+
+    @property
+    def freed_later(self) -> Sequence[tuple[Any, Sequence[KVCacheBlock]]]:
+        """Blocks of requests that let go of them, which steps in flight still use (:2777)."""
+        return self._scheduler.deferred_frees
+
+    def free_blocks_now(self) -> int:
+        return self._pool.get_num_free_blocks()
+
+    def watermark(self, is_busy: bool) -> int:
+        """Blocks vLLM keeps free when it admits a request, while others run."""
+        return self._scheduler.kv_cache_manager.watermark_blocks if is_busy else 0
+
+    def all_blocks(self, request: Request) -> int:
+        """Blocks a waiting request takes until all its tokens are computed, hits included."""
+        return self._scheduler._request_remaining_blocks(request)
+
+    def free_encoder_embeds(self) -> tuple[int, int]:
+        """Return how many embeddings the encoder cache could take in, and how many it is for."""
+        cache = self._scheduler.encoder_cache_manager
+        return cache.num_freeable_slots, cache.cache_size
+
+    def limits(self) -> EngineLimits:
+        """Return what an engine can hold and compute at once, before it has any request."""
+        scheduler = self._scheduler
+        return EngineLimits(
+            max_step_tokens=self.max_step_tokens,
+            max_requests=self.max_running,
+            kv_tokens=self.free_blocks_now() * self.block_size,
+            is_async=isinstance(scheduler, AsyncScheduler),
+            num_stages=scheduler.parallel_config.pipeline_parallel_size,
+        )
+
+    # --- what is changed -----------------------------------------------------------------------
+
+    def preempt(self, request: Request, now_s: float) -> None:
+        """Take a running request's KV blocks, or those of one that waits with what was loaded."""
+        scheduler = self._scheduler
+        if request.status != RequestStatus.RUNNING:
+            self.wait_without_kv(request)
+            return
+        scheduler.running.remove(request)
+        is_stale = scheduler.requires_kv_delivery
+        scheduler._preempt_request(request, now_s, drop_stale_output=is_stale)
+
+    def wait_without_kv(self, request: Request) -> None:
+        """Let a request that waits with loaded KV wait as before its load.
+
+        It needs no preemption: the worker has not seen it run since.
+        """
+        scheduler = self._scheduler
+        if request.request_id in scheduler.failed_recving_kv_req_ids:
+            request.num_computed_tokens = 0  # else vLLM would zero blocks that others have then
+        # what was loaded goes into the prefix cache
+        scheduler._handle_blocked_waiting_request(request)
+        if getattr(scheduler, "aux_output_connector", None) is not None:
+            scheduler.aux_output_connector.request_finished(request)
+        scheduler._free_request_blocks(request)
+        scheduler.encoder_cache_manager.free(request)
+        scheduler._inflight_prefills.discard(request)
+        request.num_computed_tokens = 0
+        scheduler.kv_holding_waiting.remove_request(request)
+        scheduler.waiting.prepend_request(request)
+
+    def pass_over(self, request: Request) -> None:
+        """Count an online request among those that vLLM passes over in this step (:906)."""
+        self._scheduler.deferred_waiting.add(request)
+
+    def free_encoder_cache(self, request: Request) -> None:
+        self._scheduler.encoder_cache_manager.free(request)
+
+    # --- what is asked -------------------------------------------------------------------------
+
+    def can_admit_waiting(self) -> bool:
+        """Whether vLLM looks at the waiting queue in this step (:900)."""
+        return self._scheduler._pause_state == PauseState.UNPAUSED
+
+    def can_admit_holding(self) -> bool:
+        """Whether vLLM looks at requests that wait with KV in this step (:900).
+
+        Since 0.32 those in flight go on while new ones are paused.
+        """
+        is_paused = self._scheduler._pause_state == PauseState.PAUSED_NEW
+        return self.can_admit_waiting() or (ADMITS_HOLDING_WHILE_PAUSED and is_paused)
+
+    def defers_prefills(self, num_running: int) -> bool:
+        """Whether a throttled step defers prefills for the first `num_running` (:636)."""
+        running = self._scheduler.running[:num_running]
+        return not self._scheduler.prefill_capacity_bound and any(
+            not r.is_prefill_chunk for r in running
+        )
+
+    def has_chunk_cap(self) -> bool:
+        """Whether vLLM caps the chunks of long prefills (:645)."""
+        threshold: int = self._scheduler.scheduler_config.long_prefill_token_threshold
+        return threshold > 0
+
+    def chunk_cap(self, num_requests: int) -> int:
+        """Most prefill tokens vLLM gives one of so many requests, if it `has_chunk_cap`."""
+        config = self._scheduler.scheduler_config
+        threshold: int = config.long_prefill_token_threshold
+        if num_requests <= 1:
+            return self._scheduler.max_num_scheduled_tokens
+        if config.long_prefill_token_threshold_adaptive:
+            return max(threshold, config.max_num_batched_tokens // num_requests)
+        return threshold
+
+    def tokens_now(self, request: Request) -> int:
+        """Tokens a running request still has to compute, 0 if vLLM passes it over (:660-:712)."""
+        placeholders = request.num_output_placeholders
+        computed = request.num_computed_tokens
+        most_tokens = request.num_prompt_tokens + request.max_tokens
+        if placeholders and computed + 2 - placeholders >= most_tokens:
+            return 0
+        if self._scheduler.current_step + 1 < request.next_decode_eligible_step:
+            return 0
+        return request.num_tokens_with_spec + placeholders - computed
+
+    def prefix_hit(self, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
+        """Return the cached blocks a waiting request would share, and the tokens computed in all.
+
+        The blocks are those of each group of layers; () where there are none at all.
+        """
+        if request.num_computed_tokens > 0:
+            return [], request.num_computed_tokens
+        if getattr(request, "kv_cache_report_mode", None) == "full":
+            return [], 0  # the probe would publish cache events
+        blocks, num_tokens, *_ = self._scheduler.kv_cache_manager.get_computed_blocks(request)
+        return [
+            group if is_full else [block for block in group if not block.is_null]
+            for group, is_full in zip(blocks.blocks, self.are_prefixes, strict=True)
+        ], num_tokens
+
+    def is_cached(self, block_hash: BlockHash) -> bool:
+        """Whether the KV cache of the first group of layers holds a block."""
+        return self._pool.get_cached_block(block_hash, [0]) is not None
+
+    def num_cached_blocks(self, hashes: Sequence[BlockHash], most: int) -> int:
+        """Return how many of the first `most` blocks of a prefix the KV cache holds now.
+
+        The blocks of a prefix are evicted from its end, so they are found by bisection. Layers that
+        keep a part of the context only are not looked at.
+        """
+        pool = self._pool
+        groups = [
+            group
+            for group, manager in enumerate(self._managers)
+            if self.are_prefixes[group] and manager.block_size == self.hash_block_size
+        ][:1]
+        if not (groups and most):
+            return most
+
+        def is_missing(number: int) -> bool:
+            return pool.get_cached_block(hashes[number], groups) is None
+
+        return bisect_left(range(most), True, key=is_missing) if is_missing(most - 1) else most
+
+    def blocks_to_admit(self, request: Request) -> int:
+        """Free blocks that a waiting request takes once it holds all its tokens."""
+        hits, _ = self.prefix_hit(request)
+        held = sum(hit.ref_cnt > 0 for group in hits for hit in group)
+        return max(0, self.all_blocks(request) - held)
+
+    def composition(self, output: SchedulerOutput) -> StepComposition:
+        """Return what is in a step that was just scheduled."""
+        step = StepComposition()
+        for request_id, num_tokens in output.num_scheduled_tokens.items():
+            request = self._scheduler.requests[request_id]
+            computed = request.num_computed_tokens - num_tokens
+            if computed < request.num_tokens - 1:
+                step.add_prefill(num_tokens, computed)
+            else:
+                step.decode_tokens += num_tokens
+                step.decode_context_tokens += computed
+        return step
+
+    def can_split(self, request: Request) -> bool:
+        """Whether a prefill may end at any token: chunked, and nothing in it has to stay whole."""
+        return (
+            self.can_chunk
+            and not self._scheduler.need_mamba_block_aligned_split
+            and not request.has_encoder_inputs
+        )
+
+    def free_blocks(self) -> int:
+        """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
+        num_free: int = self._pool.get_num_free_blocks()
+        if self._scheduler.deferred_frees:
+            num_free += sum(num_coming_free(blocks) for _, blocks in self._scheduler.deferred_frees)
+        return num_free
+
+    def blocks_to_add(self, request: Request, num_tokens: int) -> int:
+        """Upper bound of the blocks a request lacks to hold so many tokens in all."""
+        scheduler = self._scheduler
+        num_tokens = min(num_tokens + scheduler.num_lookahead_tokens, scheduler.max_model_len)
+        request_id = request.request_id
+        added = 0
+        for manager in self._managers:
+            held = len(manager.req_to_blocks.get(request_id, ()))
+            added += max(0, -(-num_tokens // manager.block_size) - held)
+        return added
+
+    def most_blocks_to_grow(self, num_new_tokens: int) -> int:
+        """Upper bound of the blocks that a request may take for so many tokens more."""
+        scheduler = self._scheduler
+        num_tokens = num_new_tokens + scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+        return sum(1 + num_tokens // manager.block_size for manager in self._managers)
+
+    def has_loaded(self, request: Request) -> bool:
+        """Whether no load is under way into the blocks of a request that waits with KV (:3175)."""
+        is_loading = request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+        return not is_loading or request.request_id in self._scheduler.finished_recving_kv_req_ids
+
+    def num_held(self, request: Request) -> int:
+        """Blocks a request holds, shared ones included."""
+        return sum(
+            len(manager.req_to_blocks.get(request.request_id, ())) for manager in self._managers
+        )
+
+    def num_unshared(self, request: Request) -> int:
+        """Blocks that come free with a request. O(log blocks): prefixes are shared."""
+        return sum(len(blocks) - first for blocks, first in self._first_unshared(request))
+
+    def last_shared(self, request: Request) -> list[int]:
+        """Return the id of the last block in each group of layers that others hold as well."""
+        unshared = self._first_unshared(request)
+        return [blocks[first - 1].block_id for blocks, first in unshared if first]
+
+    def _first_unshared(self, request: Request) -> Iterator[tuple[Sequence[KVCacheBlock], int]]:
+        """Yield the blocks of each group of layers, and where the unshared ones begin."""
+        for manager in self._managers:
+            blocks = manager.req_to_blocks.get(request.request_id, ())
+            yield blocks, bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
+
+    def forget_unshared(self, request: Request, num_kept: int) -> None:
+        """Take blocks that only a request holds out of the prefix cache, but for the first."""
+        manager = self._scheduler.kv_cache_manager
+        held = (
+            each.req_to_blocks.get(request.request_id, ())[num_kept:] for each in self._managers
+        )
+        ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
+        manager.evict_blocks(ids)
+
+    def block_holders(self, requests: Iterable[Request]) -> dict[int, int]:
+        """How many of `requests` hold each block, by block id."""
+        holders: Counter[int] = Counter()
+        for request in requests:
+            holders.update(self.block_ids(request))
+        return holders
+
+    def block_ids(self, request: Request) -> list[int]:
+        """Return the id of each block that a request holds, shared ones included."""
+        held = (manager.req_to_blocks.get(request.request_id, ()) for manager in self._managers)
+        return [block.block_id for blocks in held for block in blocks if not block.is_null]
+
+    def holds_adapter(self, request: Request) -> bool:
+        """Whether vLLM counts the adapter of a running request among those in use (:876).
+
+        Until 0.32 those of requests in the step count; since 0.33 those of all running requests.
+        """
+        return COUNTS_IDLE_ADAPTERS or self.tokens_now(request) > 0
+
+    def missing_encoder_embeds(self, request: Request, computed: int, until: int) -> int:
+        """Encoder embeddings that are not cached, for the tokens from `computed` to `until`."""
+        cached = self._scheduler.encoder_cache_manager.cached
+        positions = [
+            feature.mm_position
+            for feature in request.mm_features
+            if feature.identifier not in cached
+        ]
+        return sum(
+            position.get_num_embeds()
+            for position in positions
+            if position.offset < until and position.offset + position.length > computed
+        )
+
+    def holds_encoder_cache(self, request: Request) -> bool:
+        """Whether a request keeps entries of the encoder cache from being reclaimed."""
+        return bool(self._scheduler.encoder_cache_manager.get_cached_input_ids(request))
+
+    def allowed_chunk(self, request: Request, computed: int, granted: int) -> int:
+        """Return the most tokens <= `granted` where vLLM lets a prefill chunk end; 0 if nowhere.
+
+        vLLM applied its own rules to the chunk it asked for; a shorter one has to pass them again:
+        Mamba state is kept at block boundaries only (:442), and some multimodal items must not be
+        split (disable_chunked_mm_input, :1860).
+        """
+        if self._scheduler.need_mamba_block_aligned_split:
+            granted = self._scheduler._mamba_block_aligned_split(
+                request, granted, computed - request.num_computed_tokens
+            )
+        if self._scheduler.scheduler_config.disable_chunked_mm_input:
+            for feature in request.mm_features:
+                start = feature.mm_position.offset
+                if start < computed + granted < start + feature.mm_position.length:
+                    granted = max(0, start - computed)
+        return granted
+
+
+class PrefixProbe:
+    """Asks for prefix hits request by request; those of a burst that share one cost it once.
+
+    Hashes are chained: where a block's is that of the request asked for before, so are all before
+    it, and only the next block has to be looked up. Only where vLLM itself looks up block by block:
+    one group of full attention, its blocks those that are hashed, no draft model's layers.
+    """
+
+    def __init__(self, state: EngineState) -> None:
+        self._state = state
+        self._block_size = state.hash_block_size
+        self._is_plain = state.looks_up_block_by_block
+        self._last_hash: BlockHash | None = None
+        self._last: Sequence[KVCacheBlock] = ()
+        """The hit that was found last, and the hash of its last block."""
+
+    def hit(self, request: Request) -> tuple[list[Sequence[KVCacheBlock]], int]:
+        """Return what `prefix_hit` does."""
+        if self._is_plain and self._last and self._has_the_last(request):
+            return [self._last], len(self._last) * self._block_size
+        hits, num_tokens = self._state.prefix_hit(request)
+        if self._is_plain and hits and hits[0]:
+            self._last, self._last_hash = hits[0], request.block_hashes[len(hits[0]) - 1]
+        return hits, num_tokens
+
+    def _has_the_last(self, request: Request) -> bool:
+        """Whether a request's hit is the one that was found last, no longer and no shorter."""
+        length, hashes = len(self._last), request.block_hashes
+        most = min(len(hashes), (request.num_tokens - 1) // self._block_size)
+        if (
+            request.num_computed_tokens > 0
+            or request.skip_reading_prefix_cache
+            or getattr(request, "kv_cache_report_mode", None) == "full"
+            or most < length
+            or hashes[length - 1] != self._last_hash
+        ):
+            return False
+        return most == length or not self._state.is_cached(hashes[length])

@@ -5,10 +5,9 @@ from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState
 
 
 class BlockVictims:
@@ -23,11 +22,11 @@ class BlockVictims:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        state: EngineState,
         requests: Iterable[Request],
         loss: Callable[[Request, int], tuple[float, int]],
     ) -> None:
-        self._scheduler = scheduler
+        self._state = state
         self._requests = [*requests]
         self._loss = loss
         self._freed = [0] * len(self._requests)
@@ -61,7 +60,7 @@ class BlockVictims:
     def taken(self, victim: Request, block_ids: Iterable[int]) -> None:
         """Note that a request let go of its blocks."""
         self._remove(victim)
-        blocks = self._scheduler.kv_cache_manager.block_pool.blocks
+        blocks = self._state.blocks
         for block_id in block_ids:
             if blocks[block_id].ref_cnt == 1:
                 for number in self._sharers.pop(block_id, ()):
@@ -71,8 +70,8 @@ class BlockVictims:
 
     def _look_at(self, number: int) -> tuple[float, int, int]:
         request = self._requests[number]
-        self._freed[number] = state.num_unshared(self._scheduler, request)
-        for block_id in state.last_shared(self._scheduler, request):
+        self._freed[number] = self._state.num_unshared(request)
+        for block_id in self._state.last_shared(request):
             self._sharers[block_id].append(number)
         place = self._places[request] = *self._loss(request, self._freed[number]), number
         return place

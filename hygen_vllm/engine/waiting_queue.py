@@ -7,6 +7,7 @@ closed lane is not offered, but still counted by len(), iteration and indices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,7 +16,7 @@ from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, cre
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState, extra_args
 from hygen_vllm.labels import tenant_of
 from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
@@ -179,40 +180,49 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
             return self.offline.next_candidate()
 
 
-def make_waiting_queues(scheduler: Any) -> tuple[TwoLaneQueue, TwoLaneQueue]:
-    """Return the queues of a HyGenScheduler: of requests that wait, and that hold KV meanwhile."""
-    config: HyGenConfig = scheduler.hygen_config
-    num_cached = partial(state.num_cached_blocks, scheduler)
-    rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
-    label, place = partial(_label, scheduler), partial(_place, scheduler)
-    return (
-        _make_queue(scheduler, lambda: OfflineQueue(label, rules, scheduler.clock, place)),
-        _make_queue(scheduler, lambda: OfflineQueue(lambda _: Labels())),
-    )
+@dataclass(frozen=True)
+class QueueParts:
+    """What the waiting queues of an engine are made of.
 
+    Args:
+        policy: vLLM's; orders the online lane, and by urgency the offline one.
+        prefix_of: the chained block hashes of a prompt.
+        remaining_tokens: how many tokens an offline request is expected to go on to make.
+    """
 
-def _make_queue(scheduler: Any, make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
-    return TwoLaneQueue(
-        scheduler.policy,
-        make_offline,
-        scheduler.is_offline,
-        lambda: float(scheduler.clock()),
-        scheduler.faults,
-    )
+    config: HyGenConfig
+    policy: SchedulingPolicy
+    state: EngineState
+    is_offline: Callable[[Request], bool]
+    prefix_of: Callable[[Request], Sequence[Any]]
+    remaining_tokens: Callable[[Request], float]
+    clock: Callable[[], float]
+    faults: PolicyFaults
 
+    def queues(self) -> tuple[TwoLaneQueue, TwoLaneQueue]:
+        """Return two new queues: of requests that wait, and that hold KV meanwhile."""
+        config = self.config
+        num_cached = self.state.num_cached_blocks
+        rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
+        return (
+            self._queue(lambda: OfflineQueue(self._label, rules, self.clock, self._place)),
+            self._queue(lambda: OfflineQueue(lambda _: Labels())),
+        )
 
-def _label(scheduler: Any, request: Request) -> Labels:
-    """Return what decides the place of an offline request."""
-    urgency, tenant = _place(scheduler, request)
-    return Labels(
-        urgency=urgency,
-        tenant=tenant,
-        hashes=scheduler.prefix_of(request),
-        tokens=request.num_prompt_tokens + scheduler.kv_reserve.remaining_tokens(request),
-    )
+    def _queue(self, make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
+        return TwoLaneQueue(self.policy, make_offline, self.is_offline, self.clock, self.faults)
 
+    def _label(self, request: Request) -> Labels:
+        """Return what decides the place of an offline request."""
+        urgency, tenant = self._place(request)
+        return Labels(
+            urgency=urgency,
+            tenant=tenant,
+            hashes=self.prefix_of(request),
+            tokens=request.num_prompt_tokens + self.remaining_tokens(request),
+        )
 
-def _place(scheduler: Any, request: Request) -> tuple[int, str]:
-    """Return the urgency and the tenant of an offline request."""
-    by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
-    return request.priority if by_priority else 0, tenant_of(state.extra_args(request))
+    def _place(self, request: Request) -> tuple[int, str]:
+        """Return the urgency and the tenant of an offline request."""
+        by_priority = self.policy == SchedulingPolicy.PRIORITY
+        return request.priority if by_priority else 0, tenant_of(extra_args(request))

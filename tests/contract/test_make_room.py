@@ -9,7 +9,7 @@ from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.request import RequestStatus
 
 from hygen_vllm.engine import arrivals as online_arrivals
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState, PrefixProbe
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.learner import CostLearner
@@ -123,8 +123,8 @@ def test_burst_looks_at_each_arrival_and_victim_a_few_times(is_async, sharing, m
         prompt = [first, first, first, 5, number, *range(7)]
         engine.add(make_request(f"online-{number}", prompt, slo_class="online", max_tokens=5))
     count(online_arrivals.Hits, "num_held")
-    count(state, "num_unshared")
-    count(state, "block_holders")
+    count(EngineState, "num_unshared")
+    count(EngineState, "block_holders")
     output = engine.step()
     assert len(output.preempted_req_ids) > num_requests / 2
     assert sum(name.startswith("online") for name in output.num_scheduled_tokens) > 70
@@ -255,7 +255,8 @@ def test_images_of_computed_tokens_need_no_encoder(is_async):
     """So the next turn of a session preempts nobody for those of the turns before."""
     scheduler = make_scheduler(HYGEN[is_async], Limits())
     request = online(0, num_tokens=60, mm_features=[image("a", 5, 10), image("b", 40, 8)])
-    missing = [state.missing_encoder_embeds(scheduler, request, n, 60) for n in (0, 14, 15, 47, 48)]
+    state = EngineState(scheduler)
+    missing = [state.missing_encoder_embeds(request, n, 60) for n in (0, 14, 15, 47, 48)]
     assert [18, 18, 8, 8, 0] == missing
 
 
@@ -317,11 +318,12 @@ def test_probe_of_a_burst_finds_what_vllm_finds(is_async, limits):
         engine.add(make_request(f"first-{length}", shared[:length], max_tokens=3))
     engine.run()
     rng = random.Random(3)
-    probe = state.PrefixProbe(scheduler)
+    state = EngineState(scheduler)
+    probe = PrefixProbe(state)
     for number in range(400):
         prompt = shared[: rng.choice((0, 3, 16, 40, 41, 44, 64, 89, 90))]
         prompt = prompt + [(31 * number + i) % 997 for i in range(rng.choice((0, 1, 4, 9)))]
         request = make_request(f"burst-{number}", prompt or [1], max_tokens=1)
-        found, expected = probe.hit(request), state.prefix_hit(scheduler, request)
+        found, expected = probe.hit(request), state.prefix_hit(request)
         assert [[*group] for group in found[0]] == [[*group] for group in expected[0]]
         assert found[1] == expected[1]

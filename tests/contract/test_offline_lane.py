@@ -344,11 +344,12 @@ def test_large_offline_request_starts_without_headroom(is_async):
 def test_headroom_rises_where_offline_does_not_lack_blocks_alone(is_async, refused, quantile):
     """And it is as configured again when offline does."""
     config = {"mode": "slo", "headroom_quantile": 0.8}
-    reserve = engine_of(is_async, config).scheduler.kv_reserve
+    scheduler = engine_of(is_async, config).scheduler
+    reserve = scheduler.kv_reserve
     for steps, expected in ((2000, quantile), (2000, 0.8)):
         for _ in range(steps):
             reserve.step_ended(refused if expected == quantile else [Refusal.BLOCKS])
-        reserve.start_step(0, 1.0)
+        reserve.start_step(0, scheduler.waiting.online, 1.0)
         assert pytest.approx(expected, abs=0.02) == reserve._headroom.quantile
 
 
@@ -359,11 +360,12 @@ def test_headroom_rises_where_offline_does_not_lack_blocks_alone(is_async, refus
 def test_headroom_is_bounded_by_what_it_costs(is_async, refused, blocks):
     """Of 100 blocks, however many online may want: fewer where offline lacks nothing else."""
     config = {"mode": "slo", "headroom_quantile": 0.8}
-    reserve = engine_of(is_async, config, num_blocks=100).scheduler.kv_reserve
+    scheduler = engine_of(is_async, config, num_blocks=100).scheduler
+    reserve = scheduler.kv_reserve
     reserve._headroom.blocks = lambda *_: 1000
     for _ in range(2000):
         reserve.step_ended(refused)
-    reserve.start_step(0, 1.0)
+    reserve.start_step(0, scheduler.waiting.online, 1.0)
     assert pytest.approx(blocks, abs=1) == reserve.online_blocks
 
 

@@ -14,6 +14,7 @@ from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.leftovers import Leftovers
 from hygen_vllm.engine.make_room import RoomMaker
+from hygen_vllm.engine.planner import StepPlanner
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.labels import ClassRule
@@ -39,7 +40,8 @@ PARTS = [
     *((BudgetController, name) for name in ("terms", "completed", "arrived")),
     (CostLearner, "observe"),
     *((StepFeedback, name) for name in ("scheduled", "completed")),
-    *((scheduler, name) for name in ("make_plan", "chunk_caps", "expected_arrivals")),
+    *((scheduler, name) for name in ("chunk_caps", "expected_arrivals")),
+    (StepPlanner, "plan"),
     (open_step, "grant_chunk"),
     (open_step, "grant_decode"),
     (online_arrivals, "is_ready"),
@@ -123,14 +125,14 @@ def test_part_that_raises_now_and_then_costs_nobody_anything(
 @pytest.mark.parametrize("has_online", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(scheduler, "make_plan"), (scheduler, "chunk_caps"), (RoomMaker, "make_room")],
+    [(StepPlanner, "plan"), (scheduler, "chunk_caps"), (RoomMaker, "make_room")],
 )
 def test_part_that_always_raises_leaves_online_as_with_vllm(
     is_async, has_online, module, name, monkeypatch, faults_are_caught
 ):
     """Offline requests wait while online ones are here; they run when nobody else does."""
 
-    def broken(*_):
+    def broken(*_, **__):
         raise BrokenError
 
     monkeypatch.setattr(module, name, broken)
@@ -161,7 +163,7 @@ def test_part_that_always_raises_hands_back_what_offline_holds(
     for _ in range(10):
         engine.step()
 
-    def broken(*_):
+    def broken(*_, **__):
         raise BrokenError
 
     monkeypatch.setattr(scheduler, "expected_arrivals", broken)

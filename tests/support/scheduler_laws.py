@@ -74,6 +74,6 @@ def online_schedule_without_offline(scheduler: Scheduler, throttle: bool) -> dic
     shared = ("vllm_config", "kv_cache_config", "structured_output_manager", "learner")
     memo = {id(getattr(scheduler, name)): getattr(scheduler, name) for name in shared}
     alone.__dict__ = copy.deepcopy(scheduler.__dict__, {id(scheduler): alone, **memo})
-    alone.leftovers.ends = lambda _: None
+    alone.leftovers.ends = lambda *_: None
     alone.finish_requests(list(alone.offline_ids), RequestStatus.FINISHED_ABORTED)
     return dict(alone.schedule(throttle).num_scheduled_tokens)

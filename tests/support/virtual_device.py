@@ -3,7 +3,7 @@
 
 import random
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState
 from hygen_vllm.lab.bare_scheduler import Limits, make_scheduler
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.curve import TokenCurve
@@ -39,12 +39,12 @@ class VirtualDevice:
         scheduler = self.scheduler
         output = scheduler.schedule()
         result = self._worker.execute(output)
-        step = state.composition(scheduler, output)
+        step = EngineState(scheduler).composition(output)
         seconds = self._cost.seconds(step) * self._rng.lognormvariate(0, self._noise) + self.stall_s
         self.stall_s = 0.0
         tokens = output.num_scheduled_tokens
         output.num_scheduled_tokens = {r: n for r, n in tokens.items() if r.startswith("online")}
-        online_s = self._cost.seconds(state.composition(scheduler, output))
+        online_s = self._cost.seconds(EngineState(scheduler).composition(output))
         num_offline = sum(tokens.values()) - sum(output.num_scheduled_tokens.values())
         output.num_scheduled_tokens = tokens
         self.now_s += seconds

@@ -18,7 +18,7 @@ from typing import Any
 
 from vllm.v1.request import Request
 
-from hygen_vllm.engine import state
+from hygen_vllm.engine.state import EngineState
 from hygen_vllm.lab.simulator.virtual_engine import VirtualStep
 from hygen_vllm.lab.workloads.arrivals import Arrival
 
@@ -98,6 +98,7 @@ class RunLog:
         self.num_preemptions = 0
         self._steps = array("d")
         self._scheduler = scheduler
+        self._state = EngineState(scheduler)
         self._learner = getattr(scheduler, "learner", None)
         self._in_flight: deque[tuple[float, ...]] = deque()
         self._next_sample_s = 0.0
@@ -290,5 +291,5 @@ class RunLog:
         offline: set[int] = set()
         for request in self._scheduler.running:
             is_offline = self.records[request.request_id].is_offline
-            (offline if is_offline else online).update(state.block_ids(self._scheduler, request))
+            (offline if is_offline else online).update(self._state.block_ids(request))
         return len(online), len(offline - online)

@@ -12,7 +12,7 @@ PROFILE_OUT       := profiles/cpu/smollm2-135m
 PYTEST            := $(BIN)/python -m pytest -p tests.collect_guard $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo demo-ray test test-fast test-long test-releases test-ray test-vllm-own check check-wheel stale ci experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
+.PHONY: help setup docs model demo demo-ray test test-fast test-long test-releases test-ray test-vllm-own check check-wheel stale ci experiments experiments-quick bench bench-predictor bench-simulator bench-offline bench-fleet experiment-real-cpu profile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' Makefile
@@ -72,7 +72,10 @@ check-wheel: model ## build sdist and wheel, install the wheel in empty environm
 stale: setup ## list the measured results that are older than the code that they measure
 	$(BIN)/python tools/stale_results.py
 
-ci: check test check-wheel stale ## all that is checked of a commit
+docs: setup ## build the pages in docs/ into .cache/site, with strict links
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+
+ci: check docs test check-wheel stale ## all that is checked of a commit
 
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .

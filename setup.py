@@ -130,6 +130,7 @@ DEV = [
     "build>=1.2",
     "orjson",  # vLLM 0.33 needs it where it serves; its tests run without an installation
     "hypothesis>=6.150",
+    "mkdocs-material>=9.6",
     "mypy==2.4.1",
     "pandas-stubs",
     "psutil>=6.0",

@@ -37,6 +37,8 @@ from hygen_vllm.ray_serving.app_config import AppConfig
 from hygen_vllm.slo import Slo
 
 ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+MOST_README_LINES = 120
 
 VLLM_FLAGS = frozenset(
     {
@@ -933,17 +935,17 @@ def test_first_two_commands_of_the_readme_are_demo_and_test() -> None:
     assert commands[:2] == ["make demo", "make test"]
 
 
-def test_simulations_in_the_readme_are_parsed_as_a_whole() -> None:
-    commands = read_document(ROOT / "README.md").commands
+def test_simulations_in_the_documents_are_parsed_as_a_whole() -> None:
+    commands = [each for path in DOCS.glob("*.md") for each in read_document(path).commands]
     whole = [
         command.words[0] for command in commands if command.program == "hygen" and command.is_whole
     ]
     assert {"simulate", "report", "plan", "tune", "batch"} <= set(whole)
 
 
-def test_settings_in_the_readme_are_those_of_the_configuration() -> None:
-    """The table has one row for each field, with its default, and no other."""
-    section = readme().split("\n## Settings\n")[1].split("\n## ")[0]
+def test_table_of_settings_is_that_of_the_configuration() -> None:
+    """It has one row for each field, with its default, and no other."""
+    section = in_section("operate.md", "## Settings")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE)
     assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(HyGenConfig)]
     for name, default in rows:
@@ -951,8 +953,20 @@ def test_settings_in_the_readme_are_those_of_the_configuration() -> None:
             assert float(default) == getattr(HyGenConfig, name)
 
 
-def test_policies_in_the_readme_are_those_that_can_be_simulated() -> None:
-    """The table names each of them once, and no other."""
-    section = readme().split("\n## Try a policy")[1].split("\n## ")[0]
+def test_table_of_policies_has_those_that_can_be_simulated() -> None:
+    """It names each of them once, and no other."""
+    section = in_section("simulate.md", "### Policies")
     cells = "".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE))
     assert sorted(NAMES) == sorted(re.findall(r"`([\w-]+)`", cells))
+
+
+def test_readme_is_one_screen_that_leads_to_every_page() -> None:
+    assert len(readme().splitlines()) <= MOST_README_LINES
+    pages = {f"docs/{path.name}" for path in DOCS.glob("*.md")} - {"docs/index.md"}
+    assert pages <= set(re.findall(r"\]\((docs/[^)]*)\)", readme()))
+
+
+def in_section(page: str, heading: str) -> str:
+    """Return the text below a heading, up to the next one of its level."""
+    text = (DOCS / page).read_text(encoding="utf-8").split(f"\n{heading}\n")[1]
+    return text.split(f"\n{heading.split(maxsplit=1)[0]} ")[0]

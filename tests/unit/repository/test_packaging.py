@@ -83,8 +83,10 @@ def test_python_is_one_that_is_tested_and_that_vllm_runs_on(metadata: Message) -
 
 
 def test_extras_that_are_recommended_exist(metadata: Message) -> None:
-    """Of the README and of messages about missing packages."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8") + " ".join(INSTALL_HINTS.values())
+    """Of the documents and of messages about missing packages."""
+    documents = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    text = "".join(path.read_text(encoding="utf-8") for path in documents)
+    text += " ".join(INSTALL_HINTS.values())
     named = set(",".join(re.findall(r"(?:hygen-vllm|'\.)\[([\w,]+)\]", text)).split(","))
     assert {"vllm", "ray", "lab"} <= named <= set(metadata.get_all("Provides-Extra", []))
 

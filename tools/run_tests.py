@@ -107,7 +107,7 @@ class Stage:
     name: str
     command: tuple[str, ...]
     cores: int = 1
-    limit_s: float = 600.0
+    limit_s: float = 900.0
     place: Place = Place()
     needs: tuple[str, ...] = ()
     is_pytest: bool = True

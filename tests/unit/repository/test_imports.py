@@ -155,7 +155,7 @@ def test_importing_the_package_and_its_config_loads_no_engine() -> None:
 def _printed(code: str) -> tuple[str, str]:
     """Return what a new interpreter prints: stdout and stderr."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-X", "utf8", "-c", code],  # torch cannot be imported in an ASCII locale
         capture_output=True,
         text=True,
         check=False,

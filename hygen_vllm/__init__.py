@@ -9,7 +9,8 @@ Reading guide, in the order a request travels:
 2. `engine.scheduler`       vLLM's scheduler with an offline class: plan, make room, one call
 3. `engine.waiting_queue`   one vLLM RequestQueue of two lanes; `lane` is the offline one: tenants,
                             prefixes, age
-4. `engine.arrivals`        which waiting online requests could start in a step
+4. `engine.step_builder`    opens a step; `engine.arrivals` says which waiting online requests could
+                            start in it
 5. `engine.make_room`       what is preempted for them
 6. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
 7. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how

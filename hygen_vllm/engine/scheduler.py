@@ -13,7 +13,7 @@ vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 af
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain, filterfalse
+from itertools import filterfalse
 from operator import attrgetter
 from typing import Any
 
@@ -26,21 +26,19 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, ready_with_kv
 from hygen_vllm.engine.hook import Granted, OnlineOnlyStep, OpenStep
 from hygen_vllm.engine.identity import given_cost, new_trace
 from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.leftovers import Leftovers
 from hygen_vllm.engine.load_report import LoadReport, answer_through_engine_core
-from hygen_vllm.engine.make_room import Room, RoomMaker
 from hygen_vllm.engine.offload_tier import KvOffloading
-from hygen_vllm.engine.planner import StepPlanner, chunk_caps, num_ready_of
+from hygen_vllm.engine.planner import StepPlanner
 from hygen_vllm.engine.release import check_release
 from hygen_vllm.engine.slo_control import SloControl
-from hygen_vllm.engine.state import EngineState, extra_args, lora_id
+from hygen_vllm.engine.state import EngineState, extra_args
+from hygen_vllm.engine.step_builder import StepBuilder
 from hygen_vllm.engine.waiting_queue import QueueParts, TwoLaneQueue
 from hygen_vllm.labels import RequestClass
-from hygen_vllm.lane.offline_queue import Start
 from hygen_vllm.lane.rate_cap import OfflineRate
 from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.operate.log import engine_logger, remarks, start_line
@@ -57,11 +55,6 @@ check_release(vllm_version)
 answer_through_engine_core()
 
 Clock = Callable[[], float]
-ORDERING_SHARE = 0.011
-"""Share of the time of steps that putting a backlog in order may take by itself. With what it does
-to caches and to the collector steps are 2 % longer at most (experiments/05-offline-lane)."""
-UNKNOWN_STEP_S = 0.01
-"""Taken for the seconds of a step before one has completed."""
 MEASURE_EVERY = 4
 """Once the device is known one step in so many is measured; the others stay as cheap as stock."""
 
@@ -119,7 +112,7 @@ class HyGenScheduler(Scheduler):
         """What finished offline requests leave in the prefix cache."""
         self.waiting: TwoLaneQueue
         self.kv_holding_waiting: TwoLaneQueue
-        self.waiting, self.kv_holding_waiting = QueueParts(
+        self.lanes = QueueParts(
             config,
             self.policy,
             self.state,
@@ -128,7 +121,8 @@ class HyGenScheduler(Scheduler):
             self.kv_reserve.remaining_tokens,
             self.clock,
             self.faults,
-        ).queues()
+        ).lanes()
+        self.waiting, self.kv_holding_waiting = self.lanes.waiting, self.lanes.holding
         self.offline_log = OfflineLog()
         self.num_unknown_labels = 0
         self.learner = CostLearner(given_cost(self.hygen_config, vllm_config))
@@ -141,7 +135,17 @@ class HyGenScheduler(Scheduler):
         """Says what offline may do in a step; another one may be set between two steps."""
         if self.slo_control is not None:
             self.gate = self.slo_control.controller
-        self._planner = StepPlanner(self.state, config, self.kv_reserve, self.slo_control)
+        rate_per_s = self.hygen_config.offline_rate_per_s
+        self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
+        self._builder = StepBuilder(
+            self.state,
+            config,
+            self.lanes,
+            self.offline_ids,
+            self.kv_reserve,
+            StepPlanner(self.state, config, self.kv_reserve, self.slo_control),
+            self._rate,
+        )
         self.load_report = LoadReport(
             self.state,
             self.waiting,
@@ -158,11 +162,6 @@ class HyGenScheduler(Scheduler):
         """Seconds that the last step could take, None without offline requests in the engine."""
         self.step_price = 0.0
         """Price of a second in the last step; see step.terms.StepTerms."""
-        rate_per_s = self.hygen_config.offline_rate_per_s
-        self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
-        self._offline_is_stuck = False
-        self.too_long: dict[str, float] = {}
-        """Since when no step has had the seconds that a running offline request needs."""
         self._had_no_plan = False
         """Whether the plan of the last step failed."""
         self._feedback = StepFeedback(vllm_config.parallel_config.pipeline_parallel_size)
@@ -246,7 +245,7 @@ class HyGenScheduler(Scheduler):
         """Note that a request finished or was aborted."""
         if self.is_offline(request):
             self.offline_ids.discard(request.request_id)
-            self.too_long.pop(request.request_id, None)
+            self._builder.too_long.pop(request.request_id, None)
             self.waiting.offline.finished(request, request.num_tokens)
             self.kv_holding_waiting.offline.finished(request, 0.0)
             self.kv_reserve.left(request, self.clock())
@@ -263,11 +262,18 @@ class HyGenScheduler(Scheduler):
         self.step_limit_s, self.step_price = None, 0.0
         if self.offline_ids:
             try:
-                throttle_prefills = self._begin_step(throttle_prefills, started_s)
+                self._step, throttle_prefills = self._builder.open(
+                    self.gate,
+                    self.learner,
+                    expects_online=self.expects_online,
+                    is_throttled=throttle_prefills,
+                    step_s=self._feedback.step_s,
+                    now_s=started_s,
+                )
                 self._had_no_plan = False
             except Exception:
                 self.faults.note("plan of a step")
-                if self._had_no_plan and self.num_waiting_online():
+                if self._had_no_plan and self.lanes.num_online():
                     self._hand_back_offline(started_s)
                 self._had_no_plan = True
                 for queue in (self.waiting, self.kv_holding_waiting):
@@ -291,7 +297,7 @@ class HyGenScheduler(Scheduler):
 
     def _leave_out_offline(self) -> None:
         """Serve no offline request in this step; all of them as vLLM does if no other is here."""
-        has_online = self.num_waiting_online() or not all(map(self.is_offline, self.running))
+        has_online = self.lanes.num_online() or not all(map(self.is_offline, self.running))
         self.waiting.offline_is_open = self.kv_holding_waiting.offline_is_open = not has_online
         num_online = sum(not self.is_offline(request) for request in self.running)
         granted = () if self._step is None else self._step.granted
@@ -322,141 +328,19 @@ class HyGenScheduler(Scheduler):
             return self.slo_control.record(plan, composition, self.learner.cost)
         return None if composition is None else StepRecord(composition)
 
-    def _begin_step(self, throttle_prefills: bool, now_s: float) -> bool:
-        """Plan the step, make room for the online class; return whether vLLM defers prefills."""
-        state = self.state
-        num_online = self._put_online_first()
-        can_admit = state.can_admit_waiting()
-        defers_prefills = throttle_prefills and self._defers_prefills(num_online)
-        num_waiting = self.num_waiting_online(), self.num_waiting_offline()
-        cap, offline_cap = chunk_caps(state, num_online, *num_waiting)
-        with_kv = ready_with_kv(state, self.kv_holding_waiting.online)
-        arrivals: list[Arrival] = []
-        if with_kv or (can_admit and self.waiting.online):
-            waiting = chain(with_kv, self.waiting.online if can_admit else ())
-            arrivals = [*expected_arrivals(state, waiting, num_online, cap, defers_prefills)]
-        num_ready = len(with_kv) + num_ready_of(state, self.waiting.online)
-        num_behind = max(0, num_ready - len(arrivals))
-        room = RoomMaker(
-            state,
-            self.kv_holding_waiting.offline,
-            arrivals,
-            num_online=num_online,
-            most_tokens_each=cap,
-            remaining_tokens=self.kv_reserve.remaining_tokens,
-            now_s=now_s,
-        ).make_room(self._offline_is_stuck)
-        self.kv_reserve.start_step(num_online, self.waiting.online, now_s)
-        if self.deferred_waiting:
-            self.deferred_waiting -= set(filter(self.is_offline, self.deferred_waiting))
-        if len(self.kv_holding_waiting.offline):
-            self._offer_kv_holding(room.blocks_left, len(arrivals), now_s)
-        is_open = can_admit and not room.num_preempted
-        room_for = partial(self._room_for, room, num_online)
-        self.waiting.start_step(is_open, now_s, *self._ordering(num_online), room_for)
-        plan = self._planner.plan(
-            self.gate,
-            self.learner,
-            expects_online=self.expects_online,
-            num_online=num_online,
-            arrivals=arrivals,
-            num_behind=num_behind,
-            next_offline=self.waiting.offline.next_candidate(),
-            blocks_left=room.blocks_left,
-        )
-        self._step = OpenStep(
-            state,
-            self.waiting,
-            plan,
-            room,
-            arrivals,
-            offline_ids=self.offline_ids,
-            too_long=self.too_long,
-            blocks_to_start=self.kv_reserve.blocks_to_start,
-            now_s=now_s,
-            num_online=num_online,
-            min_chunk_tokens=self.hygen_config.min_chunk_tokens,
-            max_chunk_tokens=offline_cap,
-            starts_left=self._rate.num_ready(now_s) if self._rate else None,
-            is_throttled=throttle_prefills,
-        )
-        return defers_prefills
-
-    def _offer_kv_holding(self, blocks_left: int, num_arrivals: int, now_s: float) -> None:
-        """Offer offline requests that wait with KV blocks, unless that could hold up online ones.
-
-        vLLM admits nobody behind one of them that cannot go on. One whose load failed has none and
-        waits like any other.
-        """
-        queue = self.kv_holding_waiting
-        for request in [*queue.offline]:
-            if not request.num_computed_tokens and self.state.has_loaded(request):
-                self.state.wait_without_kv(request)
-        queue.start_step(True, now_s)
-        head = queue.peek_offline()
-        rest = 0 if head is None else head.num_tokens - head.num_computed_tokens
-        chunk = max(1, min(self.hygen_config.min_chunk_tokens, rest))
-        needed = self.state.most_blocks_to_grow(chunk)
-        has_others = bool(self.running or num_arrivals)
-        slots_left = self.state.slots - len(self.running) - num_arrivals
-        queue.offline_is_open = slots_left > 0 and (blocks_left >= needed or not has_others)
-        queue.gives_one = has_others  # room was looked for one of them
-
     @staticmethod
     def _waits_without_kv(request: Request) -> bool:
         is_ready = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
         return is_ready and not request.num_computed_tokens
-
-    def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
-        """Return whether an offline request could start now, or where no other one ran."""
-        if room.encoder_is_reserved and request.has_encoder_inputs:
-            return Start.NOT
-        adapter = lora_id(request)
-        is_later = False
-        if adapter and adapter not in room.adapters:
-            max_loras = self.state.max_loras or 0
-            if len(room.online_adapters) >= max_loras:
-                return Start.NOT
-            is_later = len(room.adapters) >= max_loras
-        blocks = self.kv_reserve.blocks_to_start(request)
-        if blocks > room.blocks_left:
-            is_later = True
-            freed = sum(map(self.state.num_unshared, self.running[num_online:]))
-            if self.kv_reserve.blocks_to_start_alone(request) > room.blocks_left + freed:
-                return Start.NOT
-        return Start.LATER if is_later else Start.NOW
-
-    def _ordering(self, num_online: int) -> tuple[float, int]:
-        """Return the seconds for putting a backlog in order, and how many have to be in order.
-
-        Where no online request is here nobody waits for it: then every free slot gets a request.
-        """
-        order_s = ORDERING_SHARE * (self._feedback.step_s or UNKNOWN_STEP_S)
-        if num_online or self.num_waiting_online():
-            return order_s, 1
-        return order_s, max(1, self.max_num_running_reqs - len(self.running))
-
-    def _defers_prefills(self, num_online: int) -> bool:
-        """Whether a throttled step defers prefills (:636): online ones for online decodes only."""
-        has_online = num_online or self.num_waiting_online()
-        return self.state.defers_prefills(num_online if has_online else len(self.running))
 
     @property
     def expects_online(self) -> bool:
         """Whether an online request may come at any moment."""
         return self._has_seen_online or self.gate.mode == "fixed"
 
-    def num_waiting_online(self) -> int:
-        """Online requests in both of vLLM's waiting queues."""
-        return len(self.waiting.online) + len(self.kv_holding_waiting.online)
-
-    def num_waiting_offline(self) -> int:
-        """Offline requests in both of vLLM's waiting queues."""
-        return len(self.waiting.offline) + len(self.kv_holding_waiting.offline)
-
     def _close(self, step: OpenStep | OnlineOnlyStep) -> StepPlan | None:
         """Take in what became of a step that was built with offline requests in the engine."""
-        self._offline_is_stuck = step.offline_is_stuck
+        self._builder.offline_is_stuck = step.offline_is_stuck
         if step.plan is not None:
             self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
         for granted in step.granted:
@@ -476,27 +360,6 @@ class HyGenScheduler(Scheduler):
         self.leftovers.started(granted.request, granted.computed)
         self.offline_log.num_started += 1
 
-    def _put_online_first(self) -> int:
-        """Order `running`: online, offline decodes, offline prefills. Return the number online.
-
-        vLLM scans this list in order and, under fcfs, preempts its last member.
-        """
-        if len(self.offline_ids) == self.num_waiting_offline():
-            return len(self.running)
-        offline_ids = self.offline_ids
-        online: list[Request] = []
-        decodes: list[Request] = []
-        prefills: list[Request] = []
-        for request in self.running:
-            if request.request_id not in offline_ids:
-                online.append(request)
-            elif request.is_prefill_chunk:
-                prefills.append(request)
-            else:
-                decodes.append(request)
-        self.running = online + decodes + prefills
-        return len(online)
-
     def get_request_counts(self) -> tuple[int, int]:
         """Return (running, waiting); while a step is built, online requests only.
 
@@ -506,7 +369,7 @@ class HyGenScheduler(Scheduler):
         """
         if self._step is None:
             return super().get_request_counts()
-        num_waiting = self.num_waiting_online()
+        num_waiting = self.lanes.num_online()
         if self.deferred_waiting:
             num_waiting += sum(map(self.is_offline, self.deferred_waiting))
         return self._step.num_online_running, num_waiting
@@ -604,7 +467,7 @@ class HyGenScheduler(Scheduler):
             self.learner.observe(composition, sample.seconds)
 
     def _log_offline(self, now_s: float) -> None:
-        num_waiting = self.num_waiting_offline()
+        num_waiting = self.lanes.num_offline()
         line = self.offline_log.line(now_s, len(self.offline_ids) - num_waiting, num_waiting)
         if line is not None:
             if self.slo_control is not None:

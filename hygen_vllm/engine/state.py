@@ -195,6 +195,15 @@ class EngineState:
         """Count an online request among those that vLLM passes over in this step (:906)."""
         self._scheduler.deferred_waiting.add(request)
 
+    def forget_passed_over(self, is_gone: Callable[[Request], bool]) -> None:
+        """Take requests out of those that vLLM has passed over."""
+        deferred = self._scheduler.deferred_waiting
+        deferred -= set(filter(is_gone, deferred))
+
+    def reorder_running(self, running: list[Request]) -> None:
+        """Put the running requests in another order."""
+        self._scheduler.running = running
+
     def free_encoder_cache(self, request: Request) -> None:
         self._scheduler.encoder_cache_manager.free(request)
 

@@ -181,6 +181,22 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """Both of vLLM's waiting queues: of requests that wait, and that hold KV blocks meanwhile."""
+
+    waiting: TwoLaneQueue
+    holding: TwoLaneQueue
+
+    def num_online(self) -> int:
+        """Online requests in both."""
+        return len(self.waiting.online) + len(self.holding.online)
+
+    def num_offline(self) -> int:
+        """Offline requests in both."""
+        return len(self.waiting.offline) + len(self.holding.offline)
+
+
+@dataclass(frozen=True)
 class QueueParts:
     """What the waiting queues of an engine are made of.
 
@@ -199,12 +215,12 @@ class QueueParts:
     clock: Callable[[], float]
     faults: PolicyFaults
 
-    def queues(self) -> tuple[TwoLaneQueue, TwoLaneQueue]:
-        """Return two new queues: of requests that wait, and that hold KV meanwhile."""
+    def lanes(self) -> Lanes:
+        """Return the queues of an engine, empty."""
         config = self.config
         num_cached = self.state.num_cached_blocks
         rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
-        return (
+        return Lanes(
             self._queue(lambda: OfflineQueue(self._label, rules, self.clock, self._place)),
             self._queue(lambda: OfflineQueue(lambda _: Labels())),
         )

@@ -151,4 +151,4 @@ def test_running_request_that_no_step_has_the_seconds_for_keeps_others_out_for_a
     while device.scheduler.requests:
         device.step()
     assert len(device.outputs["offline-long"]) == 50
-    assert not device.scheduler.too_long
+    assert not device.scheduler._builder.too_long

@@ -476,5 +476,5 @@ def test_step_and_report_look_at_a_part_of_a_long_queue(is_async, policy, monkey
     report = scheduler.load_report.now()
     assert len(looked_at) < num_waiting
     assert num_waiting == report.num_online
-    waiting = 20 * scheduler.num_waiting_online()
+    waiting = 20 * scheduler.lanes.num_online()
     assert waiting <= report.online_prefill_tokens <= waiting + 20 * 4

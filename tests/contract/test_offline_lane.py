@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from vllm.v1.request import RequestStatus
 
-from hygen_vllm.engine.scheduler import ORDERING_SHARE
+from hygen_vllm.engine.step_builder import ORDERING_SHARE
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lane.offline_queue import ORDER_S
 from hygen_vllm.step.grant import Refusal

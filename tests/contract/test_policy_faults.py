@@ -9,7 +9,7 @@ import pytest
 
 from hygen_vllm.engine import arrivals as online_arrivals
 from hygen_vllm.engine import hook as open_step
-from hygen_vllm.engine import scheduler
+from hygen_vllm.engine import step_builder
 from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.leftovers import Leftovers
@@ -40,7 +40,7 @@ PARTS = [
     *((BudgetController, name) for name in ("terms", "completed", "arrived")),
     (CostLearner, "observe"),
     *((StepFeedback, name) for name in ("scheduled", "completed")),
-    *((scheduler, name) for name in ("chunk_caps", "expected_arrivals")),
+    *((step_builder, name) for name in ("chunk_caps", "expected_arrivals")),
     (StepPlanner, "plan"),
     (open_step, "grant_chunk"),
     (open_step, "grant_decode"),
@@ -125,7 +125,7 @@ def test_part_that_raises_now_and_then_costs_nobody_anything(
 @pytest.mark.parametrize("has_online", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(StepPlanner, "plan"), (scheduler, "chunk_caps"), (RoomMaker, "make_room")],
+    [(StepPlanner, "plan"), (step_builder, "chunk_caps"), (RoomMaker, "make_room")],
 )
 def test_part_that_always_raises_leaves_online_as_with_vllm(
     is_async, has_online, module, name, monkeypatch, faults_are_caught
@@ -166,7 +166,7 @@ def test_part_that_always_raises_hands_back_what_offline_holds(
     def broken(*_, **__):
         raise BrokenError
 
-    monkeypatch.setattr(scheduler, "expected_arrivals", broken)
+    monkeypatch.setattr(step_builder, "expected_arrivals", broken)
     for number in range(3):
         engine.add(make_request(f"online-{number}", prompt_of(50 + number), max_tokens=8))
     for _ in range(40):

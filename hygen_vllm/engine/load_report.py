@@ -12,7 +12,7 @@ from vllm.v1.engine.core import EngineCore
 
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, tokens_waiting
-from hygen_vllm.engine.waiting_queue import TwoLaneQueue
+from hygen_vllm.engine.waiting_queue import Lanes
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.fleet.interference import Interference
 from hygen_vllm.price.composition import StepComposition
@@ -29,7 +29,6 @@ class LoadReport:
     """The loads of one engine, one after the other.
 
     Args:
-        waiting, holding: the requests that wait, and that hold KV meanwhile.
         offline_ids: requests of the offline class.
         num_started: how many offline requests have started so far.
     """
@@ -37,8 +36,7 @@ class LoadReport:
     def __init__(  # noqa: PLR0913 - made in one place
         self,
         state: EngineState,
-        waiting: TwoLaneQueue,
-        holding: TwoLaneQueue,
+        lanes: Lanes,
         offline_ids: Collection[str],
         *,
         cost: Callable[[], StepCost | None],
@@ -47,7 +45,7 @@ class LoadReport:
         clock: Callable[[], float],
     ) -> None:
         self._state = state
-        self._waiting, self._holding = waiting, holding
+        self._lanes = lanes
         self._offline_ids = offline_ids
         self._cost = cost
         self._num_started_now = num_started
@@ -59,21 +57,20 @@ class LoadReport:
 
     def now(self) -> EngineLoad:
         """Return the present load. Takes O(requests that run or hold KV)."""
-        state, offline_ids = self._state, self._offline_ids
-        holding = [*self._holding.online]
+        state, lanes, offline_ids = self._state, self._lanes, self._offline_ids
+        holding = [*lanes.holding.online]
         offline = [r for r in state.running if r.request_id in offline_ids]
         running = [r for r in state.running if r.request_id not in offline_ids]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]
         free_blocks = state.free_blocks() + sum(map(state.num_held, offline))
-        num_waiting = len(self._waiting.offline) + len(self._holding.offline)
         decode_step_s, prefill_token_s = self._seconds(decodes)
         return EngineLoad(
-            num_online=len(running) + len(self._waiting.online) + len(holding),
-            online_prefill_tokens=tokens_waiting(self._waiting.online)
+            num_online=len(running) + lanes.num_online(),
+            online_prefill_tokens=tokens_waiting(lanes.waiting.online)
             + sum(max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + holding),
             num_offline=len(offline_ids),
-            offline_wanted=max(0, self._most_ahead() - num_waiting),
+            offline_wanted=max(0, self._most_ahead() - lanes.num_offline()),
             free_tokens=state.block_size * free_blocks,
             decode_step_s=decode_step_s,
             prefill_token_s=prefill_token_s,

@@ -148,8 +148,7 @@ class HyGenScheduler(Scheduler):
         )
         self.load_report = LoadReport(
             self.state,
-            self.waiting,
-            self.kv_holding_waiting,
+            self.lanes,
             self.offline_ids,
             cost=lambda: self.learner.cost,
             num_started=lambda: self.offline_log.num_started,

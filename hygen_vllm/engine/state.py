@@ -322,7 +322,7 @@ class EngineState:
 
     def free_blocks(self) -> int:
         """Blocks free now, and those that come free once steps in flight have completed (:2777)."""
-        num_free: int = self._pool.get_num_free_blocks()
+        num_free = self.free_blocks_now()
         if self._scheduler.deferred_frees:
             num_free += sum(num_coming_free(blocks) for _, blocks in self._scheduler.deferred_frees)
         return num_free

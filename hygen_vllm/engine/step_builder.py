@@ -69,7 +69,7 @@ class StepBuilder:
             step_s: how long the last step took, None if none has completed.
         """
         state = self.state
-        num_online = self.put_online_first()
+        num_online = self._put_online_first()
         can_admit = state.can_admit_waiting()
         defers_prefills = is_throttled and self._defers_prefills(num_online)
         waiting, holding = self.lanes.waiting, self.lanes.holding
@@ -126,7 +126,7 @@ class StepBuilder:
         )
         return step, defers_prefills
 
-    def put_online_first(self) -> int:
+    def _put_online_first(self) -> int:
         """Order `running`: online, offline decodes, offline prefills. Return the number online.
 
         vLLM scans this list in order and, under fcfs, preempts its last member.

@@ -86,6 +86,8 @@ class OpenStep:
             arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
         }
         """Most tokens of each; None for as many as vLLM gives."""
+        self._hits_in_danger = room.hits
+        """Hits of arrivals that offline work could evict before vLLM comes to them."""
         self._encoder_is_reserved = room.encoder_is_reserved
         self._adapters = set(room.adapters)
         self._min_chunk_tokens = min_chunk_tokens
@@ -113,6 +115,8 @@ class OpenStep:
             return 0
         request_id = request.request_id
         if request_id in self._offline_ids:
+            if self._hits_in_danger:
+                self._keep_hits()
             return self._limit_offline(request, computed, wanted)
         if request_id in self._arrivals:
             most = self._arrivals[request_id]
@@ -171,6 +175,17 @@ class OpenStep:
             return wanted if is_padded else min(wanted, self._min_chunk_tokens)
         self._do_not_start(request, result)
         return 0
+
+    def _keep_hits(self) -> None:
+        """Keep what arrivals share from the offline work that runs before them in this step.
+
+        What online requests have evicted by now they would have evicted without it.
+        """
+        num_offline = len(self._state.running) - self.num_online_running
+        most = num_offline * self._state.most_blocks_per_decode
+        most += self._state.most_blocks_to_grow(self.plan.max_tokens)
+        self._state.keep_cached(self._hits_in_danger, most)
+        self._hits_in_danger = frozenset()
 
     def _is_too_long(self, request: Request, is_first: bool) -> bool:
         """Whether what a running request needs has long been more than all of a step's seconds.

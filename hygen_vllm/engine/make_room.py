@@ -11,6 +11,7 @@ would leave it, is a victim like one that runs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -37,6 +38,8 @@ class Room:
     """Whether online requests need the encoder, now or soon."""
     online_adapters: frozenset[int] = frozenset()
     """Those of them that online requests hold."""
+    hits: AbstractSet[int] = frozenset()
+    """Cached blocks that arrivals share, by id."""
 
 
 class RoomMaker:
@@ -119,6 +122,7 @@ class RoomMaker:
             adapters=self._adapters(self._state.running) if has_loras else frozenset(),
             encoder_is_reserved=bool(self._encodes),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
+            hits=self._adopted,
         )
 
     def _offline(self) -> list[Request]:

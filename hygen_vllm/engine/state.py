@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What HyGen reads of vLLM's private scheduler state, one function per question.
+"""What HyGen reads of vLLM's private scheduler state, and the little it changes.
 
-Nothing here changes vLLM's state but `forget_unshared`, and a prefix-cache probe, which may note
-the hit for sparse-retention groups. Line numbers are those of vLLM 0.32.0,
-v1/core/sched/scheduler.py.
+One function a question. A prefix-cache probe may note the hit for sparse-retention groups. Line
+numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any
 
@@ -207,6 +207,29 @@ class EngineState:
     def free_encoder_cache(self, request: Request) -> None:
         self._scheduler.encoder_cache_manager.free(request)
 
+    def forget_unshared(self, request: Request, num_kept: int) -> None:
+        """Take blocks that only a request holds out of the prefix cache, but for the first."""
+        manager = self._scheduler.kv_cache_manager
+        held = (
+            each.req_to_blocks.get(request.request_id, ())[num_kept:] for each in self._managers
+        )
+        ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
+        manager.evict_blocks(ids)
+
+    def keep_cached(self, block_ids: AbstractSet[int], num_taken: int) -> None:
+        """Put those of the next `num_taken` free blocks that are in `block_ids` behind all others.
+
+        vLLM takes free blocks from the front, cached or not.
+        """
+        queue = self._pool.free_block_queue
+        block = queue.fake_free_list_head.next_free_block
+        for _ in range(min(num_taken, queue.num_free_blocks)):
+            following = block.next_free_block
+            if block.block_id in block_ids:
+                queue.remove(block)
+                queue.append(block)
+            block = following
+
     # --- what is asked -------------------------------------------------------------------------
 
     def can_admit_waiting(self) -> bool:
@@ -369,15 +392,6 @@ class EngineState:
         for manager in self._managers:
             blocks = manager.req_to_blocks.get(request.request_id, ())
             yield blocks, bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
-
-    def forget_unshared(self, request: Request, num_kept: int) -> None:
-        """Take blocks that only a request holds out of the prefix cache, but for the first."""
-        manager = self._scheduler.kv_cache_manager
-        held = (
-            each.req_to_blocks.get(request.request_id, ())[num_kept:] for each in self._managers
-        )
-        ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
-        manager.evict_blocks(ids)
 
     def block_holders(self, requests: Iterable[Request]) -> dict[int, int]:
         """How many of `requests` hold each block, by block id."""

@@ -308,6 +308,24 @@ def test_abort_frees_everything_of_an_offline_request(is_async):
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199
 
 
+def test_arrival_shares_all_that_was_cached_when_its_step_began(is_async):
+    """Offline decodes of the same step take other blocks, where there are any."""
+    num_kept = Counter()
+    for steps in range(4, 40):
+        engine = engine_of(is_async, {"mode": "off"}, num_blocks=36)
+        engine.add(online(0, num_tokens=40, max_tokens=1))
+        engine.run()
+        fill(engine, [offline(i, max_tokens=60) for i in range(3)], steps)
+        arrival = online(0, num_tokens=48, max_tokens=1)
+        _, num_cached = EngineState(engine.scheduler).prefix_hit(arrival)
+        engine.add(arrival)
+        output = engine.step()
+        (new,) = (r for r in output.scheduled_new_reqs if r.req_id == "online-0")
+        assert num_cached == new.num_computed_tokens, steps
+        num_kept[num_cached] += 1
+    assert len(num_kept) > 3
+
+
 @pytest.mark.parametrize("limits", [{}, {"prefix_caching": False}, {"num_speculative_tokens": 3}])
 def test_probe_of_a_burst_finds_what_vllm_finds(is_async, limits):
     """Prompts that share nothing, a part or all of what is cached, longer or shorter than it."""

@@ -29,6 +29,8 @@ ARGUMENTS = [
     *("--max-num-batched-tokens", "256"),
     *("--block-size", "32"),
     *("--num-gpu-blocks-override", "80"),
+    # a machine on which a step takes longer would serve few offline requests at once
+    *("--additional-config", json.dumps({"hygen": {"idle_step_s": 10.0}})),
 ]
 CLIENT_LIMIT_S = 400.0
 NUM_CROWD = 48

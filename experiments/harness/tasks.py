@@ -135,8 +135,27 @@ def days_task(flags: Mapping[str, Any]) -> Outcome:
     return figures, {"hours": hours}
 
 
+def ablation_task(flags: Mapping[str, Any]) -> Outcome:
+    """Run `hygen simulate` without a part of the policy; see mechanisms.py.
+
+    `of_limit` is measured / limit over all parts of `target`.
+    """
+    from harness.mechanisms import without
+
+    flags = dict(flags)
+    name, targets = flags.pop("without"), flags.pop("target").split()
+    alone = _alone({**flags, "policy": ALONE})
+    with without(name) as settings:
+        flags["setting"] = [*flags.get("setting", []), *settings]
+        figures, kept = simulate_task(flags)
+    parts = {target: f"{target.partition('=')[0]}_ms" for target in targets}
+    of_limits = [figures[part] / limit_ms(target, alone) for target, part in parts.items()]
+    return {**figures, "of_limit": max(of_limits)}, kept
+
+
 TASKS: dict[str, Callable[[Mapping[str, Any]], Outcome]] = {
     "simulate": simulate_task,
+    "ablation": ablation_task,
     "accuracy": accuracy_task,
     "plan": plan_task,
     "days": days_task,

@@ -5,8 +5,9 @@
 
 Reading guide, in the order a request travels:
 
-1. `labels`                 labels -> RequestClass.ONLINE or OFFLINE
-2. `engine.scheduler`       vLLM's scheduler with an offline class: plan, make room, one call
+1. `engine.scheduler`       vLLM's calls come in; `engine.policy` makes the parts below and leads a
+                            step through them
+2. `engine.requests`        a request came, started, was preempted, left; `labels` says its class
 3. `engine.waiting_queue`   one vLLM RequestQueue of two lanes; `lane` is the offline one: tenants,
                             prefixes, age
 4. `engine.step_builder`    opens a step; `engine.arrivals` says which waiting online requests could
@@ -15,7 +16,7 @@ Reading guide, in the order a request travels:
 6. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
 7. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how
                             many tokens an offline one gets, `kv` which blocks it leaves alone
-8. `step.feedback`          how long the step took
+8. `engine.step_meter`      what was expected of the step; `step.feedback` says how long it took
 9. `price`                  learns the seconds of a step from that, or has them from a profile
 10. `targets`               what the latency targets of online requests still allow
 

@@ -99,7 +99,7 @@ class Engine:
         clocks = {} if settings is None else {"clock": lambda: self.now_s}
         self.scheduler: Any = make_scheduler(cls, limits, settings, **clocks)
         if settings is not None:
-            self.scheduler.learner = CostLearner(COST)
+            self.scheduler.hygen.learner = CostLearner(COST)
         self._in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self._numbers = itertools.count()
 

@@ -87,7 +87,7 @@ class Watcher:
 
     def __init__(self, scheduler: HyGenScheduler, device: DisturbedDevice) -> None:
         self.served: list[ServedStep] = []
-        self._learner = scheduler.learner
+        self._learner = scheduler.hygen.learner
         self._device = device
 
     def made(self, step: VirtualStep) -> None:
@@ -136,7 +136,7 @@ def serve(
     """
     clock = VirtualClock()
     scheduler = make_scheduler(HyGenScheduler, LIMITS, hygen, clock=clock, wall_clock=clock)
-    scheduler.learner = CostLearner(given)
+    scheduler.hygen.learner = CostLearner(given)
     watcher = Watcher(scheduler, device)
     engine = VirtualEngine(scheduler, clock, device.step_seconds, observer=watcher)
     requests = Requests(engine, seed)

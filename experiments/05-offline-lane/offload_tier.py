@@ -67,7 +67,7 @@ class Recomputed:
     def _counted(self, *args: Any) -> Any:
         output = self._schedule(*args)
         for request_id, num_tokens in output.num_scheduled_tokens.items():
-            if request_id not in self._scheduler.offline_ids:
+            if request_id not in self._scheduler.hygen.requests.offline_ids:
                 continue
             computed = self._scheduler.requests[request_id].num_computed_tokens
             self.tokens += num_tokens
@@ -93,7 +93,7 @@ def serve(flags: list[str], seconds: float) -> dict[str, Any]:
         stats = served.stats
         return {
             "offline_tokens_per_s": round(served.offline_tokens_per_s),
-            "preemptions": server.scheduler.offline_log.num_preemptions,
+            "preemptions": server.scheduler.hygen.offline_log.num_preemptions,
             "computed": recomputed.tokens,
             "computed_again": recomputed.again,
             "ttft_mean_ms": round(1e3 * (stats["ttft"].mean or 0.0)),

@@ -127,7 +127,7 @@ class Engine:
     def put_in_order(self) -> None:
         """Empty the inbox without a step: the running requests stay as long as they are."""
         while self.scheduler.waiting.offline.num_new:
-            self.scheduler.waiting.offline.start_scan(self.scheduler.clock())
+            self.scheduler.waiting.offline.start_scan(self.scheduler.hygen.clock())
 
     def step(self) -> float:
         """Run one step; return the seconds of schedule()."""

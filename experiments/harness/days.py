@@ -202,7 +202,7 @@ class WeekLog(RunLog):
 
     def restarted(self, scheduler: Any) -> None:
         """Go on with the scheduler of an engine that was started anew."""
-        self._scheduler, self._learner = scheduler, getattr(scheduler, "learner", None)
+        self.follow(scheduler)
         self._in_flight.clear()
 
     def unfinished(self) -> list[str]:
@@ -332,7 +332,7 @@ class _Week:
             scheduler.faults.are_raised = True
             if is_profiled:
                 given, _ = profile_device(self._engine.device, info, self._engine.knees, self._seed)
-                scheduler.learner = CostLearner(given)
+                scheduler.hygen.learner = CostLearner(given)
         depth = info.pipeline_parallel + int(info.is_async)
         return WeekEngine(
             scheduler,

@@ -51,7 +51,8 @@ SERVES = (
     *_modules(
         "hygen_vllm/engine",
         "arrivals hook identity kv_reserve leftovers load_report make_room offload_tier planner "
-        "release scheduler slo_control state step_builder victims waiting_queue",
+        "policy release requests scheduler slo_control state step_builder step_meter victims "
+        "waiting_queue",
     ),
     *_modules("hygen_vllm/fleet", "engine_load interference"),
 )

@@ -138,11 +138,11 @@ def measure(server: EngineServer, options: argparse.Namespace) -> dict[str, Any]
                 settings["slos"] = [limit_of(policy, alone.stats)]
             prepare(server, policy, settings)
             if options.carry_learned and settings and cost is not None:
-                server.scheduler.learner = CostLearner(cost)
+                server.scheduler.hygen.learner = CostLearner(cost)
             row = {"run": run, **serve(server, policy, requests, options.seconds)}
             served = row.pop("served")
             alone = alone or served
-            cost = server.scheduler.learner.cost if settings else cost
+            cost = server.scheduler.hygen.learner.cost if settings else cost
             slos = [] if policy == "offline-only" else options.slo
             row["of_limit"] = {slo: served.ratio_of(Slo.parse(slo), alone.stats) for slo in slos}
             rows.append(row)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Callable, Container, MutableMapping, Sequence
+from collections.abc import Callable, Container, Mapping, MutableMapping, Sequence
 from functools import partial
 from math import ceil
-from typing import NamedTuple
 
 from vllm.v1.request import Request, RequestStatus
 
@@ -20,17 +19,6 @@ LACKS_ROOM = (Refusal.BLOCKS, Refusal.ENCODER, Refusal.ADAPTERS)
 """Reasons for which one request is refused, and others may fit."""
 PATIENCE_S = 30.0
 """A running request that no step has the seconds for keeps newcomers out for so long."""
-
-
-class Granted(NamedTuple):
-    """An offline request that may start in this step, or load its KV.
-
-    Args: computed: tokens that were found in the prefix cache, or computed before.
-    """
-
-    request: Request
-    computed: int
-    is_first_start: bool
 
 
 class OpenStep:
@@ -74,7 +62,9 @@ class OpenStep:
         self.refused: list[Refusal] = []
         self.offline_is_stuck = False
         """A running offline request lacked KV blocks."""
-        self.granted: list[Granted] = []
+        self.granted: dict[Request, bool] = {}
+        """Offline requests that may start in this step, or load their KV; whether for the first
+        time."""
         self._state = state
         self._queue = queue
         self._offline_ids = offline_ids
@@ -158,7 +148,7 @@ class OpenStep:
             result = self._grant_prefill(request, computed, wanted, is_running)
         if not isinstance(result, Refusal):
             if not is_running:
-                self._note_grant(request, computed)
+                self._note_grant(request)
             elif self._too_long:
                 self._too_long.pop(request.request_id, None)
             return result
@@ -197,9 +187,8 @@ class OpenStep:
         since_s = self._too_long.get(request.request_id, self._now_s)
         return self._now_s - since_s >= PATIENCE_S
 
-    def _note_grant(self, request: Request, computed: int) -> None:
-        is_first = _is_first_start(request)
-        self.granted.append(Granted(request, computed, is_first))
+    def _note_grant(self, request: Request) -> None:
+        is_first = self.granted[request] = _is_first_start(request)
         if self._starts_left is not None:
             self._starts_left -= is_first
 
@@ -275,7 +264,7 @@ class OnlineOnlyStep:
     Args:
         offline_ids: requests of the offline class.
         num_online: running online requests.
-        granted: what has started before.
+        granted: who may have started before.
     """
 
     plan: StepPlan | None = None
@@ -284,7 +273,7 @@ class OnlineOnlyStep:
     refused: Sequence[Refusal] = ()
 
     def __init__(
-        self, offline_ids: Container[str], num_online: int, granted: Sequence[Granted]
+        self, offline_ids: Container[str], num_online: int, granted: Mapping[Request, bool]
     ) -> None:
         self.num_online_running = num_online
         self.granted = granted

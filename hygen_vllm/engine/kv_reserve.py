@@ -7,12 +7,13 @@ to the most that online wanted lately where it waits for time, or for nothing. A
 smaller share of all blocks at most where they are what offline lacks.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState, tokens_waiting
 from hygen_vllm.kv.forecast import KvForecast
 from hygen_vllm.kv.headroom import OnlineHeadroom
@@ -30,11 +31,12 @@ SHORTAGE = 0.25
 FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
-class KvReserve:
+class KvReserve(Follower):
     """Kept up to date while offline requests are in an engine."""
 
-    def __init__(self, state: EngineState, config: HyGenConfig) -> None:
+    def __init__(self, state: EngineState, config: HyGenConfig, clock: Callable[[], float]) -> None:
         self._state = state
+        self._clock = clock
         is_off = config.gate_mode == "off" or config.headroom_quantile is None
         self._quantile: float = config.headroom_quantile or 1.0
         self._headroom = None if is_off else OnlineHeadroom(self._quantile)
@@ -112,19 +114,20 @@ class KvReserve:
         made = request.num_output_tokens
         return self.output_lengths.expected(request.max_tokens - made, made)
 
-    def started(self, request: Request, now_s: float) -> None:
-        """Note that an offline request started: it counts from the next step on."""
-        self._is_stale = True
-        self._started_s[request.request_id] = now_s
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
+        if is_offline:
+            self._is_stale = True  # it counts from the next step on
+            self._started_s[request.request_id] = self._clock()
 
-    def left(self, request: Request, now_s: float) -> None:
-        """Note that an offline request finished or was aborted."""
+    def left(self, request: Request, is_offline: bool) -> None:
+        if not is_offline:
+            return
         self._given_back += self._state.num_unshared(request)
         started_s = self._started_s.pop(request.request_id, None)
         if started_s is None or request.status not in FINISHED_ITSELF:
             return
         self.output_lengths.add(request.num_output_tokens)
-        stay_s = now_s - started_s
+        stay_s = self._clock() - started_s
         self._stay_s += (stay_s - self._stay_s) * (STAY_GAIN if self._stay_s else 1.0)
         if self._headroom is not None:  # later than that, all that runs now has given back its own
             self._headroom.horizon_s = self._stay_s

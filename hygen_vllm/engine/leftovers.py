@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from vllm.v1.request import Request
 
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState
 
 REMEMBERED = 4096
@@ -22,53 +23,57 @@ REGRET_FADES = 1 / 256
 MOST_REGRET = 0.5
 
 
-class Leftovers:
+class Leftovers(Follower):
     """What was found in the prefix cache, and what was left there.
 
-    Args: is_on: requests wait in the order of their prefixes; another does not know who waits for
-        what.
+    Args:
+        is_on: requests wait in the order of their prefixes; another does not know who waits for
+            what.
+        prefix_of: the chained block hashes of a prompt. O(blocks).
+        num_shared: of a chain of blocks, how many a waiting request begins with.
     """
 
-    def __init__(self, state: EngineState, is_on: bool) -> None:
+    def __init__(
+        self,
+        state: EngineState,
+        is_on: bool,
+        prefix_of: Callable[[Request], Sequence[Hashable]],
+        num_shared: Callable[[Sequence[Hashable]], int],
+    ) -> None:
         self._state = state
         self._is_on = is_on
+        self._prefix_of = prefix_of
+        self._num_shared = num_shared
         self._made_from = _Remembered()
         """The first block that each offline request did not find in the cache."""
         self._first_left = _Remembered()
         """The first block of each that was, or would have been, forgotten."""
         self._regret = 0.0
 
-    def added(self, hashes: Callable[[], Sequence[Hashable]], is_offline: bool) -> None:
-        """Note a request that came: it may want what others left. O(blocks).
-
-        Args: hashes: of its blocks.
-        """
+    def came(self, request: Request, is_offline: bool) -> None:
+        """Note a request that came: it may want what others left. O(blocks)."""
         if not self._first_left:
             return
-        for block_hash in hashes():
+        for block_hash in self._prefix_of(request):
             if self._first_left.discard(block_hash):
                 self._regret += 1.0
             if not is_offline:
                 self._made_from.discard(block_hash)
 
-    def started(self, request: Request, num_found_tokens: int) -> None:
-        """Note that an offline request starts or resumes, with so many tokens in the cache."""
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:
         hashes = request.block_hashes
-        num_found = num_found_tokens // self._state.block_size
-        if self._is_on and num_found < len(hashes):
+        num_found = computed_tokens // self._state.block_size
+        if self._is_on and is_offline and num_found < len(hashes):
             self._made_from.add(hashes[num_found])
 
-    def ends(self, request: Request, num_shared: Callable[[Sequence[Hashable]], int]) -> None:
-        """Forget the blocks of an offline request that ends, before vLLM frees them. O(blocks).
-
-        Args: num_shared: of a chain of blocks, how many a waiting request begins with.
-        """
-        if not (self._is_on and self._state.num_held(request)):
+    def left(self, request: Request, is_offline: bool) -> None:
+        """Forget the blocks of an offline request, before vLLM frees them. O(blocks)."""
+        if not (self._is_on and is_offline and self._state.num_held(request)):
             return
         hashes = request.block_hashes
         made = (i for i, block_hash in enumerate(hashes) if block_hash in self._made_from)
         num_found = next(made, len(hashes))
-        num_kept = max(num_found, num_shared(hashes))
+        num_kept = max(num_found, self._num_shared(hashes))
         if num_kept >= len(hashes):
             return
         self._first_left.add(hashes[num_kept])

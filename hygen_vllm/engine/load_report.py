@@ -120,4 +120,4 @@ class LoadReport:
 
 def answer_through_engine_core() -> None:
     """Let EngineCore answer UTILITY as `LoadReport.answer` says."""
-    setattr(EngineCore, UTILITY, lambda core: core.scheduler.load_report.answer())
+    setattr(EngineCore, UTILITY, lambda core: core.scheduler.hygen.load_report.answer())

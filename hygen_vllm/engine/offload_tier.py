@@ -12,10 +12,12 @@ vLLM 0.32.0: v1/kv_offload/base.py:620 (`offload_prompt_only`) and
 distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py:407 (`max_offload_tokens`).
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from vllm.v1.request import Request
 
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.operate.log import engine_logger
 
 logger = engine_logger()
@@ -24,7 +26,7 @@ CONNECTOR = "OffloadingConnector"
 PROMPT_ONLY = "offload_prompt_only"
 
 
-class KvOffloading:
+class KvOffloading(Follower):
     """Which tokens of a request are offloaded. Does nothing in an engine without that connector.
 
     Args:
@@ -36,6 +38,8 @@ class KvOffloading:
         transfer = vllm_config.kv_transfer_config
         self._is_on = transfer is not None and transfer.kv_connector == CONNECTOR
         self._offloads_online = offloads_online
+        self.offline_ids: Collection[str] = ()
+        """Offline requests in the engine; set before any comes."""
         if not self._is_on:
             return
         extra_config = transfer.kv_connector_extra_config
@@ -48,23 +52,20 @@ class KvOffloading:
             "offloaded as well" if offloads_online else "kept out while there is offline work",
         )
 
-    def added(self, request: Request, is_offline: bool, has_offline: bool) -> None:
-        """Limit what of a new request is offloaded, unless the client did.
-
-        Args: has_offline: there are offline requests in the engine.
-        """
+    def came(self, request: Request, is_offline: bool) -> None:
+        """Limit what of a new request is offloaded, unless the client did."""
         if not self._is_on:
             return
-        most = self._most_tokens(request, is_offline, has_offline)
+        most = self._most_tokens(request, is_offline)
         if most is not None:
             given = request.kv_transfer_params or {}
             request.kv_transfer_params = {"max_offload_tokens": most, **given}
 
-    def _most_tokens(self, request: Request, is_offline: bool, has_offline: bool) -> int | None:
+    def _most_tokens(self, request: Request, is_offline: bool) -> int | None:
         """Return how many tokens of a request may be offloaded, None for all."""
         if is_offline:
             return None
-        if has_offline and not self._offloads_online:
+        if self.offline_ids and not self._offloads_online:
             return 0
         is_limited = self._is_ours and not request.resumable
         return int(request.num_prompt_tokens) if is_limited else None

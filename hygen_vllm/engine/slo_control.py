@@ -4,19 +4,19 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.operate.log import engine_logger
 from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
-from hygen_vllm.step.feedback import StepRecord, StepSample
+from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.plan import StepPlan
 from hygen_vllm.step.terms import StepForecast
-from hygen_vllm.targets.controller import BudgetController, CompletedStep
+from hygen_vllm.targets.controller import BudgetController
 from hygen_vllm.targets.online_alone import EngineLimits
 from hygen_vllm.targets.reference import find_reference
 
@@ -26,7 +26,7 @@ LONGEST_INTAKE_S = 60.0
 """A request that waited longer for the engine to look at it has a wrong time of arrival."""
 
 
-class SloControl:
+class SloControl(Follower):
     """Between one engine and its BudgetController.
 
     Requests of streaming-input sessions are not measured: the time between their turns is the
@@ -54,58 +54,53 @@ class SloControl:
         self.alone_source = None if reference is None else reference.source
         """Where online alone is known from; None: it is estimated."""
 
-    def added(self, request: Request) -> None:
-        """Note a new online request."""
-        if request.resumable or request.pooling_params is not None:
+    def came(self, request: Request, is_offline: bool) -> None:
+        if is_offline or request.resumable or request.pooling_params is not None:
             return
         now_s = self._clock()
         waited_s = self._wall_clock() - request.arrival_time
         if not 0 <= waited_s <= min(LONGEST_INTAKE_S, now_s - self._last_intake_s):
             waited_s = 0.0
-        self.controller.arrived(request.request_id, now_s - waited_s, request.num_tokens)
+        self.controller.came(request.request_id, now_s - waited_s, request.num_tokens)
 
-    def scheduled(self, output: SchedulerOutput, now_s: float) -> None:
-        """Note a step that was made."""
-        self._last_intake_s = now_s
-        for new in output.scheduled_new_reqs:
-            self.controller.online.started(new.req_id, new.num_computed_tokens)
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:
+        if not is_offline and not request.num_preemptions:
+            self.controller.online.started(request.request_id, computed_tokens)
 
-    @staticmethod
-    def record(
-        plan: StepPlan | None, composition: StepComposition | None, cost: StepCost | None
-    ) -> StepRecord:
-        """Return what is to be known of a step when it is done.
+    def left(self, request: Request, is_offline: bool) -> None:
+        if not is_offline:
+            self.controller.online.left(request.request_id)
+
+    def foresee(
+        self, step: MeasuredStep, plan: StepPlan | None, cost: StepCost | None, now_s: float
+    ) -> None:
+        """Put into a step that was made what is expected of it.
 
         Args: plan: None where no offline request was in the engine.
         """
-        forecast, has_prefill = None, False
+        self._last_intake_s = now_s
         if plan is not None and plan.is_closed and plan.cost is not None:
-            forecast = StepForecast(plan.alone_s, plan.seconds)
-            has_prefill = plan.online.num_prefills > 0
-        elif plan is None and composition is not None and cost is not None:
-            seconds = cost.seconds(composition)
-            forecast = StepForecast(seconds, seconds)
-            has_prefill = composition.num_prefills > 0
-        return StepRecord(composition, forecast, has_prefill)
+            step.forecast = StepForecast(plan.alone_s, plan.seconds)
+            step.has_online_prefill = plan.online.num_prefills > 0
+        elif plan is None and step.composition is not None and cost is not None:
+            seconds = cost.seconds(step.composition)
+            step.forecast = StepForecast(seconds, seconds)
+            step.has_online_prefill = step.composition.num_prefills > 0
 
     def completed(
         self,
         outputs: Mapping[int, EngineCoreOutputs],
-        sample: StepSample | None,
+        step: MeasuredStep | None,
         cost: StepCost | None,
         now_s: float,
     ) -> None:
-        """Note a step that is done."""
-        tokens = (
+        """Note a step that is done, None for one that nobody knows."""
+        new_tokens = (
             (output.request_id, len(output.new_token_ids))
             for of_client in outputs.values()
             for output in of_client.outputs
         )
-        seconds = 0.0 if sample is None else sample.seconds
-        record = StepRecord() if sample is None else sample.record
-        is_steady = sample is not None and sample.is_steady
-        step = CompletedStep(tokens, seconds, record.forecast, record.has_prefill, is_steady)
-        self.controller.completed(step, cost, now_s)
+        self.controller.completed(step or MeasuredStep(), new_tokens, cost, now_s)
 
     def shorten_online(
         self, plan: StepPlan, online: Sequence[Request], arriving_tokens: int

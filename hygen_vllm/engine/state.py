@@ -68,6 +68,11 @@ def lora_id(request: Request) -> int:
     return request.lora_request.lora_int_id if request.lora_request else 0
 
 
+def _waits_without_kv(request: Request) -> bool:
+    is_ready = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+    return is_ready and not request.num_computed_tokens
+
+
 class EngineState:
     """One engine's requests, blocks and limits, as vLLM's scheduler keeps them.
 
@@ -199,6 +204,17 @@ class EngineState:
         """Take requests out of those that vLLM has passed over."""
         deferred = self._scheduler.deferred_waiting
         deferred -= set(filter(is_gone, deferred))
+
+    def forget_failed_loads(self, is_offline: Callable[[Request], bool]) -> None:
+        """Take offline requests whose load failed out of those that vLLM keeps blocks for.
+
+        It keeps them there while they wait without KV; elsewhere in the lane they would keep others
+        out.
+        """
+        scheduler = self._scheduler
+        if scheduler.connector is not None and scheduler._inflight_prefills:
+            without_kv = filter(_waits_without_kv, scheduler._inflight_prefills)
+            scheduler._inflight_prefills -= set(filter(is_offline, without_kv))
 
     def reorder_running(self, running: list[Request]) -> None:
         """Put the running requests in another order."""

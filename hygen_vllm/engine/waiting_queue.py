@@ -16,6 +16,7 @@ from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, cre
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState, extra_args
 from hygen_vllm.labels import tenant_of
 from hygen_vllm.lane.admission_order import OrderRules
@@ -181,7 +182,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
 
 
 @dataclass(frozen=True)
-class Lanes:
+class Lanes(Follower):
     """Both of vLLM's waiting queues: of requests that wait, and that hold KV blocks meanwhile."""
 
     waiting: TwoLaneQueue
@@ -194,6 +195,12 @@ class Lanes:
     def num_offline(self) -> int:
         """Offline requests in both."""
         return len(self.waiting.offline) + len(self.holding.offline)
+
+    def left(self, request: Request, is_offline: bool) -> None:
+        """Charge its tenant for what it really was."""
+        if is_offline:
+            self.waiting.offline.settle(request, request.num_tokens)
+            self.holding.offline.settle(request, 0.0)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class WorkPool(Generic[W]):
         if work is None:
             return False
         self._queue.discard(work)
-        self._queue.finished(work, tokens)
+        self._queue.settle(work, tokens)
         self._suspects.pop(request_id, None)
         for worker in self._workers.values():
             worker.lent.pop(request_id, None)

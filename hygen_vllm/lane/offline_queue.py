@@ -387,12 +387,12 @@ class OfflineQueue(Generic[R]):
             return
         self._waiting[request.request_id] = waiting
         if not waiting.has_run:
-            self.finished(request, 0.0)
+            self.settle(request, 0.0)
         level = self._blocked[waiting.urgency] = self._level(waiting.urgency)
         level.parked[request.request_id] = waiting
         self._offered = None
 
-    def finished(self, request: R, tokens: float) -> None:
+    def settle(self, request: R, tokens: float) -> None:
         """Correct what a request was charged to what it had, in tokens. No matter if unknown."""
         charge = self._charged.pop(request.request_id, None)
         if charge is not None and charge.urgency in self._levels:

@@ -62,7 +62,7 @@ class PlainQueue(Generic[R]):
     def no_room(self, _: R) -> None:
         """Let it wait, and the others behind it."""
 
-    def finished(self, _: R, __: float) -> None:
+    def settle(self, _: R, __: float) -> None:
         """Charge nobody."""
 
     def num_shared(self, _: Any) -> int:

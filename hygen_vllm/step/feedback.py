@@ -21,49 +21,37 @@ from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.step.terms import StepForecast
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What somebody wants to know of a step once it is done.
+@dataclass(slots=True)
+class MeasuredStep:
+    """A step, from the moment at which it is made to what it took.
 
     Args:
-        composition: what is in it, for learning from it; None if it is not to be learned from.
+        num_requests, num_tokens: what decides how long its launch takes.
+        composition: what is in it; None if nobody is to learn from it.
         forecast: what was expected of it, if anything.
-        has_prefill: it has online prefill.
+        has_online_prefill: where there is a forecast.
+        seconds: that it took.
+        is_steady: they are its own: no other was in flight, or those before and behind were alike.
     """
 
+    num_requests: int = 0
+    num_tokens: int = 0
     composition: StepComposition | None = None
     forecast: StepForecast | None = None
-    has_prefill: bool = False
+    has_online_prefill: bool = False
+    seconds: float = 0.0
+    is_steady: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class StepSample:
-    """A measured step."""
-
-    record: StepRecord
-    seconds: float
-    is_steady: bool = True
-    """The time is the step's own: no other was in flight, or those before and behind were alike."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepSize:
-    """What decides how long the launch of a step takes."""
-
-    num_requests: int
-    num_tokens: int
-
-    @property
-    def has_prefill(self) -> bool:
-        """Whether a request has more than a token."""
-        return self.num_tokens > self.num_requests
-
-    def is_like(self, other: "StepSize | None") -> bool:
+    def is_like(self, other: "MeasuredStep | None") -> bool:
         """Whether both steps have prefill or neither has, and neither is twice as large."""
         if other is None:
             return False
         small, large = sorted((self.num_tokens, other.num_tokens))
-        return self.has_prefill == other.has_prefill and large <= 2 * small
+        return self._has_prefill == other._has_prefill and large <= 2 * small
+
+    @property
+    def _has_prefill(self) -> bool:
+        return self.num_tokens > self.num_requests
 
 
 class StepFeedback:
@@ -74,49 +62,47 @@ class StepFeedback:
 
     def __init__(self, num_stages: int = 1) -> None:
         self._num_stages = num_stages
-        self._in_flight: deque[tuple[Any, StepRecord | None, StepSize]] = deque()
+        self._in_flight: deque[tuple[Any, MeasuredStep]] = deque()
         self._last_completion_s = 0.0
-        self._last_size: StepSize | None = None
-        """Of the last that completed, if another was scheduled before that."""
+        self._last: MeasuredStep | None = None
+        """The last that completed, if another was scheduled before that."""
         self._is_busy = False
         self.step_s = 0.0
         """Seconds of the last step that completed."""
 
-    def scheduled(
-        self, step: Any, started_s: float, record: StepRecord | None, size: StepSize
-    ) -> None:
-        """Note that `step` (any object, compared by identity) was scheduled at `started_s`.
+    def scheduled(self, output: Any, started_s: float, step: MeasuredStep) -> None:
+        """Note that a step was scheduled at `started_s`.
 
-        A record of None means that nobody wants to know how long the step takes.
+        Args: output: any object that stands for it, compared by identity.
         """
         if not self._in_flight and not self._is_busy:
             self._last_completion_s = started_s
         if not self._in_flight:
-            self._last_size = None
-        self._in_flight.append((step, record, size))
+            self._last = None
+        self._in_flight.append((output, step))
 
-    def completed(self, step: Any, now_s: float, is_busy: bool) -> StepSample | None:
-        """Note that `step` completed; return its sample if it was wanted.
+    def completed(self, output: Any, now_s: float, is_busy: bool) -> MeasuredStep | None:
+        """Return the step that completed with its seconds; None for one that is not known.
 
         Args:
             is_busy: requests remain, so that the engine goes straight on.
         """
-        record, size = self._pop(step)
-        before, self._last_size = self._last_size, size
+        step = self._pop(output)
+        before, self._last = self._last, step
         started_s, self._last_completion_s = self._last_completion_s, now_s
         self._is_busy = is_busy
         self.step_s = now_s - started_s
-        if record is None or size is None:
+        if step is None:
             return None
-        behind = self._in_flight[0][2] if self._in_flight else None
+        behind = self._in_flight[0][1] if self._in_flight else None
         is_alone = before is None and behind is None
-        is_steady = is_alone or (size.is_like(before) and size.is_like(behind))
-        steps_at_once = 1 if before is None else self._num_stages
-        return StepSample(record, steps_at_once * (now_s - started_s), is_steady)
+        step.is_steady = is_alone or (step.is_like(before) and step.is_like(behind))
+        step.seconds = (1 if before is None else self._num_stages) * (now_s - started_s)
+        return step
 
-    def _pop(self, step: Any) -> tuple[StepRecord | None, StepSize | None]:
+    def _pop(self, output: Any) -> MeasuredStep | None:
         while self._in_flight:
-            scheduled, record, size = self._in_flight.popleft()
-            if scheduled is step:
-                return record, size
-        return None, None
+            scheduled, step = self._in_flight.popleft()
+            if scheduled is output:
+                return step
+        return None

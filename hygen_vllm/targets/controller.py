@@ -8,12 +8,12 @@ a step may take. Nothing has to be tuned or profiled before.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
-from hygen_vllm.step.terms import OnlineLoad, StepForecast, StepTerms, idle_limit_s
+from hygen_vllm.step.feedback import MeasuredStep
+from hygen_vllm.step.terms import OnlineLoad, StepTerms, idle_limit_s
 from hygen_vllm.targets.latency_window import LatencyWindow
 from hygen_vllm.targets.online_alone import AloneRequest, EngineLimits, OnlineAlone
 from hygen_vllm.targets.online_latency import OnlineLatency
@@ -28,44 +28,11 @@ KEPT_SAMPLES = 300
 """What online has alone is known from so many samples at least, however old they are."""
 RATE_S = 30.0
 STALL_RATIO, UNKNOWN_STALL_RATIO, STALL_S = 20.0, 100.0, 1.0
+"""A step that takes so many times what it should, and STALL_S at least, had to wait for something
+else (a neighbour on the device, a process that was stopped): that is no interference. One without a
+forecast may be an unusual one."""
 STEP_GAIN = 1e-4
 """Share of the last step in the mean step of online alone, once there were many."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedStep:
-    """A step that completed.
-
-    One that takes STALL_RATIO times what it should, and STALL_S at least, had to wait for something
-    else (a neighbour on the device, a process that was stopped): that is no interference.
-
-    Args:
-        tokens: (request id, new tokens) of every request that got some.
-        seconds: that it took.
-        forecast: None if it was not predicted; it is then taken for one without offline work.
-        has_prefill: it had online prefill.
-        is_steady: its seconds are its own.
-    """
-
-    tokens: Iterable[tuple[str, int]]
-    seconds: float
-    forecast: StepForecast | None
-    has_prefill: bool
-    is_steady: bool = True
-
-    def stalled_s(self, usual_s: float, num_stages: int) -> float:
-        """Return the seconds that the engine stood still in it, 0 if it did not.
-
-        Args:
-            usual_s: what a step takes. One without a forecast may be an unusual one.
-            num_stages: of the pipeline, of which as many steps are at work at once.
-        """
-        ratio, expected_s = UNKNOWN_STALL_RATIO, usual_s
-        if self.forecast is not None:
-            ratio, expected_s = STALL_RATIO, self.forecast.total_s
-        seconds, expected_s = self.seconds / num_stages, expected_s / num_stages
-        is_stall = expected_s > 0 and seconds >= max(STALL_S, ratio * expected_s)
-        return seconds - expected_s if is_stall else 0.0
 
 
 class BudgetController:
@@ -119,9 +86,9 @@ class BudgetController:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def arrived(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
+    def came(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
         """Add an online request. Seconds are monotonic."""
-        self.online.arrived(request_id, arrival_s, prompt_tokens)
+        self.online.came(request_id, arrival_s, prompt_tokens)
         passed_s = arrival_s - self._last_arrival_s
         fade = math.exp(-max(0.0, passed_s) / RATE_S)
         self._arrivals_per_s = self._arrivals_per_s * fade + 1.0 / RATE_S
@@ -142,24 +109,32 @@ class BudgetController:
         terms.is_idle = terms.limit_s == idle_s
         return terms
 
-    def completed(self, step: CompletedStep, cost: StepCost | None, now_s: float) -> None:
-        """Learn from a step.
+    def completed(
+        self,
+        step: MeasuredStep,
+        new_tokens: Iterable[tuple[str, int]],
+        cost: StepCost | None,
+        now_s: float,
+    ) -> None:
+        """Learn from a step that is done. One without a forecast counts as without offline work.
 
-        Args: cost: what the predictor believes now.
+        Args:
+            new_tokens: (request id, new tokens) of every request that got some.
+            cost: what the predictor believes now.
         """
-        tokens = self.online.tokens_came(step.tokens, now_s)
+        tokens = self.online.tokens_came(new_tokens, now_s)
         self._now_s = now_s
         for request in tokens.first:
             self.alone.arrive(request)
         forecast = step.forecast
-        stalled_s = step.stalled_s(self.measures.alone_step_s, self._num_stages)
+        stalled_s = self._stalled_s(step)
         if stalled_s:
             self.alone.stall(now_s - stalled_s, stalled_s)
         alone_s = step.seconds - stalled_s * self._num_stages
         if forecast is not None and forecast.total_s > 0:
             alone_s *= forecast.alone_s / forecast.total_s
             if step.is_steady and not stalled_s:
-                self._errors.observe(forecast, step.seconds, step.has_prefill)
+                self._errors.observe(forecast, step.seconds, step.has_online_prefill)
         if tokens.num_gaps:
             self._count_gaps(tokens.num_gaps, alone_s)
         if cost is not None:
@@ -167,6 +142,15 @@ class BudgetController:
         if now_s >= self._refresh_at_s:
             self._refresh_at_s = now_s + REFRESH_S
             self._refresh()
+
+    def _stalled_s(self, step: MeasuredStep) -> float:
+        """Return the seconds that the engine stood still in a step, 0 if it did not."""
+        ratio, expected_s = UNKNOWN_STALL_RATIO, self.measures.alone_step_s
+        if step.forecast is not None:
+            ratio, expected_s = STALL_RATIO, step.forecast.total_s
+        seconds, expected_s = step.seconds / self._num_stages, expected_s / self._num_stages
+        is_stall = expected_s > 0 and seconds >= max(STALL_S, ratio * expected_s)
+        return seconds - expected_s if is_stall else 0.0
 
     def _count_gaps(self, num_gaps: int, alone_s: float) -> None:
         """Take a step with online decodes into the mean ones."""

@@ -57,7 +57,7 @@ class OnlineLatency:
         """Arrival of the latest request that has a token."""
         self._leaving: list[str] = []
 
-    def arrived(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
+    def came(self, request_id: str, arrival_s: float, prompt_tokens: int) -> None:
         """Add a request. One that was here under its name, and left in this step, is gone."""
         if request_id in self._here:
             self._forget(request_id)

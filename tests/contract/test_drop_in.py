@@ -37,11 +37,11 @@ def test_without_its_constructor_every_method_is_vllms(is_async):
 
 def test_clock_is_given_to_the_constructor_and_stays(is_async):
     """A clock that is set later would be compared with times of the one before."""
-    scheduler = make_scheduler(HYGEN[is_async], Limits(), clock=lambda: 7.0)
-    assert 7.0 == scheduler.clock()
+    policy = make_scheduler(HYGEN[is_async], Limits(), clock=lambda: 7.0).hygen
+    assert 7.0 == policy.clock()
     for name in ("clock", "wall_clock"):
         with pytest.raises(AttributeError, match=name):
-            setattr(scheduler, name, lambda: 8.0)
+            setattr(policy, name, lambda: 8.0)
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])

@@ -157,7 +157,7 @@ def test_offline_is_not_loaded_into_headroom(is_async):
     """A load leaves online its KV blocks: with too few it waits, with enough it starts."""
     engine = engine_of(is_async)
     evicted(engine, 0)
-    reserve = engine.scheduler.kv_reserve
+    reserve = engine.scheduler.hygen.kv_reserve
     engine.add(online(1, length=8, max_tokens=20))
     engine.step()
     again = add_again(engine, offline(0))

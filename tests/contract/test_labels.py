@@ -94,7 +94,7 @@ def test_unknown_label_is_online_counted_and_warned_about_once(label, caplog, mo
     scheduler = make_scheduler(HYGEN[False], Limits())
     for i in range(3):
         scheduler.add_request(make_request(f"r{i}", PROMPT, extra_args={"slo_class": label}))
-    assert 3 == scheduler.num_unknown_labels
+    assert 3 == scheduler.hygen.requests.num_unknown_labels
     assert 3 == len(scheduler.waiting.online)
     assert 1 == sum("unknown slo_class" in record.getMessage() for record in caplog.records)
 

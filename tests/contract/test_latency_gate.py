@@ -88,7 +88,7 @@ def step_with_a_running_offline_prefill(is_async, latency_budget_s, max_num_batc
     limits = Limits(max_num_batched_tokens=max_num_batched_tokens)
     hygen = {"latency_budget_s": latency_budget_s}
     scheduler = make_scheduler(HYGEN[is_async], limits, hygen, clock=lambda: 0.0)
-    scheduler.learner = CostLearner(FLAT)
+    scheduler.hygen.learner = CostLearner(FLAT)
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
     engine.add(make_request("offline-0", prompt_of(0, 200), slo_class="offline"))
     engine.step()
@@ -96,7 +96,7 @@ def step_with_a_running_offline_prefill(is_async, latency_budget_s, max_num_batc
     engine.add(make_request("offline-1", prompt_of(1, 5), slo_class="offline"))
     engine.add(make_request("online-0", prompt_of(2, 40)))
     tokens = engine.step().num_scheduled_tokens
-    return tokens, scheduler.offline_log.refusals
+    return tokens, scheduler.hygen.offline_log.refusals
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -130,7 +130,7 @@ def test_running_request_that_no_step_has_the_seconds_for_keeps_others_out_for_a
     """Its context has grown too long beside online; those that fit get their turn, then it does."""
     cost = StepCost(0.05, 1e-3, 1e-4, 1e-4, 1e-5, 0.0, 0.0)
     device = VirtualDevice(HYGEN[is_async], cost, {"latency_budget_s": 0.2}, noise=0.0)
-    device.scheduler.learner = CostLearner(cost)
+    device.scheduler.hygen.learner = CostLearner(cost)
     device.add(make_request("offline-long", prompt_of(0, 1600), slo_class="offline", max_tokens=50))
     while not device.outputs["offline-long"]:
         device.step()
@@ -151,4 +151,4 @@ def test_running_request_that_no_step_has_the_seconds_for_keeps_others_out_for_a
     while device.scheduler.requests:
         device.step()
     assert len(device.outputs["offline-long"]) == 50
-    assert not device.scheduler._builder.too_long
+    assert not device.scheduler.hygen.builder.too_long

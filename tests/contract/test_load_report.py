@@ -35,7 +35,7 @@ class Clocked:
         self.engine.add(make_request(name, tokens, slo_class=slo_class, max_tokens=max_tokens))
 
     def load(self):
-        return self.scheduler.load_report.now()
+        return self.scheduler.hygen.load_report.now()
 
 
 def test_idle_engine_wants_a_little(is_async):
@@ -59,7 +59,7 @@ def test_prefill_that_is_to_be_done_is_counted(is_async):
 def test_seconds_are_predicted(is_async):
     """Of the online decodes, and of a token in a step full of prefill."""
     engine = Clocked(is_async)
-    engine.scheduler.learner = CostLearner(COST)
+    engine.scheduler.hygen.learner = CostLearner(COST)
     for i in range(3):
         engine.add("online", i)
     engine.add("offline", 4)
@@ -113,17 +113,17 @@ def test_engine_core_answers_for_its_scheduler(is_async):
 def test_interference_compares_with_online_alone(is_async):
     """First tokens and gaps are counted as they come; the estimate follows."""
     engine = Clocked(is_async, mode="slo")
-    engine.scheduler.learner = CostLearner(COST)
-    before = engine.scheduler.load_report.interference()
+    engine.scheduler.hygen.learner = CostLearner(COST)
+    before = engine.scheduler.hygen.load_report.interference()
     for i in range(3):
         engine.add("online", i, max_tokens=5)
     engine.add("offline", 3, max_tokens=5)
     while engine.scheduler.has_requests():
         engine.now_s += 0.1
         engine.engine.step()
-    spent = engine.scheduler.load_report.interference() - before
+    spent = engine.scheduler.hygen.load_report.interference() - before
     assert (3, 12) == (spent.num_ttft, spent.num_tbt)
     assert 1.2 == pytest.approx(spent.tbt_s)
     assert 0 < spent.alone_tbt_s < spent.tbt_s
     assert "3 online requests" in str(spent)
-    assert "tbt_mean=+20%" in engine.scheduler.load_report.answer()["targets"]
+    assert "tbt_mean=+20%" in engine.scheduler.hygen.load_report.answer()["targets"]

@@ -91,7 +91,7 @@ def test_offline_is_kept_where_preempting_it_would_not_help(is_async):
     fill(engine, [online(0, num_tokens=120, max_tokens=30), offline(0, max_tokens=60)])
     engine.add(online(1, num_tokens=120))
     engine.step()
-    assert 0 == engine.scheduler.offline_log.num_preemptions
+    assert 0 == engine.scheduler.hygen.offline_log.num_preemptions
     assert 2 == len(engine.scheduler.running)
 
 
@@ -239,7 +239,7 @@ def test_running_online_request_comes_to_its_next_image_as_if_alone(is_async, hy
         scheduler = engine.scheduler
         scheduler.max_num_encoder_input_tokens = 40
         scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=40)
-        scheduler.learner = CostLearner(StepCost(0.001, 1e-5, 0.0, 0.0, 1e-4, 0.0, 0.0))
+        scheduler.hygen.learner = CostLearner(StepCost(0.001, 1e-5, 0.0, 0.0, 1e-4, 0.0, 0.0))
         images = [image("A", 5, 25), image("B", 35, 25), image("C", 70, 40)]
         engine.add(online(0, num_tokens=200, mm_features=images))
         for number in range(num_offline):
@@ -304,7 +304,7 @@ def test_abort_frees_everything_of_an_offline_request(is_async):
     assert all(RequestStatus.is_finished(request.status) for request in requests)
     assert not scheduler.requests
     assert not len(scheduler.waiting)
-    assert not scheduler.offline_ids
+    assert not scheduler.hygen.requests.offline_ids
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199
 
 

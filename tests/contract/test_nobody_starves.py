@@ -50,7 +50,7 @@ class OnlineLoad:
     def step(self):
         scheduler = self.engine.scheduler
         here = sum(r.request_id.startswith("online") for r in scheduler.running)
-        for _ in range(2 - here - scheduler.lanes.num_online()):
+        for _ in range(2 - here - scheduler.hygen.lanes.num_online()):
             request = make_request(
                 f"online-{self.count}", tokens_of(self.count, 200), max_tokens=100
             )
@@ -88,7 +88,7 @@ def test_large_request_starts_in_the_end_among_small_ones_without_number(is_asyn
     engine.add(make_request("online-0", [1, 2, 3], max_tokens=2))
     count = 0
     for step in range(1200):
-        while engine.scheduler.lanes.num_offline() < 6:
+        while engine.scheduler.hygen.lanes.num_offline() < 6:
             engine.add(offline(f"{count}", count, length=20, max_tokens=3 + count % 9))
             count += 1
         if step == 20:
@@ -107,7 +107,7 @@ def test_other_adapter_gets_its_turn(is_async, order, max_num_seqs):
     engine = engine_of(is_async, {"offline_order": order}, max_loras=1, max_num_seqs=max_num_seqs)
     count = 0
     for step in range(1500):
-        while engine.scheduler.lanes.num_offline() < 4:
+        while engine.scheduler.hygen.lanes.num_offline() < 4:
             lengths = {"length": 8, "max_tokens": 3 + (count * 7) % 11}
             engine.add(offline(f"a{count}", count, lora=1, **lengths))
             count += 1
@@ -130,7 +130,7 @@ def test_clients_without_number_leave_a_tenant_its_share(is_async):
     for number in range(40):
         engine.add(offline(f"victim-{number}", number, tenant="victim"))
     for step in range(3000):
-        if engine.scheduler.lanes.num_offline() < 60:
+        if engine.scheduler.hygen.lanes.num_offline() < 60:
             engine.add(offline(f"{step}", 100 + step, tenant=f"tenant-{step}"))
         engine.step()
     assert {f"offline-victim-{number}" for number in range(40)} <= engine.finished
@@ -155,7 +155,7 @@ def test_one_that_fits_but_for_the_watermark_hides_nobody(is_async):
     for _ in range(round((NO_ROOM_S + 4 * STEP_S) / STEP_S) + 40):
         engine.step()
     assert {f"offline-small-{number}" for number in range(4)} <= engine.finished
-    assert 4 == engine.scheduler.offline_log.num_started
+    assert 4 == engine.scheduler.hygen.offline_log.num_started
 
 
 @pytest.mark.parametrize("min_chunk", [16, 512])
@@ -199,7 +199,7 @@ def test_online_request_that_waits_for_its_grammar_costs_offline_work_nothing(is
     for has_blocked in (False, True):
         limits = {"num_blocks": 2000, "max_num_seqs": 64, "max_num_batched_tokens": 512}
         engine = engine_of(is_async, {"mode": "slo"}, **limits)
-        engine.scheduler.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 0.0, 1e-5, 0.0, 0.0))
+        engine.scheduler.hygen.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 0.0, 1e-5, 0.0, 0.0))
         for number in range(60):
             engine.add(make_request(f"online-{number}", tokens_of(number, 40), max_tokens=12))
             for _ in range(6):

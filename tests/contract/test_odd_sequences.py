@@ -94,9 +94,9 @@ def test_last_token_that_vllm_padded_is_granted_whole_or_not_at_all(is_async, nu
         step()
     granted = set()
     for number in range(1, 60):
-        scheduler.learner = CostLearner(StepCost(0.001, 1e-4, 0, 0, 1e-4, 0, 0))
+        scheduler.hygen.learner = CostLearner(StepCost(0.001, 1e-4, 0, 0, 1e-4, 0, 0))
         budget_s = 0.001 + 1e-4 * number
-        scheduler.gate = dataclasses.replace(scheduler.gate, latency_budget_s=budget_s)
+        scheduler.hygen.gate = dataclasses.replace(scheduler.hygen.gate, latency_budget_s=budget_s)
         name = f"again-{number}"
         scheduler.add_request(offline(name, 1, 41, max_tokens=2))
         granted.add(step().get(f"offline-{name}", 0))
@@ -395,7 +395,7 @@ def test_request_whose_load_failed_loads_again_only_when_there_is_time(is_async)
     """Its next load is a start like any other: the budget of the step is asked first."""
     limits = Limits(num_blocks=60, prefix_caching=False, kv_transfer=storing(100))
     scheduler = make_scheduler(HYGEN[is_async], limits, {"mode": "off"})
-    scheduler.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 1e-4, 0.0, 0.0, 0.0))
+    scheduler.hygen.learner = CostLearner(StepCost(0.01, 1e-5, 0.0, 1e-4, 0.0, 0.0, 0.0))
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
     store, execute = scheduler.connector, engine.worker.execute
     found = {"offline-again": (36, True), "online-0": (0, False)}
@@ -415,12 +415,12 @@ def test_request_whose_load_failed_loads_again_only_when_there_is_time(is_async)
         engine.worker.execute = execute
         return result
 
-    open_gate, scheduler.gate = scheduler.gate, LatencyGate("fixed", 0.0101, 0.0, 0.0)
+    open_gate, scheduler.hygen.gate = scheduler.hygen.gate, LatencyGate("fixed", 0.0101, 0.0, 0.0)
     engine.worker.execute = execute_and_fail
     for _ in range(10):
         engine.step()
     assert {} == store.loads, "there is no time for it"
-    scheduler.gate = open_gate
+    scheduler.hygen.gate = open_gate
     engine.step()
     assert {"offline-again"} == store.loads.keys()
 
@@ -473,8 +473,8 @@ def test_step_and_report_look_at_a_part_of_a_long_queue(is_async, policy, monkey
     monkeypatch.setattr(Request, "num_tokens", property(counted))
     for _ in range(16):
         engine.step()
-    report = scheduler.load_report.now()
+    report = scheduler.hygen.load_report.now()
     assert len(looked_at) < num_waiting
     assert num_waiting == report.num_online
-    waiting = 20 * scheduler.lanes.num_online()
+    waiting = 20 * scheduler.hygen.lanes.num_online()
     assert waiting <= report.online_prefill_tokens <= waiting + 20 * 4

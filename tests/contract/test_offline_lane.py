@@ -293,7 +293,7 @@ def test_offline_request_that_needs_all_blocks_starts_when_it_is_alone(is_async)
 
 def with_headroom(engine, blocks):
     """Let so many blocks be wanted for online, and let an online request run."""
-    reserve = engine.scheduler.kv_reserve
+    reserve = engine.scheduler.hygen.kv_reserve
     start_step = reserve.start_step
     reserve.start_step = lambda *step: (
         start_step(*step),
@@ -345,7 +345,7 @@ def test_headroom_rises_where_offline_does_not_lack_blocks_alone(is_async, refus
     """And it is as configured again when offline does."""
     config = {"mode": "slo", "headroom_quantile": 0.8}
     scheduler = engine_of(is_async, config).scheduler
-    reserve = scheduler.kv_reserve
+    reserve = scheduler.hygen.kv_reserve
     for steps, expected in ((2000, quantile), (2000, 0.8)):
         for _ in range(steps):
             reserve.step_ended(refused if expected == quantile else [Refusal.BLOCKS])
@@ -361,7 +361,7 @@ def test_headroom_is_bounded_by_what_it_costs(is_async, refused, blocks):
     """Of 100 blocks, however many online may want: fewer where offline lacks nothing else."""
     config = {"mode": "slo", "headroom_quantile": 0.8}
     scheduler = engine_of(is_async, config, num_blocks=100).scheduler
-    reserve = scheduler.kv_reserve
+    reserve = scheduler.hygen.kv_reserve
     reserve._headroom.blocks = lambda *_: 1000
     for _ in range(2000):
         reserve.step_ended(refused)
@@ -377,7 +377,7 @@ def test_blocks_of_offline_requests_that_end_are_counted(is_async):
     engine.step()
     engine.scheduler.finish_requests("offline-1-1", RequestStatus.FINISHED_ABORTED)
     engine.run()
-    assert 8 == engine.scheduler.kv_reserve._given_back
+    assert 8 == engine.scheduler.hygen.kv_reserve._given_back
 
 
 def test_thousands_of_requests_that_come_at_once_are_all_served(is_async):

@@ -33,7 +33,7 @@ for i, (request_id, prompt) in enumerate(prompts.items()):
 engine.run()
 for request_id, prompt in prompts.items():
     assert engine.outputs[request_id] == expected_tokens(prompt, 30)
-assert engine.scheduler.offline_log.refusals, "the gate was never asked"
+assert engine.scheduler.hygen.offline_log.refusals, "the gate was never asked"
 """
 
 

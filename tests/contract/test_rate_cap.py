@@ -107,9 +107,9 @@ def test_refusals_for_the_rate_are_counted(is_async):
     engine = CappedEngine(is_async, 1.0)
     engine.add_offline(2, max_tokens=30)
     engine.run_for(1.0)
-    assert {Refusal.RATE: 16} == engine.scheduler.offline_log.refusals
+    assert {Refusal.RATE: 16} == engine.scheduler.hygen.offline_log.refusals
     engine.run_for(1.0)
-    assert {Refusal.RATE: 16} == engine.scheduler.offline_log.refusals
+    assert {Refusal.RATE: 16} == engine.scheduler.hygen.offline_log.refusals
 
 
 def test_online_requests_are_not_capped(is_async):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from hygen_vllm.engine.identity import engine_info
-from hygen_vllm.engine.scheduler import MEASURE_EVERY
+from hygen_vllm.engine.step_meter import MEASURE_EVERY
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lab.profile.read_trace import read_trace
 from hygen_vllm.price import trace as step_trace
@@ -84,11 +84,11 @@ def test_recording_ends_at_its_bound(tmp_path, is_async):
 def test_without_trace_few_steps_are_measured_once_the_device_is_known(is_async):
     """What is not recorded is not even looked at."""
     engine = TickingEngine(is_async, {})
-    learner, observed = engine.scheduler.learner, []
+    learner, observed = engine.scheduler.hygen.learner, []
     observe = learner.observe
     learner.observe = lambda *sample: (observed.append(sample), observe(*sample))
     engine.serve("first", max_tokens=200)
-    assert engine.scheduler.trace is None
+    assert engine.scheduler.hygen.meter.trace is None
     while learner.is_new:
         engine.serve(f"more-{len(observed)}", max_tokens=200)
     before = len(observed)

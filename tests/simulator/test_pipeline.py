@@ -64,7 +64,7 @@ def test_online_alone_in_a_pipeline_is_what_stock_vllm_would_have_done(is_async,
     monkeypatch.setattr(simulation, "scheduler_of", kept)
     requests = Requests(online, generate_backlog(ARXIV_LENGTHS, 150, 1))
     served = Latencies.of(_run("slo", requests, {"slos": ["tbt_mean=+100%"]}, is_async=is_async))
-    alone = made[0].slo_control.controller.measures.alone
+    alone = made[0].hygen.slo_control.controller.measures.alone
     assert served.tbt_s.mean() > 1.4 * stock.tbt_s.mean(), "offline requests did run"
     assert pytest.approx(stock.tbt_s.mean(), rel=0.05) == alone["tbt"].mean_s
     assert pytest.approx(stock.ttft_s.mean(), rel=0.1) == alone["ttft"].mean_s

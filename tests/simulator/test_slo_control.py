@@ -22,7 +22,7 @@ class Serving:
 
     def __init__(self, is_async):
         self.device = VirtualDevice(HYGEN[is_async], GPU, {"slos": SLOS})
-        self.controller = self.device.scheduler.slo_control.controller
+        self.controller = self.device.scheduler.hygen.slo_control.controller
         self._rng = random.Random(0)
         self._number = 0
 

@@ -178,7 +178,8 @@ class FakeEngine:
 
     def _complete(self) -> None:
         scheduled, result = self._in_flight.popleft()
-        clock = getattr(self.scheduler, "clock", None)
+        hygen = getattr(self.scheduler, "hygen", None)
+        clock = getattr(hygen, "clock", None)
         if isinstance(clock, SteppingClock):
             clock.now_s += STEP_S
         self._deliver(scheduled, result)

@@ -46,7 +46,7 @@ class RecordingScheduler(HyGenScheduler):
             in_flight=self._num_in_flight,
             **tokens,
             num_skipped=len(skipped),
-            has_prices=self.learner.cost is not None,
+            has_prices=self.hygen.learner.cost is not None,
             online_waiting=len(self.waiting.online),
             offline_waiting=len(self.waiting.offline),
         )

@@ -53,7 +53,7 @@ def check_empty(scheduler: Scheduler) -> None:
     assert not scheduler.running
     assert not scheduler.deferred_waiting
     assert not scheduler._inflight_prefills
-    assert not scheduler.offline_ids
+    assert not scheduler.hygen.requests.offline_ids
     assert 0 == len(scheduler.waiting) == len(scheduler.kv_holding_waiting)
     pool = scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
@@ -71,9 +71,9 @@ def online_schedule_without_offline(scheduler: Scheduler, throttle: bool) -> dic
     What they computed stays in the prefix cache, as online finds it there beside them.
     """
     alone = object.__new__(type(scheduler))
-    shared = ("vllm_config", "kv_cache_config", "structured_output_manager", "learner")
-    memo = {id(getattr(scheduler, name)): getattr(scheduler, name) for name in shared}
+    shared = [scheduler.vllm_config, scheduler.kv_cache_config, scheduler.hygen.learner]
+    memo = {id(each): each for each in (*shared, scheduler.structured_output_manager)}
     alone.__dict__ = copy.deepcopy(scheduler.__dict__, {id(scheduler): alone, **memo})
-    alone.leftovers.ends = lambda *_: None
-    alone.finish_requests(list(alone.offline_ids), RequestStatus.FINISHED_ABORTED)
+    alone.hygen.leftovers.left = lambda *_: None
+    alone.finish_requests(list(alone.hygen.requests.offline_ids), RequestStatus.FINISHED_ABORTED)
     return dict(alone.schedule(throttle).num_scheduled_tokens)

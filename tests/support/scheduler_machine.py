@@ -399,7 +399,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not adapters or len(adapters) <= self.scheduler.lora_config.max_loras
         online = {i: n for i, n in tokens.items() if not self.added[i].is_offline}
         if self.budget_s is not None and online and len(online) < len(tokens):
-            predicted_s = self.scheduler.learner.cost.seconds(self.composition(tokens))
+            predicted_s = self.scheduler.hygen.learner.cost.seconds(self.composition(tokens))
             assert predicted_s <= self.budget_s + 1e-9, (predicted_s, tokens)
 
     def composition(self, tokens):

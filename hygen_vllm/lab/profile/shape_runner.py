@@ -69,7 +69,7 @@ class ShapeRunner:
         self._core = EngineCore(config, Executor.get_class(config), log_stats=False)
         self._scheduler: Any = self._core.scheduler
         self._recorder = StepRecorder()
-        self._scheduler.trace = self._recorder
+        self._scheduler.hygen.meter.trace = self._recorder
         self._numbers = itertools.count()
         self._depth = self._core.batch_queue_size
         """Steps in flight; so many at the start of a visit are not kept, as requests join then, and

@@ -84,7 +84,7 @@ class _Replica:
     def report(self, now_s: float) -> EngineLoad:
         """Return the present load."""
         self._wake(now_s)
-        load: EngineLoad = self.scheduler.load_report.now()
+        load: EngineLoad = self.scheduler.hygen.load_report.now()
         return load
 
     def _wake(self, now_s: float) -> None:

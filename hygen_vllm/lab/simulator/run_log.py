@@ -97,15 +97,19 @@ class RunLog:
         self.num_came_again = 0
         self.num_preemptions = 0
         self._steps = array("d")
-        self._scheduler = scheduler
-        self._state = EngineState(scheduler)
-        self._learner = getattr(scheduler, "learner", None)
+        self.follow(scheduler)
         self._in_flight: deque[tuple[float, ...]] = deque()
         self._next_sample_s = 0.0
         self._num_open = [0, 0]
         """Requests that arrived and have not finished: online, offline."""
         pool = scheduler.kv_cache_manager.block_pool
         self.num_blocks: int = pool.get_num_free_blocks()
+
+    def follow(self, scheduler: Any) -> None:
+        """Look at a scheduler from now on, of vLLM or ours."""
+        self._scheduler = scheduler
+        self._state = EngineState(scheduler)
+        self._policy = getattr(scheduler, "hygen", None)
 
     def arrived(
         self, request_id: str, arrival: Arrival, is_offline: bool, comes_again: bool = False
@@ -168,13 +172,13 @@ class RunLog:
 
     def _expected(self, step: VirtualStep) -> tuple[float, float, float]:
         """Return limit, price and predicted seconds of a step that was just made."""
-        if self._learner is None:
+        if self._policy is None:
             return math.nan, math.nan, math.nan
-        limit_s, cost = self._scheduler.step_limit_s, self._learner.cost
+        limit_s, cost = self._policy.step_limit_s, self._policy.learner.cost
         predicted_s = math.nan if cost is None else cost.seconds(step.work.composition())
         if limit_s is None:
             return math.nan, math.nan, predicted_s
-        price = self._scheduler.step_price
+        price = self._policy.step_price
         return math.nan if limit_s == math.inf else limit_s, price, predicted_s
 
     def completed(self, step: VirtualStep, outputs: list[Any]) -> None:
@@ -269,8 +273,8 @@ class RunLog:
         running = [0, 0]
         for request in self._scheduler.running:
             running[self.records[request.request_id].is_offline] += 1
-        log = getattr(self._scheduler, "offline_log", None)
-        refusals = {reason.value: n for reason, n in log.refusals.items()} if log else {}
+        refused = self._policy.offline_log.refusals if self._policy is not None else {}
+        refusals = {reason.value: n for reason, n in refused.items()}
         self.samples.append(
             Sample(
                 now_s,

@@ -269,15 +269,15 @@ def scheduler_of(
     scheduler: Any = make_scheduler(cls, limits, hygen, **policy.clocks(clock))
     if not policy.is_hygen:
         return scheduler
-    scheduler.prefix_of = attrgetter("shared_prefix")
+    scheduler.hygen.prefix_of = attrgetter("shared_prefix")
     scheduler.faults.are_raised = True
     if not engine.is_profiled:
         return scheduler
     given, X = profile_device(engine.device, engine.info, engine.knees, seed)
-    scheduler.learner = CostLearner(given)
+    scheduler.hygen.learner = CostLearner(given)
     if engine.predictor_error:
         distortion = Distortion(given, X, engine.predictor_error, seed)
-        scheduler.learner = DistortedLearner(given, distortion)
+        scheduler.hygen.learner = DistortedLearner(given, distortion)
     return scheduler
 
 

@@ -368,9 +368,9 @@ def test_finished_request_is_charged_for_what_it_had() -> None:
     first = queue.next_candidate()
     assert first is not None
     queue.take(first)
-    queue.finished(first, 40.0)
+    queue.settle(first, 40.0)
     assert "bbbba" == turns(queue, 5)
-    queue.finished(Request(999), 1e9)
+    queue.settle(Request(999), 1e9)
     assert "b" == turns(queue, 1)
 
 
@@ -402,7 +402,7 @@ def test_priorities_without_number_are_served_in_their_order() -> None:
     assert list(range(40)) == scan(queue)
     for request in reversed(requests):
         queue.add_first(request)
-        queue.finished(request, 1.0)
+        queue.settle(request, 1.0)
     assert list(range(40)) == scan(queue)
 
 
@@ -638,7 +638,7 @@ def test_urgencies_whose_requests_were_served_are_forgotten() -> None:
         request = Request(number, urgency=number)
         queue.add(request, 0.0)
         assert [number] == scan(queue)
-        queue.finished(request, 3.0)
+        queue.settle(request, 3.0)
     assert len(queue._levels) <= LEVELS_KEPT + 1
 
 
@@ -750,7 +750,7 @@ class Machine(RuleBasedStateMachine):
             self.queue.add_first(request)
             self.model[number] = request
         else:
-            self.queue.finished(request, 3.0)
+            self.queue.settle(request, 3.0)
 
     @precondition(lambda self: self.model)
     @rule(pick=st.integers(0, 100))

@@ -10,8 +10,9 @@ import pytest
 
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
+from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.terms import StepForecast, StepTerms
-from hygen_vllm.targets.controller import BudgetController, CompletedStep
+from hygen_vllm.targets.controller import BudgetController
 from hygen_vllm.targets.online_alone import EngineLimits
 
 COST = StepCost(0.02, 0, 0, 0, 1e-3, 0, 0)
@@ -72,7 +73,7 @@ class _Engine:
 
     def arrive(self, *request_ids: str, prompt_tokens: int = 1) -> None:
         for request_id in request_ids:
-            self.controller.arrived(request_id, self.now_s, prompt_tokens)
+            self.controller.came(request_id, self.now_s, prompt_tokens)
 
     def step(
         self,
@@ -85,8 +86,10 @@ class _Engine:
     ) -> None:
         """Complete a step `passed_s` after the one before, after its seconds if not told."""
         self.now_s += seconds if passed_s is None else passed_s
-        step = CompletedStep(tokens, seconds, forecast, has_prefill)
-        self.controller.completed(step, cost, self.now_s)
+        step = MeasuredStep(
+            forecast=forecast, has_online_prefill=has_prefill, seconds=seconds, is_steady=True
+        )
+        self.controller.completed(step, tokens, cost, self.now_s)
 
     def decode(self, count: int, *request_ids: str, **step: Any) -> None:
         """Complete so many steps with a token for each request."""
@@ -388,11 +391,11 @@ def test_arrivals_per_second_are_those_of_the_last_moments() -> None:
     engine.step(passed_s=30.0)
     assert pytest.approx(before / math.e) == engine.measures.arrivals_per_s
     for arrival_s in (engine.now_s, engine.now_s - 30.0, engine.now_s):
-        engine.controller.arrived("a", arrival_s, 1)
+        engine.controller.came("a", arrival_s, 1)
     engine.step(passed_s=1.0)
     expected = (before / math.e + 3 / 30) * math.exp(-1 / 30)
     assert pytest.approx(expected) == engine.measures.arrivals_per_s
-    engine.controller.arrived("a", engine.now_s + 60.0, 1)  # after the step that completes
+    engine.controller.came("a", engine.now_s + 60.0, 1)  # after the step that completes
     engine.step(passed_s=1.0)
     assert pytest.approx(expected * math.exp(-2) + 1 / 30) == engine.measures.arrivals_per_s
 

@@ -11,7 +11,7 @@ def _online(*request_ids: str, arrival_s: float = 10.0) -> OnlineLatency:
     """Return a measure with requests of 100 prompt tokens that all came at one time."""
     online = OnlineLatency(window_s=1e6)
     for request_id in request_ids:
-        online.arrived(request_id, arrival_s, 100)
+        online.came(request_id, arrival_s, 100)
     return online
 
 
@@ -100,7 +100,7 @@ def test_samples_are_forgotten_after_the_window() -> None:
     """In both windows."""
     online = OnlineLatency(window_s=30.0)
     for request_id in ("a", "b"):
-        online.arrived(request_id, 10.0, 5)
+        online.came(request_id, 10.0, 5)
     online.tokens_came([("a", 1)], 12.0)
     online.tokens_came([("a", 1)], 13.0)
     online.tokens_came([("b", 1)], 56.0)
@@ -114,7 +114,7 @@ def test_samples_are_forgotten_after_the_window() -> None:
 def test_first_waiting_is_the_oldest_without_a_token() -> None:
     """Now where none waits: everything before is known."""
     online = _online("a")
-    online.arrived("b", 11.0, 50)
+    online.came("b", 11.0, 50)
     seen_s = [online.first_waiting_s(20.0)]
     online.tokens_came([("a", 1)], 20.0)
     seen_s.append(online.first_waiting_s(21.0))
@@ -127,13 +127,13 @@ def test_request_that_was_overtaken_holds_up_nobody() -> None:
     """It lacks something of its own; who comes after it is waited for as before."""
     online = _online("stuck", arrival_s=10.0)
     for number in range(3):
-        online.arrived(f"{number}", 12.0 + number, 100)
+        online.came(f"{number}", 12.0 + number, 100)
     online.tokens_came([("0", 1), ("1", 1)], 15.0)
     assert 10.0 == online.first_waiting_s(16.0), "a little later is no overtaking"
-    online.arrived("later", 15.0 + OVERTAKEN_S, 100)
+    online.came("later", 15.0 + OVERTAKEN_S, 100)
     online.tokens_came([("later", 1)], 30.0)
     assert 31.0 == online.first_waiting_s(31.0)
-    online.arrived("next", 32.0, 100)
+    online.came("next", 32.0, 100)
     assert 32.0 == online.first_waiting_s(33.0)
     (request,) = online.tokens_came([("stuck", 1)], 40.0).first
     assert (10.0, 30.0) == (request.arrival_s, request.real_ttft_s)
@@ -212,7 +212,7 @@ def test_request_that_leaves_unknown_or_twice_is_ignored() -> None:
     online.left("a")
     assert Tokens(0, []) == online.tokens_came([("x", 1)], 12.0)
     online.left("b")
-    online.arrived("b", 12.0, 5)
+    online.came("b", 12.0, 5)
     assert 1 == len(online.tokens_came([("b", 1)], 13.0).first)
     assert Tokens(1, []) == online.tokens_came([("b", 1)], 14.0)
     assert 1.0 == online.windows["tbt"].total_s
@@ -224,7 +224,7 @@ def test_request_with_the_name_of_one_that_left_is_another() -> None:
     online.tokens_came([("a", 1)], 11.0)
     online.left("a")
     online.tokens_came([], 12.0)
-    online.arrived("a", 13.0, 20)
+    online.came("a", 13.0, 20)
     (request,) = online.tokens_came([("a", 1)], 15.0).first
     assert AloneRequest(13.0, 20, 0, 2.0) == request
 
@@ -241,7 +241,7 @@ def test_name_that_is_used_again_before_the_step_is_done_is_another_request() ->
     online = _online("a")
     first = online.tokens_came([("a", 1)], 11.0).first[0]
     online.left("a")
-    online.arrived("a", 11.5, 8)
+    online.came("a", 11.5, 8)
     assert first.is_over
     second = online.tokens_came([("a", 1)], 12.0).first[0]
     assert 0.5 == second.real_ttft_s

@@ -16,7 +16,7 @@ age. What a worker takes at once are neighbours in that order, which share most.
 
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
 
@@ -217,7 +217,7 @@ class WorkPool(Generic[W]):
     def check_invariants(self) -> None:
         """Raise AssertionError if work is not in exactly one place."""
         self._queue.check_invariants()
-        places: list[Any] = [*(work.request_id for work in self._queue), *self._suspects]
+        places: list[Hashable] = [*(work.request_id for work in self._queue), *self._suspects]
         for worker in self._workers.values():
             places += worker.lent
             has_suspect = any(work.is_suspect for work in worker.lent.values())

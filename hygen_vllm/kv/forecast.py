@@ -8,7 +8,6 @@ al., ASPLOS 2025, which samples the lengths that we take the mean of).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class KvForecast:
         prompt_blocks: float,
         block_size: int,
     ) -> None:
-        remaining: Any = np.asarray(remaining_tokens, dtype=np.float64)
+        remaining = np.asarray(remaining_tokens, dtype=np.float64)
         order = np.argsort(remaining, kind="stable")
         freed = np.asarray(freed_blocks, dtype=np.float64)[order]
         self._grown = remaining[order] / block_size

@@ -7,7 +7,7 @@ whoever sends thousands at once makes others wait no longer than its own.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -27,7 +27,7 @@ class Inbox(Generic[R]):
 
     def __init__(self, named: Collection[str] = ()) -> None:
         self._named = {DEFAULT_TENANT, *named}
-        self._levels: SortedDict[Any, OrderedDict[str, deque[Waiting[R]]]] = SortedDict()
+        self._levels: SortedDict[int, OrderedDict[str, deque[Waiting[R]]]] = SortedDict()
         """By urgency, then by tenant, whose turn it is first."""
         self._length = 0
 
@@ -40,7 +40,7 @@ class Inbox(Generic[R]):
             for queue in tenants.values():
                 yield from queue
 
-    def add(self, waiting: Waiting[R], urgency: Any, tenant: str) -> None:
+    def add(self, waiting: Waiting[R], urgency: int, tenant: str) -> None:
         """Add a request; lower urgencies leave first."""
         tenants = self._levels.get(urgency)
         if tenants is None:

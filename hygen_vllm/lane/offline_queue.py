@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -81,8 +81,8 @@ R = TypeVar("R", bound=Queued)
 class Labels(NamedTuple):
     """What decides the place of a request."""
 
-    urgency: Any = 0
-    """Sortable; lower is more urgent."""
+    urgency: int = 0
+    """Lower is more urgent."""
     tenant: str = DEFAULT_TENANT
     hashes: Hashes = ()
     tokens: float = 0.0
@@ -107,7 +107,7 @@ class QueueRules:
 class _Charge(NamedTuple):
     """What a tenant was charged for a request when it was admitted."""
 
-    urgency: Any
+    urgency: int
     tenant: str
     tokens: float
     added_s: float
@@ -182,7 +182,7 @@ class OfflineQueue(Generic[R]):
         label: Callable[[R], Labels],
         rules: QueueRules | None = None,
         clock: Callable[[], float] = time.monotonic,
-        place: Callable[[R], tuple[Any, str]] | None = None,
+        place: Callable[[R], tuple[int, str]] | None = None,
     ) -> None:
         self._label = label
         self._place = place or (lambda request: label(request)[:2])
@@ -191,9 +191,9 @@ class OfflineQueue(Generic[R]):
         self._waiting: dict[Hashable, Waiting[R]] = {}
         self._inbox: Inbox[R] = Inbox(self._rules.weights)
         """Those not in order yet, and some that have left since."""
-        self._levels: SortedDict[Any, _Level[R]] = SortedDict()
+        self._levels: SortedDict[int, _Level[R]] = SortedDict()
         """By urgency: those with requests, and LEVELS_KEPT without."""
-        self._blocked: SortedDict[Any, _Level[R]] = SortedDict()
+        self._blocked: SortedDict[int, _Level[R]] = SortedDict()
         """Those that are blocked, and some that were."""
         self._num_scans = 0
         self._taken: dict[Hashable, Waiting[R]] = {}
@@ -462,7 +462,7 @@ class OfflineQueue(Generic[R]):
         waiting.urgency, waiting.tenant = labels.urgency, level.fresh.tenant_named(labels.tenant)
         return level, labels
 
-    def _level(self, urgency: Any) -> _Level[R]:
+    def _level(self, urgency: int) -> _Level[R]:
         level: _Level[R] | None = self._levels.get(urgency)
         if level is None:
             level = self._levels[urgency] = _Level(self._rules)
@@ -485,7 +485,7 @@ class OfflineQueue(Generic[R]):
         self._leave_place(waiting, level)
         self._forget_if_empty(waiting.urgency, level)
 
-    def _forget_if_empty(self, urgency: Any, level: _Level[R]) -> None:
+    def _forget_if_empty(self, urgency: int, level: _Level[R]) -> None:
         if not level and len(self._levels) > LEVELS_KEPT:
             del self._levels[urgency]
             self._blocked.pop(urgency, None)

@@ -262,11 +262,11 @@ class OfflinePool:
             logger.warning("job %s has ended; what it left is dropped", job)
             del self._jobs[job]
 
-    def _give_up(self, work_id: Any, message: str) -> None:
+    def _give_up(self, work_id: Hashable, message: str) -> None:
         logger.error("offline request %s: %s", work_id, message)
         self._answer(work_id, error_of(message, 500, GIVEN_UP))
 
-    def _answer(self, work_id: Any, result: dict[str, Any]) -> None:
+    def _answer(self, work_id: Hashable, result: dict[str, Any]) -> None:
         row = self._rows.get(work_id)
         if row is not None and not row.result.done():
             row.result.set_result(result)

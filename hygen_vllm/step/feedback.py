@@ -15,7 +15,6 @@ where its neighbours are of its kind.
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.step.terms import StepForecast
@@ -62,7 +61,7 @@ class StepFeedback:
 
     def __init__(self, num_stages: int = 1) -> None:
         self._num_stages = num_stages
-        self._in_flight: deque[tuple[Any, MeasuredStep]] = deque()
+        self._in_flight: deque[tuple[object, MeasuredStep]] = deque()
         self._last_completion_s = 0.0
         self._last: MeasuredStep | None = None
         """The last that completed, if another was scheduled before that."""
@@ -70,7 +69,7 @@ class StepFeedback:
         self.step_s = 0.0
         """Seconds of the last step that completed."""
 
-    def scheduled(self, output: Any, started_s: float, step: MeasuredStep) -> None:
+    def scheduled(self, output: object, started_s: float, step: MeasuredStep) -> None:
         """Note that a step was scheduled at `started_s`.
 
         Args: output: any object that stands for it, compared by identity.
@@ -81,7 +80,7 @@ class StepFeedback:
             self._last = None
         self._in_flight.append((output, step))
 
-    def completed(self, output: Any, now_s: float, is_busy: bool) -> MeasuredStep | None:
+    def completed(self, output: object, now_s: float, is_busy: bool) -> MeasuredStep | None:
         """Return the step that completed with its seconds; None for one that is not known.
 
         Args:
@@ -100,7 +99,7 @@ class StepFeedback:
         step.seconds = (1 if before is None else self._num_stages) * (now_s - started_s)
         return step
 
-    def _pop(self, output: Any) -> MeasuredStep | None:
+    def _pop(self, output: object) -> MeasuredStep | None:
         while self._in_flight:
             scheduled, step = self._in_flight.popleft()
             if scheduled is output:

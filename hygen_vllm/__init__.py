@@ -8,17 +8,21 @@ Reading guide, in the order a request travels:
 1. `engine.scheduler`       vLLM's calls come in; `engine.policy` makes the parts below and leads a
                             step through them
 2. `engine.requests`        a request came, started, was preempted, left; `labels` says its class
-3. `engine.waiting_queue`   one vLLM RequestQueue of two lanes; `lane` is the offline one: tenants,
-                            prefixes, age
+3. `engine.waiting_queue`   vLLM's two waiting queues, each with an online and an offline lane;
+                            `lane` is the offline one: tenants, prefixes, age
 4. `engine.step_builder`    opens a step; `engine.arrivals` says which waiting online requests could
                             start in it
 5. `engine.make_room`       what is preempted for them
-6. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
-7. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how
-                            many tokens an offline one gets, `kv` which blocks it leaves alone
-8. `engine.step_meter`      what was expected of the step; `step.feedback` says how long it took
-9. `price`                  learns the seconds of a step from that, or has them from a profile
-10. `targets`               what the latency targets of online requests still allow
+6. `engine.kv_reserve`      the KV blocks that an offline request has to leave when it starts,
+                            by `kv`
+7. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
+8. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how
+                            many tokens an offline one gets, by the prices of `price.cost` and the
+                            limit of `targets.controller`, or of a `step.plan.LatencyGate`
+9. `engine.step_meter`      what was expected of the step; `step.feedback` says how long it took
+10. `price.learner`         learns the seconds of a step from that
+11. `targets`               learns what online requests had, and would have had alone; `steered_slo`
+                            has one class for each kind of target
 
 `operate` is what an operator sees. `fleet` is several engines as one, `ray_serving` and `batch` are
 that on Ray. `lab` measures profiles, simulates and draws; nothing that serves imports it.

@@ -54,8 +54,9 @@ class HyGenConfig:
     """Settings of the scheduler. All have defaults that can be left alone."""
 
     mode: str | None = None
-    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `fixed` if
-    latency_budget_s is set, `tolerance` if interference_tolerance is, else `slo`. `off` is online
+    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `slo` if
+    slos is set, else `fixed` if latency_budget_s is, else `tolerance` if interference_tolerance is,
+    else `slo`. `off` is online
     first without a gate: offline work fills whatever tokens, slots and KV blocks the online class
     leaves."""
 
@@ -142,7 +143,7 @@ class HyGenConfig:
     on."""
 
     trace: str | None = None
-    """CSV file in which every step is recorded (`latency.step_trace`), for `hygen fit` and
+    """CSV file in which every step is recorded (`price.trace`), for `hygen fit` and
     `hygen evaluate`. A file that exists is kept; NAME.1.csv is the next. Default: none;
     recording takes some 4 us a step, and every step is looked at instead of one in four."""
 

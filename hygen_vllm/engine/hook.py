@@ -142,7 +142,7 @@ class OpenStep:
             if self._counts_decode_blocks:
                 blocks = self._state.blocks_to_add(request, computed + wanted)
             result = grant_decode(self.plan, wanted, computed, blocks)
-        elif self._must_not_start(request, is_running):
+        elif self._is_rate_capped(request, is_running):
             result = Refusal.RATE
         else:
             result = self._grant_prefill(request, computed, wanted, is_running)
@@ -160,7 +160,8 @@ class OpenStep:
                 self._queue.offline_is_open = False
             return 0
         if request.num_computed_tokens > 0:
-            # It holds KV blocks while it waits: only running can it finish or be preempted.
+            # It holds KV blocks while it waits: only running can it finish or be preempted. So it
+            # gets a little although it was refused, and nothing of the plan.
             is_padded = _is_padded(request, computed, wanted)
             return wanted if is_padded else min(wanted, self._min_chunk_tokens)
         self._do_not_start(request, result)
@@ -199,7 +200,7 @@ class OpenStep:
         self._queue.offline_is_open = False
         self._state.free_encoder_cache(request)
 
-    def _must_not_start(self, request: Request, is_running: bool) -> bool:
+    def _is_rate_capped(self, request: Request, is_running: bool) -> bool:
         return self._starts_left == 0 and not is_running and _is_first_start(request)
 
     def _grant_prefill(

@@ -3,11 +3,13 @@
 
 vLLM admits no waiting request in a step in which it had to preempt (:900), and under its priority
 policy it may choose an online victim. So whatever online needs in this step is free before vLLM
-looks: slots, LoRA adapters, encoder cache, KV blocks. Victims are those that lose least: tokens
-to be computed again, where nobody else keeps their blocks cached, over the tokens that they have
-still to make, for which they would hold their blocks. One that frees enough alone goes before
-several that lose more. A request that waits with the KV that a connector loaded for it, which vLLM
-would leave it, is a victim like one that runs.
+looks: slots, LoRA adapters, encoder cache, KV blocks. Where running offline requests lack blocks
+for themselves, one of them is preempted for the others.
+
+Victims are those that lose least: blocks that nobody else holds, over the tokens that they are
+expected to go on to make, plus PATIENCE_TOKENS. One that frees enough alone goes before several
+that lose more. A request that waits with the KV that a connector loaded for it, which vLLM would
+leave it, is a victim like one that runs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -16,7 +16,7 @@ from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.plan import StepPlan
 from hygen_vllm.step.terms import StepForecast
-from hygen_vllm.targets.controller import BudgetController
+from hygen_vllm.targets.controller import TargetController
 from hygen_vllm.targets.online_alone import EngineLimits
 from hygen_vllm.targets.reference import find_reference
 
@@ -27,7 +27,7 @@ LONGEST_INTAKE_S = 60.0
 
 
 class SloControl(Follower):
-    """Between one engine and its BudgetController.
+    """Between one engine and its TargetController.
 
     Requests of streaming-input sessions are not measured: the time between their turns is the
     user's. Pooling requests have no tokens.
@@ -47,7 +47,7 @@ class SloControl(Follower):
         slos = [Slo.parse(text) for text in config.targets]
         if reference is not None:
             slos = [reference.resolved(slo) for slo in slos]
-        self.controller = BudgetController(
+        self.controller = TargetController(
             slos, limits, config.slo_window_s, config.idle_step_s, logger.warning
         )
         self._last_intake_s = clock()

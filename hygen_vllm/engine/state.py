@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What HyGen reads of vLLM's private scheduler state, and the little it changes.
 
-One function a question. A prefix-cache probe may note the hit for sparse-retention groups. Line
-numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
+One function a question. Line numbers are those of vLLM 0.32.0, v1/core/sched/scheduler.py.
 """
 
 from bisect import bisect_left
@@ -110,7 +109,9 @@ class EngineState:
 
     @property
     def running(self) -> list[Request]:
-        """Running requests: online, offline decodes, offline prefills."""
+        """Running requests; from the opening of a step on in the order online, offline decodes,
+        offline prefills.
+        """
         return self._scheduler.running
 
     @property

@@ -57,7 +57,7 @@ class StepBuilder:
         *,
         expects_online: bool,
         is_throttled: bool,
-        step_s: float | None,
+        step_s: float,
         now_s: float,
     ) -> tuple[OpenStep, bool]:
         """Make room for the online class and plan the step; return it, and whether vLLM defers
@@ -66,7 +66,7 @@ class StepBuilder:
         Args:
             expects_online: an online request may come at any moment.
             is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
-            step_s: how long the last step took, None if none has completed.
+            step_s: how long the last step took, 0 if none has completed.
         """
         state = self.state
         num_online = self._put_online_first()
@@ -131,7 +131,7 @@ class StepBuilder:
 
         vLLM scans this list in order and, under fcfs, preempts its last member.
         """
-        if self.lanes.num_offline() == len(self.offline_ids):
+        if self.lanes.num_offline() == len(self.offline_ids):  # none of them runs
             return len(self.state.running)
         offline_ids = self.offline_ids
         online: list[Request] = []
@@ -186,7 +186,7 @@ class StepBuilder:
                 return Start.NOT
         return Start.LATER if is_later else Start.NOW
 
-    def _ordering(self, num_online: int, step_s: float | None) -> tuple[float, int]:
+    def _ordering(self, num_online: int, step_s: float) -> tuple[float, int]:
         """Return the seconds for putting a backlog in order, and how many have to be in order.
 
         Where no online request is here nobody waits for it: then every free slot gets a request.

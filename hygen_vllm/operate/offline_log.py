@@ -42,5 +42,5 @@ class OfflineLog:
         return (
             f"HyGen: offline requests: {num_running} running, {num_waiting} waiting; "
             f"in the last {LINE_EVERY_S:.0f} s refusals by reason: {reasons}; "
-            f"preempted for online: {preempted}"
+            f"preempted: {preempted}"
         )

@@ -14,7 +14,7 @@ LEAST_PRICE = 0.5
 
 
 class Refusal(Enum):
-    """Why an offline request gets nothing in this step."""
+    """Why an offline request gets nothing in this step: of what lacks, or by the hook's rules."""
 
     LATENCY = "latency"
     TOKENS = "tokens"

@@ -2,7 +2,8 @@
 """The plan of one step: what the online class needs, and what it leaves. Pure.
 
 A plan is made before vLLM builds the step and spent while it does. Online requests are charged,
-never gated (HyGen, arXiv 2501.14808, Alg. 1). vLLM walks running requests before waiting ones, so
+not gated (HyGen, arXiv 2501.14808, Alg. 1), but for prefills that are shortened for the tokens of
+other online requests. vLLM walks running requests before waiting ones, so
 what waiting online requests will need is reserved up front; running online requests come first and
 are charged as they pass. The first question about an offline request closes the online side and
 fixes the seconds the step may take.
@@ -23,7 +24,7 @@ class Gate(Protocol):
 
     @property
     def mode(self) -> str:
-        """Name of the mode, as in HyGenConfig."""
+        """Name of the mode, as in HyGenConfig; `batch` for BATCH_GATE."""
 
     def terms(self, load: OnlineLoad) -> StepTerms:
         """Return the terms of a step with this online load."""

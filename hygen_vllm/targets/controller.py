@@ -35,7 +35,7 @@ STEP_GAIN = 1e-4
 """Share of the last step in the mean step of online alone, once there were many."""
 
 
-class BudgetController:
+class TargetController:
     """Steers by SLOs.
 
     Args:

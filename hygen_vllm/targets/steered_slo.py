@@ -34,6 +34,19 @@ hour beyond P99, it comes out one or two percent higher or lower by chance."""
 DELAY_GAIN = 0.03
 QUIET_GAPS = 5.0
 """Requests that come by chance leave one gap in 150 that is so many times the mean one."""
+RECENT_SAMPLES = 1000
+"""Gaps over which online alone has a recent mean."""
+LATE_S = 60.0
+"""Time with decodes over which it is seen whether a tail's share is spent."""
+RANK_ERRORS = 2.0
+"""Standard errors in rank by which a percentile of online alone may still fall."""
+FALLEN = 0.9
+"""A limit that may fall below so much of itself may become that of steps without a prefill."""
+CAP_PER_FACTOR = 0.05
+"""The cap is multiplied by the factor to this power: by 0.8 at 0.01. At 0 a step takes no
+longer than its online work."""
+SECONDS_PER_TOKEN = 1.0
+"""Seconds of offline work that one token above the limit must buy, at factor 1."""
 
 
 @dataclass(slots=True)
@@ -175,10 +188,6 @@ class MeanTbt(SteeredSlo):
             terms.price += waits / (usual * factor) if factor else math.inf
 
 
-RECENT_SAMPLES = 1000
-"""Gaps over which online alone has a recent mean."""
-
-
 class TailTbt(SteeredSlo):
     """A percentile of TBT: a cap, and a share of tokens that may exceed the limit."""
 
@@ -253,18 +262,6 @@ class TailTbt(SteeredSlo):
         factor = min(1.0, self.allowance.factor) if self._may_fall else self.allowance.factor
         if gained_s * factor <= load.num_decodes * SECONDS_PER_TOKEN:
             terms.limit_s = min(terms.limit_s, most_s)
-
-
-LATE_S = 60.0
-"""Time with decodes over which it is seen whether a tail's share is spent."""
-RANK_ERRORS = 2.0
-"""Standard errors in rank by which a percentile of online alone may still fall."""
-FALLEN = 0.9
-"""A limit that may fall below so much of itself may become that of steps without a prefill."""
-CAP_PER_FACTOR = 0.05
-"""The cap is lowered by a twentieth of the logarithm of what is owed: at most a quarter."""
-SECONDS_PER_TOKEN = 1.0
-"""Seconds of offline work that one token above the limit must buy, at factor 1."""
 
 
 class Ttft(SteeredSlo):

@@ -22,7 +22,7 @@ from hygen_vllm.lane.offline_queue import OfflineQueue
 from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.feedback import StepFeedback
-from hygen_vllm.targets.controller import BudgetController
+from hygen_vllm.targets.controller import TargetController
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.scheduler_laws import check_blocks, check_empty, check_places
@@ -37,7 +37,7 @@ PARTS = [
     *((OpenStep, name) for name in ("__init__", "limit", "_limit_offline")),
     *((RoomMaker, name) for name in ("make_room", "_free_blocks", "_preempt_until")),
     *((SloControl, name) for name in ("came", "started", "left", "foresee", "completed")),
-    *((BudgetController, name) for name in ("terms", "completed", "came")),
+    *((TargetController, name) for name in ("terms", "completed", "came")),
     (CostLearner, "observe"),
     *((StepFeedback, name) for name in ("scheduled", "completed")),
     *((step_builder, name) for name in ("chunk_caps", "expected_arrivals")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BudgetController: what it measures, what it tells its targets, and the terms they agree on."""
+"""TargetController: what it measures, what it tells its targets, and the terms they agree on."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.terms import StepForecast, StepTerms
-from hygen_vllm.targets.controller import BudgetController
+from hygen_vllm.targets.controller import TargetController
 from hygen_vllm.targets.online_alone import EngineLimits
 
 COST = StepCost(0.02, 0, 0, 0, 1e-3, 0, 0)
@@ -61,7 +61,7 @@ class _Engine:
         num_stages: int = 1,
     ) -> None:
         self.lines: list[str] = []
-        self.controller = BudgetController(
+        self.controller = TargetController(
             [Slo.parse(text) for text in slos],
             EngineLimits(512, 64, 100_000, is_async, num_stages),
             window_s,

@@ -15,10 +15,11 @@ Reading guide, in the order a request travels:
 5. `engine.make_room`       what is preempted for them
 6. `engine.kv_reserve`      the KV blocks that an offline request has to leave when it starts,
                             by `kv`
-7. `engine.planner`         what online needs in this step and what is left, as a `step.plan`
-8. `engine.hook`            asked for each request while vLLM builds the step; `step.grant` says how
-                            many tokens an offline one gets, by the prices of `price.cost` and the
-                            limit of `targets.controller`, or of a `step.plan.LatencyGate`
+7. `engine.planner`         makes the `step.plan`: what online takes of the step
+8. `engine.hook`            asked for each request while vLLM builds the step. The first offline one
+                            closes online's share into a `step.budget`, with the limit that
+                            `targets.controller` sets, or a `step.gate`; `step.grant` says how many
+                            tokens each offline one gets of it, by the prices of `price.cost`
 9. `engine.step_meter`      what was expected of the step; `step.feedback` says how long it took
 10. `price.learner`         learns the seconds of a step from that
 11. `targets`               learns what online requests had, and would have had alone; `steered_slo`

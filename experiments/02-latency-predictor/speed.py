@@ -120,17 +120,18 @@ def cases() -> dict[str, tuple[str, float | None, Callable[[int], Pairs]]]:
     step = StepComposition()
     step.add_decode(1, 800)
     step.add_prefill(300, 900)
+    few = StepComposition(num_prefills=1, prefill_tokens=90)
 
     def timed(call: Callable[[], object]) -> Callable[[int], Pairs]:
         return lambda repeats: calls(call, repeats)
 
     return {
-        "price one more decode": ("us", 2.0, timed(lambda: cost.added_decode_seconds(90, 1, 700))),
-        "price one more chunk": ("us", 2.0, timed(lambda: cost.added_chunk_seconds(90, 200, 700))),
+        "price one more decode": ("us", 2.0, timed(lambda: cost.added_decode_seconds(few, 1, 700))),
+        "price one more chunk": ("us", 2.0, timed(lambda: cost.added_chunk_seconds(few, 200, 700))),
         "largest chunk for a time": (
             "us",
             5.0,
-            timed(lambda: cost.largest_chunk(90, 700, 400, 0.012)),
+            timed(lambda: cost.largest_chunk(few, 700, 400, 0.012)),
         ),
         "price a whole step": ("us", None, timed(lambda: cost.seconds(step))),
         "learn from one step": ("us", None, lambda repeats: learnings(cost, repeats)),

@@ -11,6 +11,7 @@ from hygen_vllm.engine.arrivals import Arrival
 from hygen_vllm.engine.make_room import Room
 from hygen_vllm.engine.state import EngineState, is_decode, lora_id
 from hygen_vllm.engine.waiting_queue import TwoLaneQueue
+from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.grant import ChunkView, Refusal, grant_chunk, grant_decode
 from hygen_vllm.step.plan import StepPlan
 
@@ -112,7 +113,7 @@ class OpenStep:
             most = self._arrivals[request_id]
             return wanted if most is None else min(wanted, most)
         if request.is_prefill_chunk and self._state.can_split(request):
-            wanted = self.plan.cap_online_prefill(wanted)
+            wanted = self.plan.share.cap_prefill(wanted)
         self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
         return wanted
 
@@ -128,24 +129,25 @@ class OpenStep:
         """Charge a waiting online request; return the most tokens it may get, None for any."""
         request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
         is_last, most = is_decode(request, computed), None
-        is_capped = self.plan.arrival_prefill_left is not None and not is_last
+        is_capped = self.plan.share.arrival_prefill_left is not None and not is_last
         if is_capped and self._state.can_split(request):
-            tokens = most = self.plan.cap_arrival_prefill(tokens)
+            tokens = most = self.plan.share.cap_arrival_prefill(tokens)
         if most != 0:
             self.plan.charge_online(tokens, computed, is_last)
         return most
 
     def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
-        is_running, is_first = request.status is RUNNING, not self.plan.has_offline
+        budget = self.plan.budget or self.plan.close()
+        is_running, is_first = request.status is RUNNING, not budget.has_offline
         if is_running and not request.is_prefill_chunk:
             blocks = 0
             if self._counts_decode_blocks:
                 blocks = self._state.blocks_to_add(request, computed + wanted)
-            result = grant_decode(self.plan, wanted, computed, blocks)
+            result = grant_decode(budget, wanted, computed, blocks)
         elif self._is_rate_capped(request, is_running):
             result = Refusal.RATE
         else:
-            result = self._grant_prefill(request, computed, wanted, is_running)
+            result = self._grant_prefill(budget, request, computed, wanted)
         if not isinstance(result, Refusal):
             if not is_running:
                 self._note_grant(request)
@@ -174,7 +176,7 @@ class OpenStep:
         """
         num_offline = len(self._state.running) - self.num_online_running
         most = num_offline * self._state.most_blocks_per_decode
-        most += self._state.most_blocks_to_grow(self.plan.max_tokens)
+        most += self._state.most_blocks_to_grow(self.plan.share.max_tokens)
         self._state.keep_cached(self._hits_in_danger, most)
         self._hits_in_danger = frozenset()
 
@@ -204,7 +206,7 @@ class OpenStep:
         return self._starts_left == 0 and not is_running and _is_first_start(request)
 
     def _grant_prefill(
-        self, request: Request, computed: int, wanted: int, is_running: bool
+        self, budget: OfflineBudget, request: Request, computed: int, wanted: int
     ) -> int | Refusal:
         if self._is_throttled and request.num_tokens - computed > 1:
             return Refusal.THROTTLED
@@ -222,11 +224,11 @@ class OpenStep:
         )
         blocks_needed = (
             partial(self._blocks_to_grow, request, computed)
-            if is_running
+            if request.status is RUNNING
             else self._blocks_to_start(request)
         )
-        is_alone = self.plan.is_alone
-        granted = grant_chunk(self.plan, chunk, blocks_needed)
+        is_alone = budget.is_alone
+        granted = grant_chunk(budget, chunk, blocks_needed)
         if isinstance(granted, Refusal) or granted == wanted:
             return granted
         allowed = self._state.allowed_chunk(request, computed, granted)

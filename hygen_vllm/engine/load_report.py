@@ -101,7 +101,7 @@ class LoadReport:
         context = sum(r.num_computed_tokens for r in decodes)
         step = StepComposition(decode_tokens=len(decodes), decode_context_tokens=context)
         most = self._state.max_step_tokens
-        prefill_s = cost.base_s + cost.added_chunk_seconds(0, most, 0, is_first=True)
+        prefill_s = cost.base_s + cost.added_chunk_seconds(StepComposition(), most, 0)
         return (cost.seconds(step) if decodes else 0.0), prefill_s / most
 
     def _most_ahead(self) -> int:

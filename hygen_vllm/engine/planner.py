@@ -15,7 +15,8 @@ from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, sum_over
 from hygen_vllm.kv.pace import Pace, pace_of
 from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.step.plan import BATCH_GATE, Gate, StepPlan
+from hygen_vllm.step.gate import BATCH_GATE, Gate
+from hygen_vllm.step.plan import OnlineShare, StepPlan
 
 
 def chunk_caps(
@@ -76,22 +77,23 @@ class StepPlanner:
         if is_priced and expects_online and not learner.trusts_any_size:
             # twice what was seen so far
             tokens = max(self.config.min_chunk_tokens, 2 * learner.largest_prefill_tokens)
-        plan = StepPlan(
-            gate=gate if expects_online else BATCH_GATE,
+        share = OnlineShare(
             cost=learner.cost if is_priced else None,
-            tokens_left=self.state.max_step_tokens,
-            blocks_left=blocks_left,
-            prefill_tokens_left=int(tokens),
+            max_tokens=self.state.max_step_tokens,
             slots_per_request=self.state.draft_slots,
             has_online=bool(num_online or arrivals),
             num_behind=num_behind,
-            prefill_price=pace.prefill_price,
-            decode_worth=pace.decode_worth,
         )
         if self.slo_control is not None:
             arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
-            self.slo_control.shorten_online(plan, self.state.running[:num_online], arriving_tokens)
-        return plan
+            self.slo_control.shorten_online(share, self.state.running[:num_online], arriving_tokens)
+        return StepPlan(
+            gate=gate if expects_online else BATCH_GATE,
+            share=share,
+            blocks_left=blocks_left,
+            prefill_tokens_left=int(tokens),
+            pace=pace,
+        )
 
     def _pace(self, next_offline: Request, blocks_left: int) -> Pace:
         """Return what offline work costs and is worth, given the KV blocks that are left."""

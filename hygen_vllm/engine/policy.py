@@ -30,7 +30,8 @@ from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.operate.log import engine_logger, remarks, start_line
 from hygen_vllm.operate.offline_log import OfflineLog
 from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.step.plan import Gate, LatencyGate
+from hygen_vllm.step.gate import Gate, LatencyGate
+from hygen_vllm.step.terms import StepTerms
 
 logger = engine_logger()
 
@@ -251,7 +252,9 @@ class Policy(Follower):
     def _take_in(self, step: OpenStep | OnlineOnlyStep) -> None:
         self.builder.offline_is_stuck = step.offline_is_stuck
         if step.plan is not None:
-            self.step_limit_s, self.step_price = step.plan.limit_s, step.plan.price
+            budget = step.plan.budget
+            terms = StepTerms() if budget is None else budget.terms
+            self.step_limit_s, self.step_price = terms.limit_s, terms.price
         waiting = self.lanes.waiting.offline
         for request, is_first in step.granted.items():
             if request in waiting:  # vLLM had no room for it

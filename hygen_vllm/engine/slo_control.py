@@ -14,7 +14,7 @@ from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
-from hygen_vllm.step.plan import StepPlan
+from hygen_vllm.step.plan import OnlineShare, StepPlan
 from hygen_vllm.step.terms import StepForecast
 from hygen_vllm.targets.controller import TargetController
 from hygen_vllm.targets.online_alone import EngineLimits
@@ -79,13 +79,13 @@ class SloControl(Follower):
         Args: plan: None where no offline request was in the engine.
         """
         self._last_intake_s = now_s
-        if plan is not None and plan.is_closed and plan.cost is not None:
-            step.forecast = StepForecast(plan.alone_s, plan.seconds)
-            step.has_online_prefill = plan.online.num_prefills > 0
+        if plan is not None and plan.budget is not None and plan.budget.cost is not None:
+            step.forecast = StepForecast(plan.budget.alone_s, plan.budget.seconds)
+            step.has_online_prefill = plan.share.step.has_prefill
         elif plan is None and step.composition is not None and cost is not None:
             seconds = cost.seconds(step.composition)
             step.forecast = StepForecast(seconds, seconds)
-            step.has_online_prefill = step.composition.num_prefills > 0
+            step.has_online_prefill = step.composition.has_prefill
 
     def completed(
         self,
@@ -103,7 +103,7 @@ class SloControl(Follower):
         self.controller.completed(step or MeasuredStep(), new_tokens, cost, now_s)
 
     def shorten_online(
-        self, plan: StepPlan, online: Sequence[Request], arriving_tokens: int
+        self, share: OnlineShare, online: Sequence[Request], arriving_tokens: int
     ) -> None:
         """Leave online prefill what keeps the tokens of online decodes within their target.
 
@@ -112,7 +112,7 @@ class SloControl(Follower):
             arriving_tokens: prefill tokens that waiting ones would get.
         """
         cap_s = self.controller.online_cap_s
-        if plan.cost is None or cap_s == math.inf:
+        if share.cost is None or cap_s == math.inf:
             return
         step, computed, running_tokens = StepComposition(), 0, 0
         for request in online:
@@ -123,11 +123,9 @@ class SloControl(Follower):
                 step.add_decode(1, request.num_computed_tokens)
         if not step.decode_tokens:
             return
-        spare_s = cap_s - plan.cost.seconds(step)
-        tokens = plan.cost.largest_chunk(
-            step.decode_tokens, computed, plan.max_tokens, spare_s, is_first=True
-        )
-        wanted = min(plan.max_tokens, running_tokens + arriving_tokens)
+        spare_s = cap_s - share.cost.seconds(step)
+        tokens = share.cost.largest_chunk(step, computed, share.max_tokens, spare_s)
+        wanted = min(share.max_tokens, running_tokens + arriving_tokens)
         if 2 * tokens >= wanted:  # else first tokens would pay too much for the others
-            plan.online_prefill_left = tokens
-            plan.arrival_prefill_left = max(0, tokens - running_tokens)
+            share.prefill_left = tokens
+            share.arrival_prefill_left = max(0, tokens - running_tokens)

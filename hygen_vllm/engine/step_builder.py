@@ -19,7 +19,7 @@ from hygen_vllm.engine.waiting_queue import Lanes
 from hygen_vllm.lane.offline_queue import Start
 from hygen_vllm.lane.rate_cap import OfflineRate
 from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.step.plan import Gate
+from hygen_vllm.step.gate import Gate
 
 ORDERING_SHARE = 0.011
 """Share of the time of steps that putting a backlog in order may take by itself. With what it does

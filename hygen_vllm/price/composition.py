@@ -38,6 +38,10 @@ class StepComposition:
     def total_tokens(self) -> int:
         return self.decode_tokens + self.prefill_tokens
 
+    @property
+    def has_prefill(self) -> bool:
+        return self.num_prefills > 0
+
     def features(self) -> list[float]:
         """Return the sums in the order of FEATURES."""
         return [

@@ -18,7 +18,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol
 
 from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.curve import TokenCurve
@@ -27,18 +27,16 @@ NUM_COEFFICIENTS = 7
 FLAT = TokenCurve()
 
 
-class Worth(NamedTuple):
-    """What a prefill chunk is worth to a step that it may join.
+class StepSoFar(Protocol):
+    """A step that more is added to."""
 
-    Args:
-        price: of a second added to the step.
-        token_worth_s: see StepCost.token_worth_s.
-        is_first: the step has no other chunk.
-    """
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that it has."""
 
-    price: float
-    token_worth_s: float
-    is_first: bool = False
+    @property
+    def has_prefill(self) -> bool:
+        """Whether one of its requests is a prefill chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +102,9 @@ class StepCost:
             + self.curve.seconds(step.total_tokens)
         )
 
-    def added_decode_seconds(
-        self, total_tokens: int, new_tokens: int, computed_tokens: int
-    ) -> float:
-        """Return the seconds one more decode adds to a step of `total_tokens`."""
-        curve = self.curve
+    def added_decode_seconds(self, step: StepSoFar, new_tokens: int, computed_tokens: int) -> float:
+        """Return the seconds one more decode adds to a step."""
+        curve, total_tokens = self.curve, step.total_tokens
         if new_tokens == 1:  # knees are whole: one token lies on one piece
             return (
                 self.decode_token_s
@@ -122,15 +118,14 @@ class StepCost:
             - curve.seconds(total_tokens)
         )
 
-    def added_chunk_seconds(
-        self, total_tokens: int, new_tokens: int, computed_tokens: int, is_first: bool = False
-    ) -> float:
+    def added_chunk_seconds(self, step: StepSoFar, new_tokens: int, computed_tokens: int) -> float:
         """Return the seconds a prefill chunk, the first or another, adds to a step."""
+        total_tokens = step.total_tokens
         square, slope, chunk_s = self._chunk_terms(computed_tokens)
         return (
             chunk_s
             + new_tokens * (slope + square * new_tokens)
-            + (self.first_prefill_s if is_first else 0.0)
+            + (0.0 if step.has_prefill else self.first_prefill_s)
             + self.curve.seconds(total_tokens + new_tokens)
             - self.curve.seconds(total_tokens)
         )
@@ -146,7 +141,13 @@ class StepCost:
         ) * new_tokens + self.decode_context_token_s * computed_tokens
 
     def best_chunk(
-        self, total_tokens: int, computed_tokens: int, max_tokens: int, worth: Worth
+        self,
+        step: StepSoFar,
+        computed_tokens: int,
+        max_tokens: int,
+        *,
+        price: float,
+        token_worth_s: float,
     ) -> int:
         """Return the chunk, 0 to `max_tokens`, that is worth most more than it costs.
 
@@ -154,10 +155,13 @@ class StepCost:
         those that it adds to this one. They differ where the curve bends: up to the first knees a
         token may be nearly free. Looks at the knees only, O(number of knees): what else could be
         best by the curvature of attention is so by next to nothing.
+
+        Args:
+            price: of a second added to the step.
+            token_worth_s: see `token_worth_s`.
         """
-        price, token_worth_s, is_first = worth
-        curve = self.curve
-        first_s = self.first_prefill_s if is_first else 0.0
+        curve, total_tokens = self.curve, step.total_tokens
+        first_s = 0.0 if step.has_prefill else self.first_prefill_s
         square, slope, chunk_s = self._chunk_terms(computed_tokens)
         after = bisect_right(curve.knees, total_tokens)
         until = bisect_left(curve.knees, total_tokens + max_tokens)
@@ -185,25 +189,18 @@ class StepCost:
         return 0.5 * self.prefill_attention_s, slope, chunk_s
 
     def largest_chunk(
-        self,
-        total_tokens: int,
-        computed_tokens: int,
-        max_tokens: int,
-        seconds: float,
-        is_first: bool = False,
+        self, step: StepSoFar, computed_tokens: int, max_tokens: int, seconds: float
     ) -> int:
         """Return the most prefill tokens, 0 to `max_tokens`, that add at most `seconds`.
 
-        Args:
-            total_tokens: tokens already in the step.
-            computed_tokens: tokens of the request computed before.
-            is_first: the step has no other chunk.
         O(log(number of knees)); exact up to rounding down to whole tokens.
+
+        Args: computed_tokens: tokens of the request computed before.
         """
-        curve = self.curve
+        curve, total_tokens = self.curve, step.total_tokens
         square, slope, chunk_s = self._chunk_terms(computed_tokens)
         spare = seconds - chunk_s
-        if is_first:
+        if not step.has_prefill:
             spare -= self.first_prefill_s
         if spare < 0:
             return 0

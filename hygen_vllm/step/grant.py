@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from hygen_vllm.price.cost import Worth
-from hygen_vllm.step.plan import StepPlan
+from hygen_vllm.step.budget import OfflineBudget
 
 LEAST_PRICE = 0.5
 """Below it the largest chunk is the best one on any device."""
@@ -47,99 +46,100 @@ class ChunkView:
 
 
 def grant_decode(
-    plan: StepPlan, new_tokens: int, computed_tokens: int, blocks: int
+    budget: OfflineBudget, new_tokens: int, computed_tokens: int, blocks: int
 ) -> int | Refusal:
     """Grant all tokens of a decode, or none.
 
     A decode alone in the step is granted whatever it costs, so that offline work always moves;
     vLLM itself then decides what to do about missing blocks.
     """
-    if not plan.is_closed:
-        plan.close_online()
-    if new_tokens + plan.slots_per_request > plan.tokens_left:
+    if new_tokens + budget.slots_per_request > budget.tokens_left:
         return Refusal.TOKENS
-    if blocks > plan.blocks_left and not plan.is_alone:
+    if blocks > budget.blocks_left and not budget.is_alone:
         return Refusal.BLOCKS
     seconds = 0.0
-    if plan.cost is not None:
-        seconds = plan.cost.added_decode_seconds(plan.total_tokens, new_tokens, computed_tokens)
-        plan.begin_alone(seconds)
-        if plan.seconds + seconds > plan.limit_s and not plan.is_alone:
+    if budget.cost is not None:
+        seconds = budget.cost.added_decode_seconds(budget, new_tokens, computed_tokens)
+        budget.begin_alone(seconds)
+        if budget.seconds + seconds > budget.terms.limit_s and not budget.is_alone:
             return Refusal.LATENCY
-        if plan.price > 0 and _costs_too_much(plan, new_tokens, computed_tokens, seconds):
+        if budget.terms.price > 0 and _costs_too_much(budget, new_tokens, computed_tokens, seconds):
             return Refusal.PRICE
-    plan.take(new_tokens, blocks, seconds)
+    budget.take(new_tokens, blocks, seconds)
     return new_tokens
 
 
-def _costs_too_much(plan: StepPlan, new_tokens: int, computed_tokens: int, seconds: float) -> bool:
+def _costs_too_much(
+    budget: OfflineBudget, new_tokens: int, computed_tokens: int, seconds: float
+) -> bool:
     """Whether a decode that adds `seconds` is worth less than online pays for them."""
-    if plan.is_alone or plan.cost is None or plan.seconds + seconds <= plan.free_s:
+    terms = budget.terms
+    if budget.is_alone or budget.cost is None or budget.seconds + seconds <= terms.free_s:
         return False
-    worth_s = plan.cost.decode_worth_s(new_tokens, computed_tokens, plan.token_worth_s)
-    return plan.price * seconds > worth_s * plan.decode_worth
+    worth_s = budget.cost.decode_worth_s(new_tokens, computed_tokens, budget.token_worth_s)
+    return terms.price * seconds > worth_s * budget.pace.decode_worth
 
 
 def grant_chunk(
-    plan: StepPlan, chunk: ChunkView, blocks_needed: Callable[[int], int]
+    budget: OfflineBudget, chunk: ChunkView, blocks_needed: Callable[[int], int]
 ) -> int | Refusal:
-    """Grant the largest chunk that fits the plan, or say what refused it.
+    """Grant the largest chunk that fits the budget, or say what refused it.
 
     Args:
         blocks_needed: new KV blocks for a chunk of so many tokens; never falls as tokens grow.
     A chunk of `min_tokens` alone in the step is granted whatever it costs, as in grant_decode.
     """
-    if not plan.is_closed:
-        plan.close_online()
     least = min(chunk.min_tokens, chunk.wanted_tokens) if chunk.can_split else chunk.wanted_tokens
-    tokens = min(chunk.wanted_tokens, plan.tokens_left - plan.slots_per_request)
+    tokens = min(chunk.wanted_tokens, budget.tokens_left - budget.slots_per_request)
     if tokens < least:
         return Refusal.TOKENS
-    fits = min(plan.prefill_tokens_left, _fitting(plan, chunk, tokens, plan.limit_s))
-    if fits < least and not plan.is_alone:
+    fits = min(budget.prefill_tokens_left, _fitting(budget, chunk, tokens, budget.terms.limit_s))
+    if fits < least and not budget.is_alone:
         return Refusal.LATENCY
     tokens = max(fits, least)
-    if max(plan.price, plan.prefill_price) > LEAST_PRICE and not plan.is_alone:
-        tokens = _worth_its_price(plan, chunk, tokens)
+    if max(budget.terms.price, budget.pace.prefill_price) > LEAST_PRICE and not budget.is_alone:
+        tokens = _worth_its_price(budget, chunk, tokens)
         if tokens < least:
             return Refusal.PRICE
-    if blocks_needed(tokens) > plan.blocks_left:
-        tokens = bisect_right(range(tokens), plan.blocks_left, key=blocks_needed) - 1
-        if tokens < least and not plan.is_alone:
+    if blocks_needed(tokens) > budget.blocks_left:
+        tokens = bisect_right(range(tokens), budget.blocks_left, key=blocks_needed) - 1
+        if tokens < least and not budget.is_alone:
             return Refusal.BLOCKS
         tokens = max(tokens, least)
     seconds = 0.0
-    if plan.cost is not None:
-        seconds = plan.cost.added_chunk_seconds(
-            plan.total_tokens, tokens, chunk.computed_tokens, not plan.has_prefill
-        )
+    if budget.cost is not None:
+        seconds = budget.cost.added_chunk_seconds(budget, tokens, chunk.computed_tokens)
         if tokens == least:
-            plan.begin_alone(seconds)
-    plan.take(tokens, blocks_needed(tokens), seconds)
-    plan.has_prefill = True
-    plan.prefill_tokens_left -= tokens
+            budget.begin_alone(seconds)
+    budget.take(tokens, blocks_needed(tokens), seconds)
+    budget.has_prefill = True
+    budget.prefill_tokens_left -= tokens
     return tokens
 
 
-def _worth_its_price(plan: StepPlan, chunk: ChunkView, tokens: int) -> int:
+def _worth_its_price(budget: OfflineBudget, chunk: ChunkView, tokens: int) -> int:
     """Return the chunk that is worth most more than online pays for it, or a larger one for free.
 
     What the KV cache asks for prefill has to be paid in any case.
     """
-    if plan.cost is None:
+    if budget.cost is None:
         return tokens
-    worth = Worth(max(plan.price, plan.prefill_price), plan.token_worth_s, not plan.has_prefill)
-    best = plan.cost.best_chunk(plan.total_tokens, chunk.computed_tokens, tokens, worth)
-    if plan.prefill_price > plan.price or plan.free_s <= plan.seconds:
-        return best
-    return max(best, _fitting(plan, chunk, tokens, plan.free_s))
-
-
-def _fitting(plan: StepPlan, chunk: ChunkView, tokens: int, limit_s: float) -> int:
-    """Return the largest chunk with which the step takes at most so many seconds."""
-    if plan.cost is None:
-        return tokens
-    spare_s = limit_s - plan.seconds
-    return plan.cost.largest_chunk(
-        plan.total_tokens, chunk.computed_tokens, tokens, spare_s, not plan.has_prefill
+    price, prefill_price = budget.terms.price, budget.pace.prefill_price
+    best = budget.cost.best_chunk(
+        budget,
+        chunk.computed_tokens,
+        tokens,
+        price=max(price, prefill_price),
+        token_worth_s=budget.token_worth_s,
     )
+    if prefill_price > price or budget.terms.free_s <= budget.seconds:
+        return best
+    return max(best, _fitting(budget, chunk, tokens, budget.terms.free_s))
+
+
+def _fitting(budget: OfflineBudget, chunk: ChunkView, tokens: int, limit_s: float) -> int:
+    """Return the largest chunk with which the step takes at most so many seconds."""
+    if budget.cost is None:
+        return tokens
+    spare_s = limit_s - budget.seconds
+    return budget.cost.largest_chunk(budget, chunk.computed_tokens, tokens, spare_s)

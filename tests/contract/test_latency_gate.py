@@ -9,6 +9,7 @@ from vllm.v1.request import RequestStatus
 from hygen_vllm.config import ConfigError
 from hygen_vllm.engine.identity import engine_info
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
+from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.price.profile import Profile, save_profile
@@ -59,7 +60,7 @@ def test_profile_gives_the_prices_from_the_first_step(tmp_path):
     device.step()
     seconds, _, num_offline = device.steps[0]
     assert seconds <= 0.2
-    assert CPU.largest_chunk(0, 0, 1000, 0.2 - CPU.base_s) == num_offline
+    assert CPU.largest_chunk(StepComposition(), 0, 1000, 0.2 - CPU.base_s) == num_offline
 
 
 def test_outputs_are_those_of_the_model_under_a_tight_gate():

@@ -15,7 +15,7 @@ from hygen_vllm.engine import arrivals as online_arrivals
 from hygen_vllm.lab.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.step.plan import LatencyGate
+from hygen_vllm.step.gate import LatencyGate
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import offloading, storing, write_loaded

@@ -10,6 +10,7 @@ import numpy as np
 from hygen_vllm.files import replacing, write_text
 from hygen_vllm.lab.profile.accuracy import masks_by_kind
 from hygen_vllm.lab.profile.fit import FittedProfile
+from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.engine_info import EngineInfo
 from hygen_vllm.price.fit import total_tokens
 from hygen_vllm.price.profile import save_profile
@@ -98,7 +99,7 @@ def draw_report(fitted: FittedProfile, path: Path) -> None:
     spread.set(xlabel="error, % (held-out batches)", ylabel="steps")
     cost = fitted.profile.cost
     tokens = np.arange(1, fitted.profile.engine.max_num_batched_tokens + 1)
-    alone = [cost.base_s + cost.added_chunk_seconds(0, int(n), 0, True) for n in tokens]
+    alone = [cost.base_s + cost.added_chunk_seconds(StepComposition(), int(n), 0) for n in tokens]
     curve.plot(tokens, 1e3 * np.array(alone), c="black")
     curve.set(xlabel="tokens of a chunk alone in its step", ylabel="predicted, ms", ylim=(0, None))
     fit, engine = fitted.profile.fit, fitted.profile.engine

@@ -24,7 +24,7 @@ from hygen_vllm.lab.simulator.figures import Latencies
 from hygen_vllm.lab.simulator.simulation import OFFLINE, ONLINE, Requests
 from hygen_vllm.lab.tune.served import Progress, Served
 from hygen_vllm.lab.workloads.arrivals import Arrival
-from hygen_vllm.step.plan import LatencyGate
+from hygen_vllm.step.gate import LatencyGate
 
 IDLE_SLEEP_S = 1e-3
 BACKLOG_PER_SLOT = 2

@@ -10,6 +10,7 @@ from hygen_vllm.lab.profile.batch_shapes import design
 from hygen_vllm.lab.simulator.predictor import DistortedLearner, Distortion, profile_device
 from hygen_vllm.lab.simulator.step_time import PricedDevice, load_step_times
 from hygen_vllm.lab.simulator.step_work import StepWork
+from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.fit import predict_seconds
 from hygen_vllm.price.learner import CostLearner
 from tests.support.step_traces import COST, ENGINE
@@ -103,11 +104,12 @@ def test_distortion_keeps_prices_monotone(profiled, mape):
     rng = random.Random(0)
     for _ in range(200):
         total, new, computed = rng.randrange(64), rng.randrange(1, 64), rng.randrange(128)
-        one_more = distorted.added_chunk_seconds(total, new + 1, computed)
-        seconds = distorted.added_chunk_seconds(total, new, computed)
+        step = StepComposition(num_prefills=1, prefill_tokens=total)
+        one_more = distorted.added_chunk_seconds(step, new + 1, computed)
+        seconds = distorted.added_chunk_seconds(step, new, computed)
         assert 0.0 < seconds <= one_more
-        assert seconds <= distorted.added_chunk_seconds(total, new, computed + 1)
-        assert new <= distorted.largest_chunk(total, computed, 999, seconds * (1 + 1e-9))
+        assert seconds <= distorted.added_chunk_seconds(step, new, computed + 1)
+        assert new <= distorted.largest_chunk(step, computed, 999, seconds * (1 + 1e-9))
 
 
 @ERRORS

@@ -217,8 +217,9 @@ def test_given_prices_of_what_was_not_seen_stay_as_they_are() -> None:
     for _ in range(4 * REFIT_EVERY):
         learner.observe(step, TRUE.seconds(step))
     assert learner.cost is not None
-    expected = TRUE.added_chunk_seconds(4, 512, 0)
-    assert learner.cost.added_chunk_seconds(4, 512, 0) == pytest.approx(expected, rel=0.01)
+    step = StepComposition(num_prefills=1, prefill_tokens=4)
+    expected = TRUE.added_chunk_seconds(step, 512, 0)
+    assert learner.cost.added_chunk_seconds(step, 512, 0) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -11,6 +11,7 @@ import pytest
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.price import profile as profile_file
+from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.price.profile import (
@@ -208,7 +209,7 @@ def test_every_profile_that_ships_can_be_used(name: str) -> None:
     assert profile.source in SOURCES
     profile.check_engine(profile.engine, name)
     one, all_s = (
-        profile.cost.base_s + profile.cost.added_chunk_seconds(0, tokens, 0)
+        profile.cost.base_s + profile.cost.added_chunk_seconds(StepComposition(), tokens, 0)
         for tokens in (1, profile.engine.max_num_batched_tokens)
     )
     assert 0 < one < all_s < 10

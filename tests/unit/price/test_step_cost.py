@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.cost import FLAT, NUM_COEFFICIENTS, StepCost, Worth
+from hygen_vllm.price.cost import FLAT, NUM_COEFFICIENTS, StepCost
 from hygen_vllm.price.curve import TokenCurve
 from tests.support.prices import costs
 
@@ -36,6 +36,11 @@ def test_seconds_of_a_step_are_the_sum_in_the_formula() -> None:
     prefill_s = 7 + 11 * 200 + 13 * 200 * (32 + 200 / 2) + 17 * (32 + 200)
     curve_s = 6 * (128 - 64) + 2 * (203 - 128)
     assert cost.seconds(step) == 1000 + decode_s + prefill_s + curve_s
+
+
+def _step(total_tokens: int) -> StepComposition:
+    """Return a step with a chunk that has so many tokens."""
+    return StepComposition(num_prefills=1, prefill_tokens=total_tokens)
 
 
 @LAW
@@ -75,7 +80,8 @@ def test_added_seconds_with_more_tokens_or_context_are_not_fewer(
     larger = list(arguments)
     larger[which] += more
     for added_seconds in (cost.added_decode_seconds, cost.added_chunk_seconds):
-        assert 0 <= added_seconds(*arguments) <= added_seconds(*larger)
+        few_s, many_s = (added_seconds(_step(n), *rest) for n, *rest in (arguments, larger))
+        assert 0 <= few_s <= many_s
 
 
 @LAW
@@ -87,7 +93,8 @@ def test_added_seconds_on_a_curve_that_bends_upwards_with_more_of_any_argument_a
     larger = list(arguments)
     larger[which] += more
     for added_seconds in (cost.added_decode_seconds, cost.added_chunk_seconds):
-        assert 0 <= added_seconds(*arguments) <= added_seconds(*larger)
+        few_s, many_s = (added_seconds(_step(n), *rest) for n, *rest in (arguments, larger))
+        assert 0 <= few_s <= many_s
 
 
 @LAW
@@ -98,9 +105,7 @@ def test_added_chunk_seconds_are_what_the_chunk_adds_to_the_step(
     """The price of one more chunk is the difference of two steps."""
     larger = replace(step)
     larger.add_prefill(new_tokens, computed_tokens)
-    added_s = cost.added_chunk_seconds(
-        step.total_tokens, new_tokens, computed_tokens, is_first=not step.num_prefills
-    )
+    added_s = cost.added_chunk_seconds(step, new_tokens, computed_tokens)
     assert added_s == cost.seconds(larger) - cost.seconds(step)
 
 
@@ -117,7 +122,7 @@ def test_added_decode_seconds_are_what_a_decode_adds_to_the_step(
     """The price of one more decode is the difference of two steps, whatever knees are between."""
     larger = replace(step)
     larger.add_decode(new_tokens, computed_tokens)
-    added_s = cost.added_decode_seconds(step.total_tokens, new_tokens, computed_tokens)
+    added_s = cost.added_decode_seconds(step, new_tokens, computed_tokens)
     assert added_s == cost.seconds(larger) - cost.seconds(step)
 
 
@@ -134,13 +139,13 @@ def test_largest_chunk_is_the_exact_inverse_of_added_chunk_seconds(
     cost: StepCost, total: int, computed: int, cap: int, about: int, off_s: int
 ) -> None:
     """The chunk fits, and one token more does not unless it was capped: at any knee, to a token."""
-    limit_s = cost.added_chunk_seconds(total, about, computed) + off_s
-    chunk = cost.largest_chunk(total, computed, cap, limit_s)
+    limit_s = cost.added_chunk_seconds(_step(total), about, computed) + off_s
+    chunk = cost.largest_chunk(_step(total), computed, cap, limit_s)
     assert 0 <= chunk <= cap
     if chunk > 0:
-        assert cost.added_chunk_seconds(total, chunk, computed) <= limit_s
+        assert cost.added_chunk_seconds(_step(total), chunk, computed) <= limit_s
     if chunk < cap:
-        assert cost.added_chunk_seconds(total, chunk + 1, computed) > limit_s
+        assert cost.added_chunk_seconds(_step(total), chunk + 1, computed) > limit_s
 
 
 @LAW
@@ -149,12 +154,12 @@ def test_largest_chunk_with_real_prices_is_the_inverse_up_to_rounding(
     cost: StepCost, total: int, computed: int, limit_s: float
 ) -> None:
     """Coefficients of any size between free and a millisecond change nothing in the law."""
-    chunk = cost.largest_chunk(total, computed, 8192, limit_s)
-    rounding_s = 1e-9 * (limit_s + cost.added_chunk_seconds(0, total + 1, computed))
+    chunk = cost.largest_chunk(_step(total), computed, 8192, limit_s)
+    rounding_s = 1e-9 * (limit_s + cost.added_chunk_seconds(_step(0), total + 1, computed))
     if chunk > 0:
-        assert cost.added_chunk_seconds(total, chunk, computed) <= limit_s + rounding_s
+        assert cost.added_chunk_seconds(_step(total), chunk, computed) <= limit_s + rounding_s
     if chunk < 8192:
-        assert cost.added_chunk_seconds(total, chunk + 1, computed) >= limit_s - rounding_s
+        assert cost.added_chunk_seconds(_step(total), chunk + 1, computed) >= limit_s - rounding_s
 
 
 @LAW
@@ -164,10 +169,10 @@ def test_largest_chunk_with_more_time_or_a_shorter_context_is_not_smaller(
 ) -> None:
     """More seconds or a higher cap never shrink it, more computed tokens never grow it."""
     total, computed = before
-    chunk = cost.largest_chunk(total, computed, cap, limit_s)
-    assert cost.largest_chunk(total, computed, cap, limit_s + 100 * more) >= chunk
-    assert cost.largest_chunk(total, computed, cap + more, limit_s) >= chunk
-    assert cost.largest_chunk(total, computed + more, cap, limit_s) <= chunk
+    chunk = cost.largest_chunk(_step(total), computed, cap, limit_s)
+    assert cost.largest_chunk(_step(total), computed, cap, limit_s + 100 * more) >= chunk
+    assert cost.largest_chunk(_step(total), computed, cap + more, limit_s) >= chunk
+    assert cost.largest_chunk(_step(total), computed + more, cap, limit_s) <= chunk
 
 
 @LAW
@@ -178,7 +183,7 @@ def test_largest_chunk_in_a_fuller_step_of_the_same_limit_is_not_larger(
     """Within the limit of a step, tokens of others never make room for more tokens in all."""
     fuller = replace(step, prefill_tokens=step.prefill_tokens + more)
     chunks = [
-        cost.largest_chunk(each.total_tokens, computed, 2000, limit_s - cost.seconds(each))
+        cost.largest_chunk(_step(each.total_tokens), computed, 2000, limit_s - cost.seconds(each))
         for each in (step, fuller)
     ]
     assert chunks[1] <= chunks[0]
@@ -191,8 +196,8 @@ def test_largest_chunk_on_a_curve_that_bends_upwards_with_more_before_it_is_not_
 ) -> None:
     """Without stairs, more tokens before it never grow it."""
     total, computed = before
-    chunk = cost.largest_chunk(total, computed, cap, limit_s)
-    assert cost.largest_chunk(total + more, computed, cap, limit_s) <= chunk
+    chunk = cost.largest_chunk(_step(total), computed, cap, limit_s)
+    assert cost.largest_chunk(_step(total + more), computed, cap, limit_s) <= chunk
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_largest_chunk_at_the_ends_of_its_range_is_the_cap_or_nothing(
     cost: StepCost, limit_s: float, expected: int
 ) -> None:
     """Free work is capped only; no time left, or less than the fixed price, is no chunk."""
-    assert cost.largest_chunk(0, 0, 100, limit_s) == expected
+    assert cost.largest_chunk(_step(0), 0, 100, limit_s) == expected
 
 
 def test_coefficients_round_trip_through_from_coefficients() -> None:
@@ -289,7 +294,7 @@ def test_decode_of_several_tokens_across_a_knee_pays_for_those_behind_it() -> No
     cost = replace(FREE, curve=TokenCurve((64,), (1.0,)))
     before = StepComposition(decode_tokens=63)
     after = StepComposition(decode_tokens=67)
-    added = cost.added_decode_seconds(63, 4, 0)
+    added = cost.added_decode_seconds(before, 4, 0)
     assert 3 == added == cost.seconds(after) - cost.seconds(before)
 
 
@@ -344,7 +349,8 @@ def test_best_chunk_is_worth_most_more_than_it_costs_of_all_sizes(
     elif price > 1:
         cost = replace(cost, prefill_attention_s=0)
     worth_s = cost.token_worth_s(full_tokens)
-    best = cost.best_chunk(*step, most, Worth(price, worth_s))
+    total, computed = step
+    best = cost.best_chunk(_step(total), computed, most, price=price, token_worth_s=worth_s)
     nets_s = [_net_s(cost, step, tokens, price, worth_s) for tokens in range(most + 1)]
     rounding_s = 1e-9 * price * cost.seconds(_chunk(sum(step) + most, 0))
     assert 0 <= best <= most
@@ -379,7 +385,8 @@ def test_best_chunk_on_stairs_ends_at_a_knee_or_is_all_or_nothing(
 
     A token is worth 1/2 where none is cached: 48 tokens pay for a stair of 24 seconds.
     """
-    assert expected == STAIRS.best_chunk(total_tokens, 0, max_tokens, Worth(price, 0.5))
+    worth = {"price": price, "token_worth_s": 0.5}
+    assert expected == STAIRS.best_chunk(_step(total_tokens), 0, max_tokens, **worth)
 
 
 @pytest.mark.parametrize(("price", "expected"), [(0.5, 50), (1, 0), (1.5, 0)])
@@ -387,14 +394,16 @@ def test_best_chunk_without_a_curve_is_all_below_the_price_of_one(
     price: float, expected: int
 ) -> None:
     """Where no token is free a chunk is worth just what it adds."""
-    assert expected == replace(STAIRS, curve=FLAT).best_chunk(10, 5, 50, Worth(price, 0.0))
+    cost = replace(STAIRS, curve=FLAT)
+    assert expected == cost.best_chunk(_step(10), 5, 50, price=price, token_worth_s=0.0)
 
 
 def test_best_chunk_after_a_long_context_has_to_pay_for_it() -> None:
     """Twice the price of a context of 100 is 50 seconds that a chunk loses."""
     cost = replace(FREE, prefill_context_token_s=1, curve=TokenCurve((50,), (100,)))
-    worth = [cost.best_chunk(0, computed, 80, Worth(2, 3)) for computed in (99, 100)]
-    assert [50, 0] == worth
+    worth = {"price": 2, "token_worth_s": 3}
+    best = [cost.best_chunk(_step(0), computed, 80, **worth) for computed in (99, 100)]
+    assert [50, 0] == best
 
 
 def test_first_chunk_of_a_step_pays_what_any_prefill_costs() -> None:
@@ -403,20 +412,22 @@ def test_first_chunk_of_a_step_pays_what_any_prefill_costs() -> None:
     decodes, one, two = StepComposition(decode_tokens=3), _chunk(5, 0), _chunk(5, 0)
     two.add_prefill(5, 0)
     assert [cost.seconds(step) for step in (decodes, one, two)] == [0, 7, 7]
-    assert [cost.added_chunk_seconds(3, 5, 0, is_first) for is_first in (True, False)] == [7, 0]
+    assert [cost.added_chunk_seconds(step, 5, 0) for step in (decodes, one)] == [7, 0]
 
 
 def test_first_chunk_fits_only_where_there_is_time_for_what_it_costs() -> None:
     """largest_chunk is the inverse of added_chunk_seconds for a first chunk too."""
     cost = replace(FREE, first_prefill_s=7, prefill_token_s=1)
-    chunks = [cost.largest_chunk(3, 0, 100, seconds, is_first=True) for seconds in (6.9, 7, 9.5)]
+    decodes = StepComposition(decode_tokens=3)
+    chunks = [cost.largest_chunk(decodes, 0, 100, seconds) for seconds in (6.9, 7, 9.5)]
     assert chunks == [0, 0, 2]
 
 
 def test_first_chunk_is_granted_only_if_it_is_worth_what_any_prefill_costs() -> None:
     """In a full step that cost is shared by all its chunks, so it is no part of their worth."""
     cost = replace(FREE, first_prefill_s=8)
-    chunks = [cost.best_chunk(3, 0, most, Worth(2, 1, is_first=True)) for most in (16, 17)]
+    decodes, worth = StepComposition(decode_tokens=3), {"price": 2, "token_worth_s": 1}
+    chunks = [cost.best_chunk(decodes, 0, most, **worth) for most in (16, 17)]
     assert chunks == [0, 17]
 
 

@@ -2,7 +2,7 @@
 """Grants: the largest chunk, or a whole decode, that fits seconds, tokens and blocks left."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,16 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hygen_vllm.kv.pace import Pace
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.curve import TokenCurve
+from hygen_vllm.step.budget import OfflineBudget
+from hygen_vllm.step.gate import LatencyGate
 from hygen_vllm.step.grant import LEAST_PRICE, ChunkView, Refusal, grant_chunk, grant_decode
-from hygen_vllm.step.plan import LatencyGate, StepPlan
+from hygen_vllm.step.plan import OnlineShare, StepPlan
 from hygen_vllm.step.terms import StepTerms
 from tests.support.prices import costs
 
 BLOCK_SIZE = 4
 FLAT = StepCost(1, 1, 0, 0, 1, 0, 0)
 """One second a step and one a token."""
+ROOMY = {"tokens_left": 100, "blocks_left": 100, "prefill_tokens_left": 100}
 CHUNK = ChunkView(wanted_tokens=24, computed_tokens=0, can_split=True, min_tokens=4)
 
 
@@ -29,11 +33,25 @@ def _fixed(limit_s: float) -> LatencyGate:
     return LatencyGate("fixed", limit_s, interference_tolerance=0.0, idle_step_s=0.0)
 
 
-def _plan(limit_s: float = math.inf, **kwargs: Any) -> StepPlan:
-    """Return a plan that an online request shares, roomy unless told."""
-    limits = {"tokens_left": 100, "blocks_left": 100, "prefill_tokens_left": 100}
-    plan = {"gate": _fixed(limit_s), "cost": FLAT, "has_online": True} | limits | kwargs
-    return StepPlan(**plan)
+Online = tuple[int, int, bool]
+"""New tokens, computed tokens, and whether it is a decode."""
+
+
+def _budget(
+    limit_s: float = math.inf, online: Sequence[Online] = (), **kwargs: Any
+) -> OfflineBudget:
+    """Return what a step leaves that an online request shares, roomy unless told.
+
+    Args: online: what is charged before.
+    """
+    given = {"gate": _fixed(limit_s), "cost": FLAT, "has_online": True, **ROOMY, **kwargs}
+    pace = Pace(given.pop("prefill_price", 0.0), given.pop("decode_worth", 1.0))
+    gate, blocks_left = given.pop("gate"), given.pop("blocks_left")
+    prefill_tokens_left = given.pop("prefill_tokens_left")
+    share = OnlineShare(max_tokens=given.pop("tokens_left"), **given)
+    for each in online:
+        share.charge(*each)
+    return StepPlan(gate, share, blocks_left, prefill_tokens_left, pace).close()
 
 
 def _grow(computed_tokens: int) -> Callable[[int], int]:
@@ -42,20 +60,20 @@ def _grow(computed_tokens: int) -> Callable[[int], int]:
     return lambda new_tokens: -(-(computed_tokens + new_tokens) // BLOCK_SIZE) - held
 
 
-def _grant(plan: StepPlan, chunk: ChunkView = CHUNK) -> int | Refusal:
-    return grant_chunk(plan, chunk, _grow(chunk.computed_tokens))
+def _grant(budget: OfflineBudget, chunk: ChunkView = CHUNK) -> int | Refusal:
+    return grant_chunk(budget, chunk, _grow(chunk.computed_tokens))
 
 
 # --- decode ------------------------------------------------------------------------------------
 
 
 def test_decode_that_fits_is_granted_and_charged() -> None:
-    """All its tokens, its slots, its blocks and its seconds leave the plan."""
-    plan = _plan(limit_s=10, slots_per_request=1)
-    assert grant_decode(plan, new_tokens=3, computed_tokens=8, blocks=2) == 3
-    assert (plan.tokens_left, plan.blocks_left, plan.total_tokens) == (96, 98, 3)
-    assert plan.seconds == 1 + 3
-    assert plan.has_offline
+    """All its tokens, its slots, its blocks and its seconds leave the budget."""
+    budget = _budget(limit_s=10, slots_per_request=1)
+    assert grant_decode(budget, new_tokens=3, computed_tokens=8, blocks=2) == 3
+    assert (budget.tokens_left, budget.blocks_left, budget.total_tokens) == (96, 98, 3)
+    assert budget.seconds == 1 + 3
+    assert budget.has_offline
 
 
 @pytest.mark.parametrize(
@@ -75,46 +93,45 @@ def test_decode_at_its_limit_is_granted_and_beyond_is_refused(
     limits: dict[str, Any], expected: int | Refusal
 ) -> None:
     """Each limit itself still fits; one less refuses the whole decode, for that reason."""
-    plan = _plan(slots_per_request=1, **limits)
-    assert grant_decode(plan, new_tokens=3, computed_tokens=8, blocks=2) == expected
+    budget = _budget(slots_per_request=1, **limits)
+    assert grant_decode(budget, new_tokens=3, computed_tokens=8, blocks=2) == expected
 
 
 def test_decode_refused_leaves_the_plan_to_others() -> None:
     """A refusal charges nothing."""
-    plan = _plan(limit_s=1)
-    plan.close_online()
-    before = replace(plan)
-    assert grant_decode(plan, 1, 0, 0) == Refusal.LATENCY
-    assert plan == before
+    budget = _budget(limit_s=1)
+    before = replace(budget)
+    assert grant_decode(budget, 1, 0, 0) == Refusal.LATENCY
+    assert budget == before
 
 
 def test_decode_alone_is_granted_whatever_it_costs_and_the_next_is_not() -> None:
     """Offline work alone in a step always moves; a second request is held to the limits."""
-    plan = _plan(limit_s=0, has_online=False, blocks_left=0)
-    assert grant_decode(plan, 1, 50, blocks=1) == 1
-    assert grant_decode(plan, 1, 50, blocks=0) == Refusal.BLOCKS
-    plan.blocks_left = 0
-    assert grant_decode(plan, 1, 50, blocks=0) == Refusal.LATENCY
+    budget = _budget(limit_s=0, has_online=False, blocks_left=0)
+    assert grant_decode(budget, 1, 50, blocks=1) == 1
+    assert grant_decode(budget, 1, 50, blocks=0) == Refusal.BLOCKS
+    budget.blocks_left = 0
+    assert grant_decode(budget, 1, 50, blocks=0) == Refusal.LATENCY
 
 
 def test_second_decode_is_priced_on_top_of_the_first() -> None:
     """The seconds of a step add up until they reach its limit."""
-    plan = _plan(limit_s=3)
-    assert [grant_decode(plan, 1, 0, 0) for _ in range(3)] == [1, 1, Refusal.LATENCY]
-    assert plan.seconds == 3
+    budget = _budget(limit_s=3)
+    assert [grant_decode(budget, 1, 0, 0) for _ in range(3)] == [1, 1, Refusal.LATENCY]
+    assert budget.seconds == 3
 
 
 def test_grant_without_prices_adds_no_seconds() -> None:
     """What is not priced is limited by tokens and blocks alone."""
-    plan = _plan(limit_s=1, cost=None)
-    assert (grant_decode(plan, 1, 0, 0), _grant(plan)) == (1, 24)
-    assert (plan.seconds, plan.total_tokens) == (0.0, 25)
+    budget = _budget(limit_s=1, cost=None)
+    assert (grant_decode(budget, 1, 0, 0), _grant(budget)) == (1, 24)
+    assert (budget.seconds, budget.total_tokens) == (0.0, 25)
 
 
 def test_decode_alone_without_tokens_is_refused() -> None:
     """The step's tokens are vLLM's limit, which nothing exceeds."""
-    plan = _plan(has_online=False, tokens_left=0)
-    assert grant_decode(plan, 1, 0, 0) == Refusal.TOKENS
+    budget = _budget(has_online=False, tokens_left=0)
+    assert grant_decode(budget, 1, 0, 0) == Refusal.TOKENS
 
 
 # --- chunk -------------------------------------------------------------------------------------
@@ -143,16 +160,16 @@ def test_chunk_gets_the_most_that_the_tightest_limit_leaves(
     limits: dict[str, Any], expected: int | Refusal
 ) -> None:
     """Down to min_tokens it shrinks to the limit; below that the limit is the reason."""
-    assert _grant(_plan(slots_per_request=2, **limits)) == expected
+    assert _grant(_budget(slots_per_request=2, **limits)) == expected
 
 
 def test_chunk_granted_is_charged() -> None:
-    """Its tokens, slots, blocks, seconds and share of the trusted prefill leave the plan."""
-    plan = _plan(limit_s=11, slots_per_request=2)
-    assert _grant(plan) == 10
-    assert (plan.tokens_left, plan.blocks_left) == (100 - 12, 100 - 3)
-    assert (plan.prefill_tokens_left, plan.total_tokens) == (100 - 10, 10)
-    assert (plan.seconds, plan.has_offline) == (11, True)
+    """Its tokens, slots, blocks, seconds and share of the trusted prefill leave the budget."""
+    budget = _budget(limit_s=11, slots_per_request=2)
+    assert _grant(budget) == 10
+    assert (budget.tokens_left, budget.blocks_left) == (100 - 12, 100 - 3)
+    assert (budget.prefill_tokens_left, budget.total_tokens) == (100 - 10, 10)
+    assert (budget.seconds, budget.has_offline) == (11, True)
 
 
 @pytest.mark.parametrize(
@@ -160,17 +177,16 @@ def test_chunk_granted_is_charged() -> None:
 )
 def test_chunk_refused_leaves_the_plan_to_others(limits: dict[str, Any]) -> None:
     """A refusal charges nothing."""
-    plan = _plan(**limits)
-    plan.close_online()
-    before = replace(plan)
-    assert isinstance(_grant(plan), Refusal)
-    assert plan == before
+    budget = _budget(**limits)
+    before = replace(budget)
+    assert isinstance(_grant(budget), Refusal)
+    assert budget == before
 
 
 def test_chunk_smaller_than_min_tokens_is_granted_whole() -> None:
     """The end of a prompt is worth a place however short it is."""
-    assert _grant(_plan(limit_s=4), replace(CHUNK, wanted_tokens=3)) == 3
-    assert _grant(_plan(limit_s=3.5), replace(CHUNK, wanted_tokens=3)) == Refusal.LATENCY
+    assert _grant(_budget(limit_s=4), replace(CHUNK, wanted_tokens=3)) == 3
+    assert _grant(_budget(limit_s=3.5), replace(CHUNK, wanted_tokens=3)) == Refusal.LATENCY
 
 
 @pytest.mark.parametrize(
@@ -186,7 +202,7 @@ def test_chunk_that_cannot_be_split_gets_all_or_nothing(
     limits: dict[str, Any], expected: int | Refusal
 ) -> None:
     """Where vLLM takes whole prompts only, a part is no grant."""
-    assert _grant(_plan(**limits), replace(CHUNK, can_split=False)) == expected
+    assert _grant(_budget(**limits), replace(CHUNK, can_split=False)) == expected
 
 
 @pytest.mark.parametrize(
@@ -203,52 +219,49 @@ def test_chunk_alone_gets_its_smallest_part_whatever_that_costs(
     can_split: bool, limits: dict[str, Any], expected: int | Refusal
 ) -> None:
     """Offline work alone in a step always moves, by no more than the limit or min_tokens."""
-    plan = _plan(has_online=False, **limits)
-    assert _grant(plan, replace(CHUNK, can_split=can_split)) == expected
+    budget = _budget(has_online=False, **limits)
+    assert _grant(budget, replace(CHUNK, can_split=can_split)) == expected
 
 
 def test_chunk_alone_without_free_blocks_is_granted_and_the_next_is_not() -> None:
     """vLLM decides what to do about missing blocks, for one request in the step."""
-    plan = _plan(has_online=False, blocks_left=0)
-    assert _grant(plan, replace(CHUNK, wanted_tokens=4)) == 4
-    assert _grant(plan) == Refusal.BLOCKS
+    budget = _budget(has_online=False, blocks_left=0)
+    assert _grant(budget, replace(CHUNK, wanted_tokens=4)) == 4
+    assert _grant(budget) == Refusal.BLOCKS
 
 
 def test_chunk_whose_blocks_do_not_depend_on_its_size_is_not_shrunk_for_them() -> None:
     """A waiting request needs blocks for its whole prompt at once."""
-    plan = _plan(blocks_left=5)
-    assert grant_chunk(plan, CHUNK, lambda _: 6) == Refusal.BLOCKS
-    assert grant_chunk(plan, CHUNK, lambda _: 5) == 24
+    budget = _budget(blocks_left=5)
+    assert grant_chunk(budget, CHUNK, lambda _: 6) == Refusal.BLOCKS
+    assert grant_chunk(budget, CHUNK, lambda _: 5) == 24
 
 
 def test_first_grant_closes_the_online_side_once() -> None:
     """Online work is priced before the first offline request, and not again after it."""
-    plan = _plan(limit_s=30)
-    plan.charge_online(10, 0, is_decode=True)
-    assert grant_decode(plan, 1, 0, 0) == 1
-    assert plan.seconds == 1 + 10 + 1
-    assert _grant(plan) == 30 - 12
-    assert plan.seconds == 30
+    budget = _budget(limit_s=30, online=[(10, 0, True)])
+    assert grant_decode(budget, 1, 0, 0) == 1
+    assert budget.seconds == 1 + 10 + 1
+    assert _grant(budget) == 30 - 12
+    assert budget.seconds == 30
 
 
 def test_first_chunk_of_a_step_of_decodes_pays_for_it_and_the_next_ones_do_not() -> None:
     """What prefill costs a step however small is charged once."""
-    plan = _plan(limit_s=30, cost=replace(FLAT, first_prefill_s=5))
-    plan.charge_online(10, 0, is_decode=True)
+    budget = _budget(30, [(10, 0, True)], cost=replace(FLAT, first_prefill_s=5))
     small = replace(CHUNK, wanted_tokens=4)
-    assert [_grant(plan, small), plan.seconds] == [4, 1 + 10 + 5 + 4]
-    assert [_grant(plan, small), plan.seconds] == [4, 1 + 10 + 5 + 4 + 4]
+    assert [_grant(budget, small), budget.seconds] == [4, 1 + 10 + 5 + 4]
+    assert [_grant(budget, small), budget.seconds] == [4, 1 + 10 + 5 + 4 + 4]
 
 
 def test_chunk_beside_online_prefill_is_not_the_first_of_its_step() -> None:
     """Online has paid already, before or after the first offline grant."""
-    foreseen, late = (_plan(limit_s=30, cost=replace(FLAT, first_prefill_s=5)) for _ in range(2))
-    foreseen.charge_online(10, 0, is_decode=False)
-    late.close_online()
-    late.charge_online(10, 0, is_decode=False)
-    for plan in (foreseen, late):
-        assert _grant(plan, replace(CHUNK, wanted_tokens=4)) == 4
-        assert plan.seconds == 1 + 5 + 10 + 4
+    cost, chunk = replace(FLAT, first_prefill_s=5), (10, 0, False)
+    foreseen, late = _budget(30, [chunk], cost=cost), _budget(30, cost=cost)
+    late.charge_online(*chunk)
+    for budget in (foreseen, late):
+        assert _grant(budget, replace(CHUNK, wanted_tokens=4)) == 4
+        assert budget.seconds == 1 + 5 + 10 + 4
 
 
 # --- laws --------------------------------------------------------------------------------------
@@ -259,8 +272,9 @@ COSTS = costs(NUMBER)
 CHUNKS = st.builds(
     ChunkView, st.integers(1, 200), st.integers(0, 60), st.booleans(), st.integers(1, 24)
 )
-PLANS = st.builds(
-    StepPlan,
+BUDGETS = st.builds(
+    _budget,
+    online=st.just(()),
     gate=st.builds(_fixed, st.integers(0, 20_000)),
     cost=st.none() | COSTS,
     tokens_left=st.integers(0, 250),
@@ -271,39 +285,36 @@ PLANS = st.builds(
 )
 
 
-def _fits(plan: StepPlan, chunk: ChunkView, tokens: int, blocks_needed: int) -> bool:
-    """Whether a closed plan has room for so many tokens: the limits, one by one."""
+def _fits(budget: OfflineBudget, chunk: ChunkView, tokens: int, blocks_needed: int) -> bool:
+    """Whether a closed budget has room for so many tokens: the limits, one by one."""
     added_s = 0.0
-    if plan.cost is not None:
-        added_s = plan.cost.added_chunk_seconds(
-            plan.total_tokens, tokens, chunk.computed_tokens, is_first=not plan.has_prefill
-        )
+    if budget.cost is not None:
+        added_s = budget.cost.added_chunk_seconds(budget, tokens, chunk.computed_tokens)
     return (
-        tokens + plan.slots_per_request <= plan.tokens_left
-        and tokens <= plan.prefill_tokens_left
-        and plan.seconds + added_s <= plan.limit_s
-        and blocks_needed <= plan.blocks_left
+        tokens + budget.slots_per_request <= budget.tokens_left
+        and tokens <= budget.prefill_tokens_left
+        and budget.seconds + added_s <= budget.terms.limit_s
+        and blocks_needed <= budget.blocks_left
     )
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
-@given(PLANS, CHUNKS, st.integers(0, 300))
+@given(BUDGETS, CHUNKS, st.integers(0, 300))
 def test_chunk_beside_others_is_the_largest_that_fits_or_less_by_under_a_block(
-    plan: StepPlan, chunk: ChunkView, online_tokens: int
+    budget: OfflineBudget, chunk: ChunkView, online_tokens: int
 ) -> None:
     """No limit is exceeded; only blocks, given back whole, may cost more than the limit asks."""
-    plan.has_online = True
-    plan.tokens_left += online_tokens
-    plan.charge_online(online_tokens, 10, is_decode=False)
-    plan.close_online()
-    blocks_needed, closed = _grow(chunk.computed_tokens), replace(plan)
+    budget.has_online = True
+    budget.tokens_left += online_tokens
+    budget.charge_online(online_tokens, 10, is_decode=False)
+    blocks_needed, closed = _grow(chunk.computed_tokens), replace(budget)
     least = min(chunk.min_tokens, chunk.wanted_tokens) if chunk.can_split else chunk.wanted_tokens
     fitting = [
         tokens
         for tokens in range(least, chunk.wanted_tokens + 1)
         if _fits(closed, chunk, tokens, blocks_needed(tokens))
     ]
-    granted = grant_chunk(plan, chunk, blocks_needed)
+    granted = grant_chunk(budget, chunk, blocks_needed)
     if isinstance(granted, Refusal):
         is_for_blocks = granted is Refusal.BLOCKS
         assert len(fitting) < (BLOCK_SIZE if is_for_blocks else 1)
@@ -314,38 +325,38 @@ def test_chunk_beside_others_is_the_largest_that_fits_or_less_by_under_a_block(
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(PLANS, st.lists(CHUNKS | st.integers(1, 4), max_size=6))
+@given(BUDGETS, st.lists(CHUNKS | st.integers(1, 4), max_size=6))
 def test_step_with_any_offline_requests_stays_inside_its_plan_after_the_first(
-    plan: StepPlan, requests: list[ChunkView | int]
+    budget: OfflineBudget, requests: list[ChunkView | int]
 ) -> None:
     """Whatever is asked, tokens are never overdrawn, and the rest only by one request alone."""
-    tokens_before, granted_tokens = plan.tokens_left, 0
+    tokens_before, granted_tokens = budget.tokens_left, 0
     for request in requests:
-        before = replace(plan)
+        before = replace(budget)
         if isinstance(request, int):
-            granted = grant_decode(plan, request, 20, blocks=1)
+            granted = grant_decode(budget, request, 20, blocks=1)
         else:
-            granted = _grant(plan, request)
+            granted = _grant(budget, request)
         if isinstance(granted, Refusal):
             continue
-        granted_tokens += granted + plan.slots_per_request
+        granted_tokens += granted + budget.slots_per_request
         if not before.is_alone:
-            assert plan.seconds <= plan.limit_s
-            assert plan.blocks_left >= min(0, before.blocks_left)
-    assert plan.tokens_left == tokens_before - granted_tokens >= 0
+            assert budget.seconds <= budget.terms.limit_s
+            assert budget.blocks_left >= min(0, before.blocks_left)
+    assert budget.tokens_left == tokens_before - granted_tokens >= 0
 
 
 def test_chunk_short_of_blocks_fills_the_blocks_there_are() -> None:
     """Two blocks of four tokens hold eight, whether or not eight is the least worth granting."""
     for min_tokens in (1, 8):
-        plan = StepPlan(LatencyGate("off", math.inf, 0, 0), None, 100, 2, 100, has_online=True)
-        assert grant_chunk(plan, ChunkView(10, 0, True, min_tokens), lambda n: -(-n // 4)) == 8
+        budget = _budget(cost=None, blocks_left=2)
+        assert grant_chunk(budget, ChunkView(10, 0, True, min_tokens), lambda n: -(-n // 4)) == 8
 
 
 def test_chunk_alone_and_short_of_blocks_fills_them_too() -> None:
     """With nothing else in the step a chunk does not ask for more blocks than are free."""
-    plan = StepPlan(LatencyGate("off", math.inf, 0, 0), None, 100, 2, 100)
-    assert grant_chunk(plan, ChunkView(64, 0, True, 4), lambda n: -(-n // 4)) == 8
+    budget = _budget(cost=None, blocks_left=2, has_online=False)
+    assert grant_chunk(budget, ChunkView(64, 0, True, 4), lambda n: -(-n // 4)) == 8
 
 
 @pytest.mark.parametrize(("is_idle", "granted"), [(True, 1), (False, Refusal.LATENCY)])
@@ -354,10 +365,10 @@ def test_second_decode_of_a_slow_engine_fits_whatever_the_smallest_step_is_taken
 ) -> None:
     """All of a step's price is in its decodes: without a second one that would not be found out."""
     gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(0.1, is_idle=is_idle))
-    plan = _plan(gate=gate, cost=StepCost(0, 0.3, 0, 0, 0, 0, 0), has_online=False)
-    assert 1 == grant_decode(plan, 1, 100, 0), "it is alone"
-    assert granted == grant_decode(plan, 1, 100, 0)
-    assert Refusal.LATENCY == grant_decode(plan, 1, 100, 0)
+    budget = _budget(gate=gate, cost=StepCost(0, 0.3, 0, 0, 0, 0, 0), has_online=False)
+    assert 1 == grant_decode(budget, 1, 100, 0), "it is alone"
+    assert granted == grant_decode(budget, 1, 100, 0)
+    assert Refusal.LATENCY == grant_decode(budget, 1, 100, 0)
 
 
 # --- price -------------------------------------------------------------------------------------
@@ -368,10 +379,10 @@ STAIR = StepCost(1, 1, 0.5, 0, 1, 0, 0, TokenCurve((10,), (4,)))
 
 def _priced(
     price: float, limit_s: float = math.inf, free_s: float = 0.0, **kwargs: Any
-) -> StepPlan:
-    """Return a plan of a hundred tokens in which a second has a price beyond the free ones."""
+) -> OfflineBudget:
+    """Return a budget of a hundred tokens in which a second has a price beyond the free ones."""
     gate = SimpleNamespace(mode="slo", terms=lambda _: StepTerms(limit_s, price, free_s))
-    return _plan(**({"gate": gate, "cost": STAIR} | kwargs))
+    return _budget(**({"gate": gate, "cost": STAIR} | kwargs))
 
 
 @pytest.mark.parametrize(
@@ -382,9 +393,8 @@ def test_decode_that_costs_more_than_it_is_worth_is_refused_for_its_price(
 ) -> None:
     """It is worth 4.6 s and half a second for each token before it; the eleventh adds 4 s more."""
     for price, expected in ((0.0, 1), (most - 0.01, 1), (most + 0.01, Refusal.PRICE)):
-        plan = _priced(price, prefill_price=9.0)
-        plan.charge_online(num_before, 0, is_decode=True)
-        assert expected == grant_decode(plan, 1, computed_tokens, 0)
+        budget = _priced(price, prefill_price=9.0, online=[(num_before, 0, True)])
+        assert expected == grant_decode(budget, 1, computed_tokens, 0)
 
 
 def test_decode_without_room_for_the_next_request_may_cost_more() -> None:
@@ -395,8 +405,8 @@ def test_decode_without_room_for_the_next_request_may_cost_more() -> None:
 
 def test_decode_within_the_free_seconds_is_granted_at_any_price() -> None:
     """The step takes one second and each decode one more."""
-    plan = _priced(9.0, free_s=3.0)
-    assert [1, 1, Refusal.PRICE] == [grant_decode(plan, 1, 0, 0) for _ in range(3)]
+    budget = _priced(9.0, free_s=3.0)
+    assert [1, 1, Refusal.PRICE] == [grant_decode(budget, 1, 0, 0) for _ in range(3)]
 
 
 def test_decode_worth_just_what_it_costs_is_granted() -> None:
@@ -441,16 +451,15 @@ def test_chunk_worth_its_price_but_smaller_than_the_least_is_refused_for_it() ->
     cost = replace(STAIR, prefill_context_token_s=1)
     assert Refusal.PRICE == _grant(_priced(2.5, cost=cost), replace(CHUNK, computed_tokens=8))
     assert Refusal.PRICE == _grant(_priced(2.0), replace(CHUNK, min_tokens=11))
-    plan = _priced(2.0)
-    plan.charge_online(6, 0, is_decode=True)
-    assert [4, Refusal.PRICE] == [_grant(plan), _grant(plan)]
+    budget = _priced(2.0, online=[(6, 0, True)])
+    assert [4, Refusal.PRICE] == [_grant(budget), _grant(budget)]
 
 
 def test_offline_work_alone_is_granted_at_any_price_and_the_next_is_not() -> None:
-    """Offline work alone in a step always moves; a refusal leaves the plan as it is."""
-    plans = [_priced(1e9, prefill_price=1e9, has_online=False) for _ in range(2)]
-    assert [1, 24] == [grant_decode(plans[0], 1, 0, 0), _grant(plans[1])]
-    for plan in plans:
-        before = copy(plan)
-        assert [Refusal.PRICE] * 2 == [grant_decode(plan, 1, 0, 0), _grant(plan)]
-        assert before == plan
+    """Offline work alone in a step always moves; a refusal leaves the budget as it is."""
+    budgets = [_priced(1e9, prefill_price=1e9, has_online=False) for _ in range(2)]
+    assert [1, 24] == [grant_decode(budgets[0], 1, 0, 0), _grant(budgets[1])]
+    for budget in budgets:
+        before = copy(budget)
+        assert [Refusal.PRICE] * 2 == [grant_decode(budget, 1, 0, 0), _grant(budget)]
+        assert before == budget

@@ -22,12 +22,21 @@ class Mechanism:
     Args:
         does: what it is for, in a few words.
         settings: with which it is off.
+        targets: beginnings of the targets under which it can act.
+        setups: in which it can act, () for all.
         replaced: by "module:name" or "module:Class.name", what stands there instead.
     """
 
     does: str
     settings: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("",)
+    setups: tuple[str, ...] = ()
     replaced: Mapping[str, Any] = field(default_factory=dict)
+
+    def can_act(self, setup: str, target: str) -> bool:
+        """Whether leaving it out can change anything there; `target` may have several parts."""
+        has_place = not self.setups or setup in self.setups
+        return has_place and any(part.startswith(self.targets) for part in target.split())
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -79,7 +88,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "leftovers": Mechanism(
         "what finished offline requests cached is forgotten",
-        replaced={P + "engine.leftovers:Leftovers.ends": _nothing},
+        replaced={P + "engine.leftovers:Leftovers.left": _nothing},
     ),
     "prefill pace": Mechanism(
         "prefill costs more where there is no room for the next request",
@@ -93,39 +102,47 @@ MECHANISMS: dict[str, Mechanism] = {
         "a price of a step's first chunk",
         replaced={
             P + "price.fit:has_prefill": lambda X: 0.0 * X[:, 0],
-            P + "engine.scheduler:given_cost": Around(_no_first_price),
+            P + "engine.policy:given_cost": Around(_no_first_price),
         },
     ),
     "prefill shortening": Mechanism(
-        "online prefills are shortened for a percentile of TBT",
+        targets=("tbt_p",),
+        does="online prefills are shortened for a percentile of TBT",
         replaced={P + "engine.slo_control:SloControl.shorten_online": _nothing},
     ),
     "spending of tails": Mechanism(
-        "steps beyond the limit of a percentile of TBT, where they buy much",
+        targets=("tbt_p",),
+        does="steps beyond the limit of a percentile of TBT, where they buy much",
         replaced={P + "targets.steered_slo:SECONDS_PER_TOKEN": math.inf},
     ),
     "limit to come": Mechanism(
-        "the limit of a percentile of TBT as it may still turn out to be",
+        targets=("tbt_p",),
+        does="the limit of a percentile of TBT as it may still turn out to be",
         replaced={P + "targets.steered_slo:TailTbt._limit_to_come_s": lambda self, _: self.limit_s},
     ),
     "cap by debt": Mechanism(
-        "the cap for a percentile of TBT is lowered by what is owed",
+        targets=("tbt_p",),
+        does="the cap for a percentile of TBT is lowered by what is owed",
         replaced={P + "targets.steered_slo:CAP_PER_FACTOR": 0.0},
     ),
     "planned below": Mechanism(
-        "1 % below the limit is planned for a percentile of TTFT",
+        targets=("ttft_p",),
+        does="1 % below the limit is planned for a percentile of TTFT",
         replaced={P + "targets.steered_slo:PLANNED": 1.0},
     ),
     "careful start": Mechanism(
-        "half the delay is allowed before any was measured (TTFT)",
+        targets=("ttft",),
+        does="half the delay is allowed before any was measured (TTFT)",
         replaced={P + "targets.steered_slo:Ttft.first_factor": 1.0},
     ),
     "quiet": Mechanism(
-        "after a quiet time nobody is expected (TTFT)",
+        targets=("ttft",),
+        does="after a quiet time nobody is expected (TTFT)",
         replaced={P + "targets.steered_slo:Ttft._is_quiet": lambda _: False},
     ),
     "error margin": Mechanism(
-        "steps are planned below a limit by the spread of predictions",
+        targets=("tbt_p",),
+        does="steps are planned below a limit by the spread of predictions",
         replaced={P + "targets.prediction_error:DEVIATIONS": 0.0},
     ),
     "error factors": Mechanism(
@@ -137,7 +154,8 @@ MECHANISMS: dict[str, Mechanism] = {
         replaced={P + "targets.allowance:SETTLE_SPANS": math.inf},
     ),
     "stages": Mechanism(
-        "steps in other stages of a pipeline are looked at",
+        setups=("yi-34b",),
+        does="steps in other stages of a pipeline are looked at",
         replaced={
             P + "targets.pipeline:Pipeline.others_s": property(lambda _: 0.0),
             P + "targets.pipeline:Pipeline.num_decodes": property(lambda self: self._steps[-1][0]),
@@ -153,15 +171,20 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "steady steps": Mechanism(
         "steps among others of another kind teach nothing",
-        replaced={P + "step.feedback:StepSize.is_like": lambda *_: True},
+        replaced={P + "step.feedback:MeasuredStep.is_like": lambda *_: True},
     ),
     "two alone": Mechanism(
         "a step of offline work alone may take twice its first request",
-        replaced={P + "step.plan:StepPlan.begin_alone": _nothing},
+        replaced={P + "step.budget:OfflineBudget.begin_alone": _nothing},
     ),
-    "prefix order": Mechanism("requests that share a prefix together", ("offline_order=fcfs",)),
+    "prefix order": Mechanism(
+        "requests that share a prefix together",
+        ("offline_order=fcfs",),
+        setups=("mmlu", "mooncake"),
+    ),
     "cached branches": Mechanism(
-        "the order goes on at a branch that is still cached",
+        setups=("mmlu", "mooncake"),
+        does="the order goes on at a branch that is still cached",
         replaced={
             P + "lane.admission_order:AdmissionOrder._choose_branch": lambda _, node, __: node
         },
@@ -175,7 +198,8 @@ MECHANISMS: dict[str, Mechanism] = {
         replaced={P + "price.learner:CostLearner._is_change": staticmethod(lambda *_: False)},
     ),
     "trusted sizes": Mechanism(
-        "learned prices are trusted up to twice the prefill seen",
+        setups=("unprofiled",),
+        does="learned prices are trusted up to twice the prefill seen",
         replaced={P + "price.learner:CostLearner.trusts_any_size": property(lambda _: True)},
     ),
     "best chunk": Mechanism(

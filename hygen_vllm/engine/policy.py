@@ -95,10 +95,9 @@ class Policy(Follower):
             limits = self.state.limits()
             self.slo_control = SloControl(config, limits, self.clock, self.wall_clock)
         self.learner = CostLearner(given_cost(config, vllm_config))
-        self.gate: Gate = LatencyGate.from_config(config)
+        control = self.slo_control
+        self.gate: Gate = control.controller if control else LatencyGate.from_config(config)
         """Says what offline may do in a step; another one may be set between two steps."""
-        if self.slo_control is not None:
-            self.gate = self.slo_control.controller
         rate_per_s = config.offline_rate_per_s
         self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self.builder = StepBuilder(

@@ -38,7 +38,7 @@ setup: .venv/.installed ## create .venv: vLLM's CPU build, this package, test to
 model: setup ## convert SmolLM2-135M-Instruct into $HYGEN_CACHE or ~/.cache/hygen (40 s, once)
 	@$(BIN)/python -m hygen_vllm.lab.small_model
 
-demo: model ## serve mixed traffic on the real model and compare five policies; DEMO_ARGS="--seconds 20"
+demo: model ## serve mixed traffic on the real model and compare six policies; DEMO_ARGS="--seconds 20"
 	$(BIN)/hygen demo $(DEMO_ARGS)
 
 demo-ray: model ## two replicas on Ray, a chat and a batch beside it (about 3 minutes, 8 GiB)

@@ -35,7 +35,7 @@ MEASURES = (
     "experiments/02-latency-predictor/serving.py",
     "profiles/a100/llama2-7b/*.json",
 )
-TRACED = "hygen demo --policies hygen --seconds 60 --trace real-run.csv"
+TRACED = "hygen demo --policies fixed-budget --seconds 60 --trace real-run.csv"
 PROFILE = PROFILES / "a100/llama2-7b"
 BUDGET_S = 0.05
 NOISE = 0.03

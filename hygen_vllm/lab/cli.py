@@ -70,7 +70,7 @@ def _fail(reason: object, status: int) -> int:
 
 def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     parser = commands.add_parser(
-        "demo", help="serve a small real model on the CPU under five policies and compare them"
+        "demo", help="serve a small real model on the CPU under six policies and compare them"
     )
     parser.add_argument(
         "--seconds", type=positive, default=27.0, help="measured seconds per policy (%(default)g)"
@@ -88,14 +88,14 @@ def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
         type=positive,
         default=120.0,
         metavar="B",
-        help="hygen's latency budget for one step (%(default)g)",
+        help="latency budget of a step under fixed-budget (%(default)g)",
     )
     parser.add_argument(
         "--slo-tbt-p99-ms",
         type=positive,
         default=250.0,
         metavar="L",
-        help="the SLO: online P99 TBT at most L (%(default)g)",
+        help="the SLO, and the target under slo: online P99 TBT at most L (%(default)g)",
     )
     parser.add_argument(
         "--json", metavar="FILE", help='also write the figures here; "-" is stdout, without table'
@@ -112,10 +112,15 @@ def _add_demo(commands: "argparse._SubParsersAction[OneLineParser]") -> None:
     )
     parser.add_argument("--policies", metavar="NAME,...", help="only these policies")
     parser.add_argument(
-        "--profile", metavar="PROFILE", help="hygen starts with this profile instead of learning"
+        "--profile",
+        metavar="PROFILE",
+        help="of fixed-budget and slo; else they learn",
     )
     parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="record every step of hygen in this CSV file"
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="record their steps in this CSV file",
     )
     parser.set_defaults(handle=_run_demo)
 

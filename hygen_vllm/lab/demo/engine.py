@@ -36,7 +36,9 @@ def prepare_environment() -> None:
 class DemoEngine:
     """An AsyncLLM that streams token counts. Must be made inside a running event loop."""
 
-    def __init__(self, model: Path, kind: EngineKind, hygen: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: Path, kind: EngineKind, hygen: Mapping[EngineKind, Mapping[str, Any]]
+    ) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 INSTALL_HINT = 'the picture needs matplotlib: pip install "hygen-vllm[lab]"'
 HYGEN_STYLE = {"color": "#0b6e4f", "linewidth": 2.4, "zorder": 3}
-BASELINE_STYLES = {
+BASELINE_STYLES: dict[str, dict[str, Any]] = {
+    "fixed-budget": {"color": "#7a3e9d", "linewidth": 1.8, "zorder": 2},
     "online-only": {"color": "0.70", "linestyle": "-"},
     "offline-only": {"color": "0.70", "linestyle": "--"},
     "vllm-fcfs": {"color": "0.50", "linestyle": ":"},

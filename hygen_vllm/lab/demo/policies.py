@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo compares: five policies on three engines that differ only in their scheduler."""
+"""What the demo compares: six policies on four engines that differ only in their scheduler."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ class EngineKind(Enum):
 
     STOCK = "stock vLLM"
     PRIORITY = "vLLM with its priority policy"
-    HYGEN = "vLLM with HyGenScheduler"
+    FIXED = "vLLM with HyGenScheduler and a fixed latency budget"
+    SLO = "vLLM with HyGenScheduler and the SLO as its target"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ POLICIES = (
     Policy("offline-only", EngineKind.STOCK, has_online=False),
     Policy("vllm-fcfs", EngineKind.STOCK),
     Policy("vllm-priority", EngineKind.PRIORITY),
-    Policy("hygen", EngineKind.HYGEN),
+    Policy("fixed-budget", EngineKind.FIXED),
+    Policy("slo", EngineKind.SLO),
 )
 
 
@@ -66,17 +68,19 @@ ENGINE_SETTINGS: dict[str, Any] = {
 ONLINE_PRIORITY, OFFLINE_PRIORITY = 0, 1
 
 
-def scheduler_settings(engine: EngineKind, hygen: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_settings(
+    engine: EngineKind, hygen: Mapping[EngineKind, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the engine arguments that choose the scheduler; all that differs between engines.
 
-    Args: hygen: fields of HyGenConfig for the engine that has our scheduler.
+    Args: hygen: fields of HyGenConfig, by the engine that has our scheduler.
     """
     if engine is EngineKind.PRIORITY:
         return {"scheduling_policy": "priority"}
-    if engine is EngineKind.HYGEN:
+    if engine in hygen:
         return {
             "scheduler_cls": "hygen_vllm.HyGenScheduler",
-            "additional_config": {"hygen": dict(hygen)},
+            "additional_config": {"hygen": dict(hygen[engine])},
         }
     return {}
 

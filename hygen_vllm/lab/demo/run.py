@@ -14,7 +14,7 @@ from hygen_vllm.lab.demo.client import OFFLINE_IN_ENGINE, Client
 from hygen_vllm.lab.demo.engine import DemoEngine, describe_device, prepare_environment
 from hygen_vllm.lab.demo.measure import Window, measure_policy
 from hygen_vllm.lab.demo.picture import INSTALL_HINT, draw
-from hygen_vllm.lab.demo.policies import ENGINE_SETTINGS, Policy
+from hygen_vllm.lab.demo.policies import ENGINE_SETTINGS, EngineKind, Policy
 from hygen_vllm.lab.demo.report import PolicyRun, footnotes, format_table, to_json, write_csv
 from hygen_vllm.lab.demo.streams import Terminal, engine_log
 from hygen_vllm.lab.demo.workload import ONLINE, Workload, make_workload
@@ -44,14 +44,22 @@ class DemoOptions:
     trace: Path | None = None
 
     @property
-    def hygen(self) -> dict[str, Any]:
-        """Settings of our scheduler."""
-        settings: dict[str, Any] = {"latency_budget_s": self.latency_budget_s}
+    def hygen(self) -> dict[EngineKind, dict[str, Any]]:
+        """Settings of our scheduler, by engine."""
+        both: dict[str, Any] = {}
         if self.profile is not None:
-            settings["profile"] = self.profile
+            both["profile"] = self.profile
         if self.trace is not None:
-            settings["trace"] = str(self.trace)
-        return settings
+            both["trace"] = str(self.trace)
+        return {
+            EngineKind.FIXED: {"latency_budget_s": self.latency_budget_s, **both},
+            EngineKind.SLO: {"slos": [f"tbt_p99={1e3 * self.slo_tbt_p99_s:g}ms"], **both},
+        }
+
+    @property
+    def hygen_by_policy(self) -> dict[str, dict[str, Any]]:
+        """The same by the names of the policies that are run."""
+        return {p.name: self.hygen[p.engine] for p in self.policies if p.engine in self.hygen}
 
     @property
     def window(self) -> Window:
@@ -173,7 +181,10 @@ def _header(options: DemoOptions, model: Path, workload: Workload) -> list[str]:
         f"online:   {workload.online_source}",
         f"offline:  {workload.offline_source}, {OFFLINE_IN_ENGINE} of them in the engine at a time",
         f"engine:   {engine}; the same for all policies",
-        f"hygen:    {', '.join(f'{name}={value}' for name, value in options.hygen.items())}",
+        *(
+            f"{policy + ':':9} {', '.join(f'{name}={value}' for name, value in settings.items())}"
+            for policy, settings in options.hygen_by_policy.items()
+        ),
         f"SLO:      online P99 TBT at most {options.slo_tbt_p99_s * 1e3:g} ms",
         f"measured: {measured}, seed {options.seed}",
         "tokens/s counts prompt and output tokens, of unfinished requests too",
@@ -211,6 +222,6 @@ def _settings(options: DemoOptions, header: list[str]) -> dict[str, Any]:
         "measured_s": options.seconds,
         "warm_up_s": WARM_UP_S,
         "online_rate_per_s": options.online_rate_per_s,
-        "hygen": options.hygen,
+        "hygen": options.hygen_by_policy,
         "engine": ENGINE_SETTINGS,
     }

@@ -36,7 +36,7 @@ def offline(*token_times_s: float) -> RequestLog:
     return RequestLog("offline", 10.0, 50, 10, list(token_times_s))
 
 
-def measure(logs: list[RequestLog], policy: str = "hygen"):
+def measure(logs: list[RequestLog], policy: str = "slo"):
     return measure_policy(policy, logs, WINDOW, RUN_S, SLO_S)
 
 
@@ -147,7 +147,7 @@ def test_csv_holds_what_the_picture_shows(tmp_path):
     gaps = [row for row in rows if row["quantity"] == "tbt_s"]
     rates = [float(row["value"]) for row in rows if row["quantity"] == "tokens_per_s"]
     assert [(gap["policy"], gap["time_s"], gap["value"]) for gap in gaps] == [
-        ("hygen", "1.6000", "0.100000")
+        ("slo", "1.6000", "0.100000")
     ]
     assert math.fsum(rates) * 5.0 == pytest.approx(102 + 52)
 
@@ -161,23 +161,25 @@ def test_picture_is_drawn_even_where_a_policy_served_no_token(tmp_path):
 
 
 def test_engines_differ_only_in_their_scheduler():
-    hygen = {"latency_budget_s": 0.12, "profile": "cpu-smollm2-135m"}
+    hygen = {EngineKind.FIXED: {"latency_budget_s": 0.12}, EngineKind.SLO: {"slos": []}}
     for kind in EngineKind:
         assert not set(scheduler_settings(kind, hygen)) & set(ENGINE_SETTINGS)
     assert scheduler_settings(EngineKind.STOCK, hygen) == {}
-    assert scheduler_settings(EngineKind.HYGEN, hygen)["additional_config"] == {"hygen": hygen}
+    for kind, settings in hygen.items():
+        found = scheduler_settings(kind, hygen)
+        assert found["additional_config"] == {"hygen": settings}
 
 
 def test_policies_are_found_by_name_in_the_order_that_shares_engines():
-    assert [policy.name for policy in find_policies("hygen, online-only")] == [
+    assert [policy.name for policy in find_policies("slo, online-only")] == [
         "online-only",
-        "hygen",
+        "slo",
     ]
 
 
-@pytest.mark.parametrize(("names", "got"), [("hygen,fifo", "fifo"), ("", "none"), (" , ", "none")])
+@pytest.mark.parametrize(("names", "got"), [("slo,fifo", "fifo"), ("", "none"), (" , ", "none")])
 def test_unknown_policies_are_refused_with_the_choices(names, got):
-    with pytest.raises(ValueError, match=f"among online-only, .*, hygen; got {got}"):
+    with pytest.raises(ValueError, match=f"among online-only, .*, slo; got {got}"):
         find_policies(names)
 
 

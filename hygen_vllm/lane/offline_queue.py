@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """OfflineQueue: the offline requests that wait, as the scheduler sees them. Pure.
 
-A request comes into an inbox, from which as many are put in order in each step as the scheduler
-has time for: the most urgent first, and of those each tenant's in turn. It is offered, taken for
-admission, and either runs or is put back. More urgent ones (vLLM's priority policy) come before all
-others; of equal ones come first those that could not run when they were taken, a few of them in a
-step and each in its turn; then those that were preempted; then whoever is next by `fair_share` and
-`admission_order`. No operation takes time in proportion to the queue.
+A request waits in one place at a time:
 
-A request that finds no room for a while is set aside, and others go before it as long as it has
-none. Once it has waited longer than the bound, all others wait until what runs has left it the room
-that it needs, if that can be (EASY backfilling, Lifka 1995). The same goes for one that waits for a
-LoRA slot.
+    inbox       it came; nobody has looked at its prefix yet
+    in order    among those of its tenant, see `fair_share` and `admission_order`
+    preempted   it ran before
+    parked      it was taken and could not run: no LoRA slot, its grammar is not compiled
+    set aside   it was next and found no room for NO_ROOM_S
+
+From the inbox as many are put in order in each step as the scheduler has time for: the most urgent
+first, and of those each tenant's in turn. Next is a request of the highest urgency (vLLM's priority
+policy): one set aside that has room now, then a few of those parked, each in its turn, then one
+preempted, then one in order. It is offered, and taken for admission; then it runs, or is put back
+and parked. No operation takes time in proportion to the queue.
+
+Others go before one that is set aside as long as it has no room. Once it has waited longer than the
+bound, all others wait until what runs has left it the room that it needs, if that can be (EASY
+backfilling, Lifka 1995). The same goes for one that is parked for want of a LoRA slot.
 """
 
 import math
@@ -128,12 +134,12 @@ class _Level(Generic[R]):
         self.has_room: Waiting[R] | None = None
         """One of those set aside for which there is room now."""
         self._order = rules.order
-        self.fresh: FairShare[R] = FairShare(
+        self.in_order: FairShare[R] = FairShare(
             rules.weights, lambda: AdmissionOrder(rules.order, rules.num_cached)
         )
 
     def __bool__(self) -> bool:
-        return bool(self.parked or self.preempted or self.set_aside or self.fresh)
+        return bool(self.parked or self.preempted or self.set_aside or self.in_order)
 
     @property
     def is_blocked(self) -> bool:
@@ -150,7 +156,7 @@ class _Level(Generic[R]):
             oldest = next(iter(self.preempted.values()))
             is_overdue = self._order.overdue_s(oldest.added_s, now_s) > 0
             return oldest if is_overdue else next(reversed(self.preempted.values()))
-        return self.fresh.next(now_s)
+        return self.in_order.next(now_s)
 
     def seen(self, held: Waiting[R] | None) -> list[Waiting[R]]:
         """Return those set aside that are looked at in this scan, the one that is held too."""
@@ -194,13 +200,13 @@ class OfflineQueue(Generic[R]):
         self._levels: SortedDict[int, _Level[R]] = SortedDict()
         """By urgency: those with requests, and LEVELS_KEPT without."""
         self._blocked: SortedDict[int, _Level[R]] = SortedDict()
-        """Those that are blocked, and some that were."""
+        """Those with requests that are parked or set aside, and some that had such."""
         self._num_scans = 0
         self._taken: dict[Hashable, Waiting[R]] = {}
         self._charged: dict[Hashable, _Charge] = {}
         """Of those that were admitted and are not finished."""
         self._held_for: Waiting[R] | None = None
-        """The request for which all others wait."""
+        """The overdue request for which all others wait until it has room."""
         self._held_has_room = False
         self._paused_until_s = -math.inf
         """Until then nobody is held up."""
@@ -368,7 +374,7 @@ class OfflineQueue(Generic[R]):
         if request.request_id in level.parked:
             level.parked_left -= 1
         if waiting.is_here:
-            level.fresh.take(waiting, self._now_s)
+            level.in_order.take(waiting, self._now_s)
         else:
             self._leave_place(waiting, level)
         self._taken[request.request_id] = waiting
@@ -396,7 +402,7 @@ class OfflineQueue(Generic[R]):
         """Correct what a request was charged to what it had, in tokens. No matter if unknown."""
         charge = self._charged.pop(request.request_id, None)
         if charge is not None and charge.urgency in self._levels:
-            self._levels[charge.urgency].fresh.charge(charge.tenant, tokens - charge.tokens)
+            self._levels[charge.urgency].in_order.charge(charge.tenant, tokens - charge.tokens)
 
     def num_shared(self, hashes: Hashes) -> int:
         """Return how many leading blocks of a prefix a request in order shares.
@@ -404,13 +410,13 @@ class OfflineQueue(Generic[R]):
         Only those of some tenants are looked at. Complexity: that of `PrefixTree.match`.
         """
         levels = self._levels.values()
-        return max((level.fresh.num_shared(hashes) for level in levels), default=0)
+        return max((level.in_order.num_shared(hashes) for level in levels), default=0)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a request is not in exactly one place."""
         places = Counter(w.request.request_id for w in self._inbox if self._is_new(w))
         for level in self._levels.values():
-            level.fresh.check_invariants()
+            level.in_order.check_invariants()
             places.update([*level.parked, *level.preempted, *level.set_aside])
         blocked = {key for key, level in self._levels.items() if level.is_blocked}
         assert blocked <= self._blocked.keys(), blocked
@@ -432,7 +438,7 @@ class OfflineQueue(Generic[R]):
         """Return how many requests that are not blocked can be offered, if not enough; or more."""
         total = 0
         for level in self._levels.values():
-            total += len(level.preempted) + len(level.fresh)
+            total += len(level.preempted) + len(level.in_order)
             if total >= enough:
                 break
         return total
@@ -453,13 +459,13 @@ class OfflineQueue(Generic[R]):
 
     def _put_in_order(self, waiting: Waiting[R]) -> None:
         level, labels = self._find_level(waiting)
-        level.fresh.add(waiting, labels.hashes)
+        level.in_order.add(waiting, labels.hashes)
 
     def _find_level(self, waiting: Waiting[R]) -> tuple[_Level[R], Labels]:
         """Label a request and return its level."""
         labels = self._label(waiting.request)
         level = self._level(labels.urgency)
-        waiting.urgency, waiting.tenant = labels.urgency, level.fresh.tenant_named(labels.tenant)
+        waiting.urgency, waiting.tenant = labels.urgency, level.in_order.tenant_named(labels.tenant)
         return level, labels
 
     def _level(self, urgency: int) -> _Level[R]:
@@ -493,7 +499,7 @@ class OfflineQueue(Generic[R]):
     @staticmethod
     def _leave_place(waiting: Waiting[R], level: _Level[R]) -> None:
         if waiting.is_here:
-            level.fresh.remove(waiting)
+            level.in_order.remove(waiting)
             return
         for place in (level.parked, level.preempted, level.set_aside):
             place.pop(waiting.request.request_id, None)
@@ -503,4 +509,4 @@ class OfflineQueue(Generic[R]):
     def _charge(self, waiting: Waiting[R], tokens: float) -> None:
         charge = _Charge(waiting.urgency, waiting.tenant, tokens, waiting.added_s)
         self._charged[waiting.request.request_id] = charge
-        self._level(waiting.urgency).fresh.charge(waiting.tenant, tokens)
+        self._level(waiting.urgency).in_order.charge(waiting.tenant, tokens)

@@ -5,7 +5,7 @@ A parser whose errors are one line, and types of arguments: text to value, or th
 """
 
 import argparse
-from typing import Any, NoReturn
+from typing import NoReturn
 
 BAD_ARGUMENTS = 2
 
@@ -47,7 +47,7 @@ def pair(text: str) -> tuple[float, float]:
     return first, second
 
 
-def setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, object]:
     """Return name and value, which is YAML as in a configuration file."""
     import yaml
 

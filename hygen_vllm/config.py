@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.labels import ClassRule, RequestClass
 from hygen_vllm.slo import Slo
 
@@ -228,7 +229,7 @@ class HyGenConfig:
         return ClassRule(above, RequestClass(self.default_class))
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], source: str) -> "HyGenConfig":
+    def from_mapping(cls, values: JsonView, source: str) -> "HyGenConfig":
         """Return the configuration in `values`; errors name `source`."""
         try:
             check_keys(values, cls)
@@ -250,7 +251,7 @@ class HyGenConfig:
 
     @classmethod
     def load(
-        cls, additional_config: Any = None, environ: Mapping[str, str] = os.environ
+        cls, additional_config: object = None, environ: Mapping[str, str] = os.environ
     ) -> "HyGenConfig":
         """Return an engine's configuration, from vLLM's additional_config or the environment."""
         section = additional_config.get(CONFIG_KEY) if isinstance(additional_config, dict) else None
@@ -268,7 +269,7 @@ class HyGenConfig:
         return cls()
 
 
-def check_keys(values: typing.Iterable[Any], kind: type) -> None:
+def check_keys(values: typing.Iterable[object], kind: type) -> None:
     """Raise ConfigError for a key that is no field of a dataclass."""
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
@@ -285,7 +286,7 @@ def check_types(settings: Any) -> None:
         _check_type(each, getattr(settings, each.name), types_of_fields[each.name])
 
 
-def with_mode_off(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_mode_off(values: JsonView) -> Json:
     """Return settings that YAML 1.1 has read: to it an unquoted off is false."""
     return {**values, "mode": "off"} if values.get("mode") is False else {**values}
 
@@ -300,7 +301,7 @@ def _read(path: str) -> str:
         raise ConfigError(f"cannot read HyGen configuration file {path}: {reason}") from None
 
 
-def _parse(text: str, path: str) -> Any:
+def _parse(text: str, path: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=partial(_without_doubles, path))
     except ConfigError:
@@ -317,7 +318,7 @@ def _parse(text: str, path: str) -> Any:
         raise ConfigError(f"{path} is not valid YAML or JSON: {problem}") from None
 
 
-def _without_doubles(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_doubles(path: str, pairs: list[tuple[str, object]]) -> Json:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -326,7 +327,7 @@ def _without_doubles(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _check_yaml_keys(node: Any, path: str) -> None:
+def _check_yaml_keys(node: object, path: str) -> None:
     """Raise ConfigError if a key is there twice, of which YAML takes the last."""
     if isinstance(node, yaml.MappingNode):
         _without_doubles(path, [(str(key.value), None) for key, _ in node.value])
@@ -334,7 +335,7 @@ def _check_yaml_keys(node: Any, path: str) -> None:
             _check_yaml_keys(value, path)
 
 
-def _check_type(field: "dataclasses.Field[Any]", value: Any, kind: Any) -> None:
+def _check_type(field: "dataclasses.Field[Any]", value: object, kind: object) -> None:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     allowed = tuple(typing.get_origin(each) or each for each in kinds)
     accepted = (*allowed, int) if float in allowed else allowed
@@ -369,7 +370,7 @@ def _check_weights(weights: dict[str, float] | None) -> None:
             raise ConfigError(f"tenant_weights: {tenant} must be a number > 0, got {weight!r}")
 
 
-def _check_choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
+def _check_choice(field: str, value: object, choices: typing.Iterable[str | None]) -> None:
     choices = list(choices)
     if value not in choices:
         names = [choice for choice in choices if choice is not None]
@@ -393,5 +394,5 @@ _TYPE_NAMES = {
 }
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return type(value).__name__

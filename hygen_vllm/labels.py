@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the class and the tenant of a request from its labels; knows nothing of queues or steps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+
+from hygen_vllm.json_types import JsonView
 
 LABEL_KEY = "slo_class"
 TENANT_KEY = "tenant"
@@ -33,7 +33,7 @@ class ClassRule:
     offline_priority_above: int | None
     default_class: RequestClass
 
-    def classify(self, extra_args: Mapping[str, Any] | None, priority: int) -> RequestClass | None:
+    def classify(self, extra_args: JsonView | None, priority: int) -> RequestClass | None:
         """Return the class of a request, or None if its label is not a class.
 
         The label in `extra_args` (vllm_xargs) wins over `priority`, which wins over the default.
@@ -46,7 +46,7 @@ class ClassRule:
         return self.default_class
 
 
-def tenant_of(extra_args: Mapping[str, Any] | None) -> str:
+def tenant_of(extra_args: JsonView | None) -> str:
     """Return the label of whom a request belongs to, "" without one; numbers are as their text.
 
     What is no text or number, or too long, is no name: such requests belong to one tenant, OTHERS.

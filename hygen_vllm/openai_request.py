@@ -3,10 +3,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.labels import LABEL_KEY, RequestClass, tenant_of
 
 URLS = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
@@ -26,7 +25,7 @@ MOST_OUTPUT_TOKENS = 10_000_000
 """What a client says beyond that is not believed."""
 
 
-def problem_of(url: Any, body: Any) -> str:
+def problem_of(url: object, body: object) -> str:
     """Return why there is no OpenAiRequest with such an endpoint and body, "" if there is."""
     if not isinstance(url, str) or url not in URLS:
         return f"url must be one of {', '.join(URLS)}, got {url!r:.100}"
@@ -43,7 +42,7 @@ class OpenAiRequest:
     """
 
     url: str
-    body: dict[str, Any]
+    body: Json
 
     @property
     def method(self) -> str:
@@ -51,7 +50,7 @@ class OpenAiRequest:
         return URLS[self.url]
 
     @property
-    def labels(self) -> Mapping[str, Any]:
+    def labels(self) -> JsonView:
         """What the client says to the scheduler."""
         given = self.body.get(XARGS)
         return given if isinstance(given, dict) else {}
@@ -95,6 +94,6 @@ class OpenAiRequest:
         return OpenAiRequest(self.url, body)
 
 
-def error_of(message: str, code: int, kind: str = "server_error") -> dict[str, Any]:
+def error_of(message: str, code: int, kind: str = "server_error") -> Json:
     """Return the result of a request that failed, in OpenAI's form."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

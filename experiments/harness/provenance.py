@@ -129,7 +129,7 @@ GROUPS = {
 }
 CHANGES_NOTHING = (
     "hygen_vllm/**/__init__.py",
-    *_modules("hygen_vllm", "command_line files"),
+    *_modules("hygen_vllm", "command_line files json_types"),
     "hygen_vllm/batch/*.py",
     *_modules("hygen_vllm/lab", "cli"),
     "hygen_vllm/lab/plan/arguments.py",

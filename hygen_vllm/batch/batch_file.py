@@ -12,8 +12,8 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from hygen_vllm.json_types import Json
 from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of, problem_of
 
 OK = 200
@@ -78,13 +78,13 @@ def parse_row(line: bytes, number: int) -> BatchRow:
     return BatchRow(number, custom_id, OpenAiRequest(values["url"], values["body"]))
 
 
-def _problem(values: dict[str, Any]) -> str:
+def _problem(values: Json) -> str:
     if values.get("method", "POST") != "POST":
         return f"method must be POST, got {values['method']!r:.100}"
     return problem_of(values.get("url"), values.get("body"))
 
 
-def result_row(custom_id: str | None, result: dict[str, Any]) -> dict[str, Any]:
+def result_row(custom_id: str | None, result: Json) -> Json:
     """Return the output object of a result: `response`, a body, or `error` as OpenAI has them."""
     error = result.get("error")
     body = {"error": error} if error is not None else result["response"]
@@ -97,13 +97,13 @@ def result_row(custom_id: str | None, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def error_code(error: dict[str, Any]) -> int:
+def error_code(error: Json) -> int:
     """Return the HTTP status of an error."""
     code = error.get("code")
     return code if isinstance(code, int) else BAD_REQUEST
 
 
-def bad_row(row: BatchRow) -> dict[str, Any]:
+def bad_row(row: BatchRow) -> Json:
     """Return the output object of a bad row."""
     message = f"line {row.line}: {row.problem}"
     return result_row(row.custom_id, error_of(message, BAD_REQUEST, INVALID))

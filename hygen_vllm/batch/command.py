@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from hygen_vllm.batch.batch_file import BatchRow, bad_row, read_rows, result_row
 from hygen_vllm.batch.online_watch import OnlineWatch
 from hygen_vllm.batch.results_file import ResultsFile
+from hygen_vllm.json_types import Json
+from hygen_vllm.openai_request import OpenAiRequest
 
 INTERRUPTED = 130
 """Exit status."""
@@ -29,7 +30,7 @@ class _Tally:
     num_done: int = 0
     num_tokens: int = 0
 
-    def count(self, result: dict[str, Any]) -> None:
+    def count(self, result: Json) -> None:
         self.num_done += 1
         usage = result.get("response", {}).get("usage") or {}
         self.num_tokens += usage.get("total_tokens") or 0
@@ -62,7 +63,7 @@ def _ends_at_once(output: ResultsFile, path: Path) -> Iterator[None]:
     The pool hears of it no more and drops that; each result that came is on disk.
     """
 
-    def end(*_: Any) -> None:
+    def end(*_: object) -> None:
         sys.stderr.write(
             f"\ninterrupted: {len(output.done)} results are in {path}; --resume goes on with it\n"
         )
@@ -76,7 +77,7 @@ def _ends_at_once(output: ResultsFile, path: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str, Any]]:
+def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str, OpenAiRequest]]:
     """Write errors for the rows that are no requests; return the others."""
     wanted = []
     without_name = None in output.done
@@ -88,7 +89,9 @@ def _write_bad_rows(rows: list[BatchRow], output: ResultsFile) -> list[tuple[str
     return wanted
 
 
-def _send(left: list[tuple[str, Any]], output: ResultsFile, arguments: argparse.Namespace) -> None:
+def _send(
+    left: list[tuple[str, OpenAiRequest]], output: ResultsFile, arguments: argparse.Namespace
+) -> None:
     tally = _Tally()
     meanwhile: list[str] = []
     started_s = time.monotonic()

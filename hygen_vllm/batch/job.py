@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
 
 import ray
 from ray import serve
@@ -26,6 +25,7 @@ from ray.data import DataContext, Dataset
 from ray.data.llm import ServeDeploymentProcessorConfig, build_processor
 
 from hygen_vllm.batch.batch_file import error_code
+from hygen_vllm.json_types import Json
 from hygen_vllm.openai_request import GIVEN_UP, OpenAiRequest
 from hygen_vllm.ray_serving.offline_pool import JOB_ENDED, NAME
 
@@ -52,7 +52,7 @@ CALL = ("method", "request_kwargs")
 
 Wanted = tuple[str, OpenAiRequest]
 """custom_id and request."""
-Result = tuple[str, dict[str, Any]]
+Result = tuple[str, Json]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Progress:
     left: dict[str, OpenAiRequest]
     tries: dict[str, int] = field(default_factory=dict)
 
-    def is_final(self, custom_id: str, result: dict[str, Any]) -> bool:
+    def is_final(self, custom_id: str, result: Json) -> bool:
         """Whether a result counts; note that it came."""
         if custom_id not in self.left:
             return False
@@ -120,11 +120,11 @@ def check_application(app_name: str) -> None:
         raise RuntimeError(f"no application {app_name!r} of hygen_vllm.ray_serving is running")
 
 
-def pool_status(app_name: str) -> dict[str, Any] | None:
+def pool_status(app_name: str) -> Json | None:
     """Return what OfflinePool.status does; None if it does not answer, as while it restarts."""
     try:
         handle = serve.get_deployment_handle(NAME, app_name)
-        status: dict[str, Any] = handle.status.remote().result(timeout_s=STATUS_LIMIT_S)
+        status: Json = handle.status.remote().result(timeout_s=STATUS_LIMIT_S)
     except (ray.exceptions.RayError, serve.exceptions.RayServeException, TimeoutError):
         return None
     return status
@@ -223,18 +223,18 @@ def _job_of_this_process(app_name: str) -> str:
     return job
 
 
-def _as_call(row: dict[str, Any], job: str) -> dict[str, Any]:
+def _as_call(row: Json, job: str) -> Json:
     body = row["body"]
     text = body if isinstance(body, str) else json.dumps(_without_nulls(body))
     call = {"url": row["url"], "body": text, "job": job}
     return {**row, "method": "run", "request_kwargs": call}
 
 
-def _as_result(row: dict[str, Any]) -> dict[str, Any]:
+def _as_result(row: Json) -> Json:
     return {name: value for name, value in row.items() if name not in CALL}
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     """Return a value without what a table put where other rows have something."""
     if isinstance(value, dict):
         return {name: _without_nulls(each) for name, each in value.items() if each is not None}

@@ -2,10 +2,10 @@
 """OnlineWatch: what online requests notice of a job, as the replicas say. Pure."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from hygen_vllm.fleet.interference import Interference
+from hygen_vllm.json_types import JsonView
 
 LOOK_EVERY_S = 2.0
 
@@ -20,7 +20,7 @@ class OnlineWatch:
 
     def __init__(
         self,
-        status: Callable[[], Mapping[str, Any] | None],
+        status: Callable[[], JsonView | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status = status

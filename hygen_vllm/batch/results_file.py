@@ -4,9 +4,9 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from hygen_vllm.files import naming
+from hygen_vllm.json_types import Json
 
 
 class ResultsFile:
@@ -37,7 +37,7 @@ class ResultsFile:
     def close(self) -> None:
         self._file.close()
 
-    def write(self, row: dict[str, Any]) -> bool:
+    def write(self, row: Json) -> bool:
         """Add a result for good; False if there is one for its custom_id.
 
         Raises: OSError that names the file; what of the line is there then is cut off on resuming.
@@ -52,7 +52,7 @@ class ResultsFile:
         self._note(row)
         return True
 
-    def _note(self, row: dict[str, Any]) -> None:
+    def _note(self, row: Json) -> None:
         self.done.add(row["custom_id"])
         self.num_failed += row["error"] is not None
 

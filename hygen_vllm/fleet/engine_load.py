@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an engine has to do, as it tells those who send it requests. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+
+from hygen_vllm.json_types import Json, JsonView
 
 UTILITY = "hygen_load"
 """EngineCore's answer to it is that of its scheduler's LoadReport."""
@@ -31,12 +31,12 @@ class EngineLoad:
     decode_step_s: float = 0.0
     prefill_token_s: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return it as plain values, for another process."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EngineLoad":
+    def from_dict(cls, values: JsonView) -> "EngineLoad":
         """Return what `to_dict` gave; names that are not known here are passed over."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What offline work costs online requests, over some time and several engines. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+
+from hygen_vllm.json_types import JsonView
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Interference:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Interference":
+    def from_dict(cls, values: JsonView) -> "Interference":
         """Return what `to_dict` gave."""
         return cls(**values)
 

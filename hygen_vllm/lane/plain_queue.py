@@ -49,7 +49,7 @@ class PlainQueue(Generic[R]):
         self._first.pop(request.request_id, None)
         return is_here
 
-    def start_scan(self, *_: Any) -> None:
+    def start_scan(self, *_: object) -> None:
         self._seen.clear()
 
     def next_candidate(self) -> R | None:
@@ -65,7 +65,7 @@ class PlainQueue(Generic[R]):
     def settle(self, _: R, __: float) -> None:
         """Charge nobody."""
 
-    def num_shared(self, _: Any) -> int:
+    def num_shared(self, _: object) -> int:
         return 0
 
     def check_invariants(self) -> None:

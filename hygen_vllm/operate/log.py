@@ -5,10 +5,10 @@ import difflib
 import logging
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
 
 from hygen_vllm import __version__
 from hygen_vllm.config import CONFIG_KEY, HyGenConfig
+from hygen_vllm.json_types import Json
 from hygen_vllm.labels import RequestClass
 
 ENGINE_LOGGER = "vllm.hygen"
@@ -66,7 +66,7 @@ def _labels(config: HyGenConfig, scheduling_policy: str) -> str:
     )
 
 
-def remarks(config: HyGenConfig, additional_config: Any) -> Iterator[str]:
+def remarks(config: HyGenConfig, additional_config: object) -> Iterator[str]:
     """Yield a line for each setting that has no effect, or another one than was meant.
 
     Args: additional_config: vLLM's, in which the settings are looked for.
@@ -87,7 +87,7 @@ def remarks(config: HyGenConfig, additional_config: Any) -> Iterator[str]:
             )
 
 
-def _misplaced(additional_config: dict[str, Any]) -> Iterator[str]:
+def _misplaced(additional_config: Json) -> Iterator[str]:
     known = {field.name for field in fields(HyGenConfig)}
     for key in additional_config:
         name = str(key)

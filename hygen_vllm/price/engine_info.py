@@ -2,7 +2,9 @@
 """Which engine step times belong to: model, number format, parallelism, device, limits. Pure."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_type_hints
+from typing import get_type_hints
+
+from hygen_vllm.json_types import Json
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class EngineInfo:
                 raise ValueError(f"engine.{field.name} must be {kind.__name__}, got {value!r}")
 
     @classmethod
-    def from_mapping(cls, values: Any) -> "EngineInfo":
+    def from_mapping(cls, values: object) -> "EngineInfo":
         """Return the engine in a JSON object. Raises ValueError or TypeError."""
         if not isinstance(values, dict):
             raise TypeError("engine is not an object")
@@ -47,7 +49,7 @@ class EngineInfo:
             raise ValueError(f"engine lacks or does not know: {wrong}")
         return cls(**values)
 
-    def as_mapping(self) -> dict[str, Any]:
+    def as_mapping(self) -> Json:
         """Return a JSON object."""
         return asdict(self)
 

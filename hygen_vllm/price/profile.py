@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hygen_vllm.config import ConfigError
 from hygen_vllm.files import one_line_errors, write_text
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.price.engine_info import EngineInfo
@@ -41,7 +41,7 @@ class Profile:
     engine: EngineInfo
     source: str
     cost: StepCost
-    fit: Mapping[str, Any] = field(default_factory=dict)
+    fit: JsonView = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -107,7 +107,7 @@ def load_profile(name: str | Path) -> Profile:
         return _parse(json.loads(find_profile(name).read_text(encoding="utf-8")))
 
 
-def _parse(document: dict[str, Any]) -> Profile:
+def _parse(document: Json) -> Profile:
     if (document["format"], document["version"]) != (FORMAT, VERSION):
         raise ValueError(f"format is {document['format']} {document['version']}")
     curve = document["curve"]

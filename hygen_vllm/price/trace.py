@@ -20,13 +20,14 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.json_types import JsonView
 from hygen_vllm.price.composition import FEATURES, StepComposition
 from hygen_vllm.price.engine_info import EngineInfo
 
@@ -103,7 +104,7 @@ class TraceWriter:
             self._file.close()
 
 
-def header(engine: EngineInfo, plan: Mapping[str, Any] | None = None) -> str:
+def header(engine: EngineInfo, plan: JsonView | None = None) -> str:
     """Return the first two lines of a trace; `plan` says what a profiler wants to measure."""
     head = {"format": FORMAT, "version": VERSION, "engine": engine.as_mapping()}
     if plan is not None:

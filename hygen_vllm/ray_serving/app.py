@@ -8,8 +8,6 @@ applications:
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import ray
 from ray import serve
@@ -18,6 +16,7 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.ray_serving import offline_pool
 from hygen_vllm.ray_serving.app_config import AUTO, AppConfig
@@ -31,7 +30,7 @@ LOAD_EVERY_S = 1.0
 """How often Serve asks the replicas for their load."""
 
 
-def build_app(config: AppConfig | Mapping[str, Any]) -> Application:
+def build_app(config: AppConfig | JsonView) -> Application:
     """Return the application: an OpenAI endpoint, replicas, a pool of offline work.
 
     Raises: ConfigError, one line, for a setting that cannot be used, or where the Ray cluster of
@@ -95,7 +94,7 @@ def _most_counted(config: AppConfig) -> int:
 
 
 def _llm_config(config: AppConfig) -> LLMConfig:
-    on_cpu: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}} if config.on_cpu else {}
+    on_cpu: Json = {"accelerator_config": {"kind": "cpu"}} if config.on_cpu else {}
     deployment = {
         "name": config.name.replace("/", "--").replace(".", "_"),
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,

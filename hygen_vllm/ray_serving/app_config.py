@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys, check_types
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.labels import ClassRule
 
 SCHEDULER = "hygen_vllm.HyGenScheduler"
@@ -47,14 +47,14 @@ class AppConfig:
     model: str
     model_id: str | None = None
     num_replicas: int | str | None = 1
-    hygen: dict[str, Any] | str | None = None
-    engine: dict[str, Any] = field(default_factory=dict)
+    hygen: Json | str | None = None
+    engine: Json = field(default_factory=dict)
     tensor_parallel_size: int = 1
     accelerator_type: str | None = None
     on_cpu: bool = False
-    placement_group_config: dict[str, Any] | None = None
-    deployment: dict[str, Any] = field(default_factory=dict)
-    ingress: dict[str, Any] = field(default_factory=dict)
+    placement_group_config: Json | None = None
+    deployment: Json = field(default_factory=dict)
+    ingress: Json = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     lease_s: float = 10.0
     check_resources: bool = True
@@ -101,7 +101,7 @@ class AppConfig:
             )
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "AppConfig":
+    def from_mapping(cls, values: JsonView) -> "AppConfig":
         """Return the configuration in the `args` of a Serve config file."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"args must hold key: value pairs, got {values!r:.80}")
@@ -126,7 +126,7 @@ class AppConfig:
         return self.scheduler_config.class_rule(self.engine.get("scheduling_policy", "fcfs"))
 
     @property
-    def engine_kwargs(self) -> dict[str, Any]:
+    def engine_kwargs(self) -> Json:
         """Arguments of vLLM's AsyncEngineArgs; the settings are in them, not in a file there."""
         config = self.scheduler_config
         defaults = HyGenConfig()
@@ -144,7 +144,7 @@ class AppConfig:
         }
 
 
-def _text(name: Any, value: Any) -> str:
+def _text(name: object, value: object) -> str:
     """Return the value of an environment variable. Raises ConfigError."""
     if not isinstance(name, str) or not isinstance(value, str | int | float):
         raise ConfigError(f"env: {name} must be a string, got {value!r:.80}")

@@ -23,6 +23,7 @@ from ray.serve.llm.openai_api_models import (
     ErrorResponse,
 )
 
+from hygen_vllm.json_types import Json
 from hygen_vllm.labels import ClassRule, RequestClass
 from hygen_vllm.openai_request import INVALID, URLS, XARGS, error_of
 
@@ -75,7 +76,7 @@ class HyGenIngress(OpenAiIngress):
         labels = getattr(body, XARGS, None)
         return self._class_rule.classify(labels, priority) is RequestClass.OFFLINE
 
-    async def _through_pool(self, body: Any, call_method: str) -> Any:
+    async def _through_pool(self, body: Any, call_method: str) -> object:
         try:
             text = body.model_dump_json(exclude_unset=True)
         except ValueError as error:  # nested deeper than pydantic goes
@@ -89,9 +90,7 @@ class HyGenIngress(OpenAiIngress):
             return RESPONSES[call_method](**result["response"])
         raise RuntimeError("the offline pool answered nothing")
 
-    async def _with_one_retry(
-        self, arguments: dict[str, Any], is_stream: bool
-    ) -> AsyncIterator[Any]:
+    async def _with_one_retry(self, arguments: Json, is_stream: bool) -> AsyncIterator[Any]:
         has_answered = False
         try:
             async for answer in super()._get_response(**arguments):
@@ -124,7 +123,7 @@ def _is_replica_dead(error: BaseException) -> bool:
     return isinstance(error, RayActorError) or _names_dead_engine(str(error))
 
 
-def _is_engine_dead(answer: Any) -> bool:
+def _is_engine_dead(answer: object) -> bool:
     first = answer[0] if isinstance(answer, list) and answer else answer
     if hasattr(first, "error"):
         return _names_dead_engine(first.error.message)

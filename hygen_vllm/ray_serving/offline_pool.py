@@ -24,6 +24,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
+from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.lane.offline_queue import Labels, QueueRules
 from hygen_vllm.openai_request import GIVEN_UP, INVALID, OpenAiRequest, error_of, problem_of
@@ -55,7 +56,7 @@ class _Row:
 
     work: Work[OpenAiRequest]
     job: str | None
-    result: asyncio.Future[dict[str, Any]]
+    result: asyncio.Future[Json]
     is_aside: bool = False
     """It is not in the pool, since its job was silent."""
 
@@ -81,7 +82,7 @@ class OfflinePool:
         rules = QueueRules(order, weights)
         self._pool: WorkPool[OpenAiRequest] = WorkPool(lease_s, rules)
         self._rows: dict[Hashable, _Row] = {}
-        self._reports: dict[Hashable, Mapping[str, Any]] = {}
+        self._reports: dict[Hashable, JsonView] = {}
         self._jobs: dict[str, float] = {}
         """When each job was heard of last."""
         self._name = uuid.uuid4().hex
@@ -94,7 +95,7 @@ class OfflinePool:
         """One for each request that counts."""
         self._failed: set[tuple[str, type[Exception]]] = set()
 
-    async def run(self, request: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
+    async def run(self, request: Json) -> AsyncIterator[dict[str, str]]:
         """Yield one `result`, JSON: `response`, the body of an OpenAI response, or `error`.
 
         Args: request: `url`, one of openai_request.URLS, and `body`, JSON; with `job` it is
@@ -145,9 +146,7 @@ class OfflinePool:
         if aside:
             logger.warning("job %s is heard of again: %d requests go on", job, len(aside))
 
-    async def take(
-        self, worker: str, doing: Sequence[str], most: int, report: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    async def take(self, worker: str, doing: Sequence[str], most: int, report: JsonView) -> Json:
         """Return work for a replica, and what of its work it may stop.
 
         Args:
@@ -164,7 +163,7 @@ class OfflinePool:
             "stop": [work_id for work_id in doing if work_id not in lent],
         }
 
-    async def finish(self, worker: str, work_id: str, result: dict[str, Any], tokens: int) -> None:
+    async def finish(self, worker: str, work_id: str, result: Json, tokens: int) -> None:
         """Pass a result on to whoever waits for it, if its replica holds the work."""
         if self._pool.done(worker, work_id, tokens):
             self._answer(work_id, result)
@@ -178,7 +177,7 @@ class OfflinePool:
         """Let others do what a replica has that ends as it should."""
         self._pool.leave(worker)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Json:
         """Return how much is `waiting`, and of each of the `replicas` how much it is `doing` and
         what its engine says of online requests, `interference` and `targets`.
         """
@@ -266,7 +265,7 @@ class OfflinePool:
         logger.error("offline request %s: %s", work_id, message)
         self._answer(work_id, error_of(message, 500, GIVEN_UP))
 
-    def _answer(self, work_id: Hashable, result: dict[str, Any]) -> None:
+    def _answer(self, work_id: Hashable, result: Json) -> None:
         row = self._rows.get(work_id)
         if row is not None and not row.result.done():
             row.result.set_result(result)

@@ -6,8 +6,6 @@ the replicas for once a second, and each what it sent itself. Requests for a LoR
 replicas that have it, as with Serve's own router.
 """
 
-from typing import Any
-
 from ray.serve.request_router import (
     MultiplexMixin,
     PendingRequest,
@@ -18,6 +16,7 @@ from ray.serve.request_router import (
 
 from hygen_vllm.fleet.engine_load import EngineLoad
 from hygen_vllm.fleet.routing import RoutedRequest, SloRouter
+from hygen_vllm.json_types import Json
 from hygen_vllm.openai_request import (
     CHARACTERS_PER_TOKEN,
     CHUNK_CHARACTERS,
@@ -36,7 +35,7 @@ class HyGenRouter(MultiplexMixin, RequestRouter):
     def initialize_state(self, seed: int = 0) -> None:
         """Serve's hook, called once."""
         self._router = SloRouter(seed)
-        self._reports: dict[ReplicaID, tuple[Any, EngineLoad]] = {}
+        self._reports: dict[ReplicaID, tuple[object, EngineLoad]] = {}
 
     async def choose_replicas(
         self,
@@ -87,7 +86,7 @@ def routed_request(pending: PendingRequest | None) -> RoutedRequest:
     )
 
 
-def body_of(request: Any) -> dict[str, Any]:
+def body_of(request: object) -> Json:
     """Return what decides the prompt of a parsed request."""
     names = ("prompt", "messages", *IDENTITY)
     found = {name: getattr(request, name, None) for name in names}

@@ -19,6 +19,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 from vllm.exceptions import VLLMClientError
 
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
+from hygen_vllm.json_types import Json
 from hygen_vllm.openai_request import INVALID, OpenAiRequest, error_of
 from hygen_vllm.ray_serving import offline_pool, router
 
@@ -45,23 +46,23 @@ class HyGenServer(LLMServer):
         self._doing: dict[str, asyncio.Task[None]] = {}
         self._stopped: set[str] = set()
         """Work whose result nobody wants: vLLM makes an answer of our cancellation."""
-        self._reporting: asyncio.Task[dict[str, Any]] | None = None
-        self._last_report: dict[str, Any] | None = None
+        self._reporting: asyncio.Task[Json] | None = None
+        self._last_report: Json | None = None
         self._background = [
             asyncio.create_task(self._pull_for_ever()),
             asyncio.create_task(self._end_with_engine()),
         ]
 
-    async def report(self) -> dict[str, Any]:
+    async def report(self) -> Json:
         """Return what the engine says, see LoadReport.answer."""
         core = self.engine._engine_client.engine_core
-        answer: dict[str, Any] = await core.call_utility_async(UTILITY)
+        answer: Json = await core.call_utility_async(UTILITY)
         return answer
 
     async def stands_for_offline_work(self) -> None:
         """Nothing: see offline_pool.COUNTED_METHOD. Another router than ours may call it."""
 
-    async def record_routing_stats(self) -> dict[str, Any]:
+    async def record_routing_stats(self) -> Json:
         """Serve's hook: what the request router knows of this replica."""
         stats = dict(await super().record_routing_stats())
         load = (await self.report())["load"]
@@ -100,7 +101,7 @@ class HyGenServer(LLMServer):
                 self._stopped.add(work_id)
                 self._doing[work_id].cancel()
 
-    async def _report_in_time(self) -> tuple[dict[str, Any], bool]:
+    async def _report_in_time(self) -> tuple[Json, bool]:
         """Return what the engine says, and whether that is new: it may be computing for long."""
         if self._reporting is None:
             self._reporting = asyncio.create_task(self.report())
@@ -137,7 +138,7 @@ class HyGenServer(LLMServer):
         if hasattr(self, "_pool"):
             await self._pool.leave.remote(self._worker)
 
-    async def _answer(self, request: OpenAiRequest) -> tuple[dict[str, Any], int]:
+    async def _answer(self, request: OpenAiRequest) -> tuple[Json, int]:
         """Return the result of an offline request and its tokens."""
         method = request.method
         try:

@@ -12,10 +12,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hygen_vllm.config import ConfigError, HyGenConfig
 from hygen_vllm.files import one_line_errors
+from hygen_vllm.json_types import JsonView
 from hygen_vllm.price.profile import find_profile
 from hygen_vllm.slo import METRICS, Slo
 
@@ -62,7 +62,7 @@ def load_reference(path: Path) -> Reference:
     return Reference(stats, str(path))
 
 
-def _positive(values: Mapping[str, Any]) -> dict[str, float]:
+def _positive(values: JsonView) -> dict[str, float]:
     found = {name: value for name, value in values.items() if not _is_nothing(value)}
     for name, value in found.items():
         if not 0 < float(value) < math.inf:
@@ -70,6 +70,6 @@ def _positive(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_nothing(value: object) -> bool:
     """Whether a statistic says nothing: not measured, or tokens that came at once."""
     return value is None or (value == 0 and not isinstance(value, bool))

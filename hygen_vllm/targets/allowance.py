@@ -7,10 +7,13 @@ fifteenth of the window, and a debt makes offline work ever more careful, until 
 that is owed. So in any window online requests are taken from what the target allows there, what was
 saved before and what is still owed after: a fifth more than is allowed, at most.
 
-The factor on what offline work may do is moved by what is saved or owed: at once by e for a span,
-and for good by e in five times that. Both are bounded, and the second rises only as far as what is
-allowed is taken: a quiet time or a target that does not bind leaves nothing behind. Beyond half of
-either bound the factor goes to 0 and to next to infinite, whatever it was.
+The factor on what offline work may do is that of a PI controller, in its logarithm:
+
+    ln factor = lead + settled,  lead = (saved - reserve) / span,  d settled / dt = lead / (5 spans)
+
+Both terms are bounded, and the second rises only as far as what is allowed is taken: a quiet time
+or a target that does not bind leaves nothing behind. Beyond half of either bound of the account the
+factor goes to 0 and to next to infinite, whatever it was.
 """
 
 import math
@@ -22,11 +25,11 @@ STOP_SHARE = 2.0 / 15.0
 OWED_SHARE = 1.0 / 5.0
 """The most that is owed: what goes beyond it is not offline work's."""
 SPAN_SHARE = 1.0 / 30.0
-"""The saving that multiplies the factor by e at once."""
+"""Of a window: the saving whose lead is 1, so that the factor is e times as large."""
 SETTLE_SPANS = 5.0
-"""Spans in which such a saving multiplies it by e for good. The account integrates what is taken,
-in proportion to the factor, so that both together are damped by half the root of this: above 4 they
-do not swing."""
+"""Spans in which a lead of 1 becomes a settled 1. The account integrates what is taken, which is in
+proportion to the factor, so both together are damped by half the root of this: above 4 they do not
+swing."""
 LEAST_SETTLED, MOST_SETTLED = math.log(0.03), math.log(20.0)
 """What is right differs from what is expected by no more."""
 RESERVE_SHARE = 1.0 / 180.0
@@ -59,8 +62,11 @@ class Allowance:
         self.saved_s = self._reserve_s
         """Seconds of allowance that are saved; < 0: owed."""
         self._settled = math.log(first_factor)
+        """The integral term."""
         self._balance = 0.0
+        """What is saved, in the unit in which it is settled."""
         self._flow = self._taken = 0.0
+        """What is allowed and what is taken in a second, in that unit."""
         self._flow_s = 0.0
         """The time that these averages per second have seen, at most FLOW_S."""
         self._settled_at_s: float | None = None
@@ -75,6 +81,7 @@ class Allowance:
 
     @property
     def _lead(self) -> float:
+        """The proportional term."""
         return (self.saved_s - self._reserve_s) / self._span_s
 
     def settle(self, allowed: float, taken: float, now_s: float) -> None:

@@ -109,7 +109,8 @@ def _check(options: DemoOptions) -> None:
         raise ModuleNotFoundError(INSTALL_HINT)
     if options.model is not None and not options.model.is_dir():
         raise ValueError(f"--model must name a folder, got {options.model}")
-    if options.json_target is not None and not Path(options.json_target).parent.is_dir():
+    folder = Path(options.json_target or ".").parent
+    if not folder.is_dir() and folder != options.out_dir:
         raise ValueError(f"--json must name a file in a folder that exists: {options.json_target}")
 
 

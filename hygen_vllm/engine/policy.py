@@ -65,7 +65,6 @@ class Policy(Follower):
         clocks: Clocks,
     ) -> None:
         vllm_config, vllm_policy = scheduler.vllm_config, scheduler.policy
-        self.config = config
         self.faults = faults
         self._clocks = clocks
         self.state = EngineState(scheduler)

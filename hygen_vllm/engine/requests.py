@@ -5,7 +5,7 @@ A request comes, starts to run, may be preempted and start again, and leaves. Ea
 policy that follows requests is a Follower and is told here, in one place for each event.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
@@ -69,11 +69,7 @@ class Requests:
             self.offline_ids.add(request.request_id)
         else:
             self.has_seen_online = True
-        for follower in self.followers:
-            try:
-                follower.came(request, is_offline)
-            except Exception:
-                self._faults.note("intake of a request")
+        self._tell("intake of a request", lambda each: each.came(request, is_offline))
 
     def _classify(self, request: Request) -> bool:
         """Return whether a new request is offline. Streaming-input sessions are interactive."""
@@ -108,27 +104,25 @@ class Requests:
 
     def _started(self, request: Request, computed_tokens: int) -> None:
         is_offline = self.is_offline(request)
-        for follower in self.followers:
-            try:
-                follower.started(request, is_offline, computed_tokens)
-            except Exception:
-                self._faults.note("start of a request")
+        self._tell(
+            "start of a request", lambda each: each.started(request, is_offline, computed_tokens)
+        )
 
     def preempted(self, request: Request) -> None:
         """Tell that a request was preempted."""
         is_offline = self.is_offline(request)
-        for follower in self.followers:
-            try:
-                follower.preempted(request, is_offline)
-            except Exception:
-                self._faults.note("preemption of a request")
+        self._tell("preemption of a request", lambda each: each.preempted(request, is_offline))
 
     def left(self, request: Request) -> None:
         """Tell that a request left."""
         is_offline = self.is_offline(request)
         self.offline_ids.discard(request.request_id)
+        self._tell("farewell to a request", lambda each: each.left(request, is_offline))
+
+    def _tell(self, event: str, tell: Callable[[Follower], None]) -> None:
+        """Tell each follower, whatever happens to others. Args: event: as faults name it."""
         for follower in self.followers:
             try:
-                follower.left(request, is_offline)
+                tell(follower)
             except Exception:
-                self._faults.note("farewell to a request")
+                self._faults.note(event)

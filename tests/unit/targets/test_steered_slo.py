@@ -3,7 +3,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -16,37 +15,9 @@ from hygen_vllm.targets.allowance import RESERVE_SHARE, SAVED_SHARE, SPAN_SHARE
 from hygen_vllm.targets.latency_window import LatencyWindow
 from hygen_vllm.targets.online_alone import AloneRequest
 from hygen_vllm.targets.steered_slo import DELAY_GAIN, FEWEST_SAMPLES, PLANNED, Measures, steered
+from tests.support.targets import Account, Load
 
 KINDS = ("tbt_mean", "tbt_p99", "ttft_mean", "ttft_p99")
-
-
-@dataclass
-class _Load:
-    """The online class in a step of 20 ms, without requests if not told otherwise."""
-
-    num_decodes: int = 0
-    num_first: int = 0
-    alone_s: float = 0.02
-    full_s: float = 0.2
-    least_s: float = 0.0
-    has_online: bool = True
-
-
-@dataclass
-class _Account:
-    """An allowance whose factor is given, and that notes what it is told."""
-
-    factor: float = 1.0
-    settled: list[tuple[float, float, float]] = field(default_factory=list)
-    saved: list[float] = field(default_factory=list)
-    most_saved_s: float = 60.0
-
-    def settle(self, allowed: float, taken: float, now_s: float) -> None:
-        self.settled.append((allowed, taken, now_s))
-
-    def set_saved(self, saved_s: float, _: float, spent: float) -> None:
-        assert spent >= 0.0
-        self.saved.append(saved_s)
 
 
 def _fill(window: LatencyWindow, samples_s: Sequence[float]) -> None:
@@ -69,15 +40,15 @@ def _target(
     factor: float = 1.0,
     **measured: Any,
 ) -> Any:
-    """Return a target with an _Account that took in its samples at 50 s."""
+    """Return a target with an Account that took in its samples at 50 s."""
     slo = Slo.parse(text)
     target: Any = steered(slo, _measures(slo, alone_s, real_s, **measured))
-    target.allowance = _Account(factor)
+    target.allowance = Account(factor)
     target.refresh(50.0)
     return target
 
 
-def _bound(target: Any, load: _Load, **terms: float) -> StepTerms:
+def _bound(target: Any, load: Load, **terms: float) -> StepTerms:
     """Return terms after a target had its say."""
     bounded = StepTerms(**terms)
     target.bound(bounded, load)
@@ -117,10 +88,10 @@ def test_target_that_knows_too_little_lets_a_step_rise_as_itself_may(
     Nobody waits for steps without online requests yet.
     """
     target = _target(f"{name}={limit}", alone_s=[0.01] * (FEWEST_SAMPLES - 1))
-    load = _Load(num_decodes=3, num_first=2)
+    load = Load(num_decodes=3, num_first=2)
     assert pytest.approx(limit_s) == _bound(target, load).limit_s
     assert StepTerms(0.005, 0.5) == _bound(target, load, limit_s=0.005, price=0.5)
-    assert StepTerms(0.1) == _bound(target, _Load(has_online=False), limit_s=0.1)
+    assert StepTerms(0.1) == _bound(target, Load(has_online=False), limit_s=0.1)
     assert (None, 0.0, False) == (target.alone_s, target.spare_s, target.is_out_of_reach)
 
 
@@ -162,12 +133,12 @@ def test_target_below_online_alone_is_out_of_reach(name: str, limit: str, is_out
 @given(
     st.sampled_from(KINDS),
     st.sampled_from(("+0%", "+30%", "5ms", "45ms", "3s")),
-    st.builds(_Load, st.integers(0, 9), st.integers(0, 3), st.floats(0, 0.1), st.floats(0.1, 5)),
+    st.builds(Load, st.integers(0, 9), st.integers(0, 3), st.floats(0, 0.1), st.floats(0.1, 5)),
     st.floats(0.01, 100),
     st.floats(0, 0.2),
 )
 def test_target_only_tightens_terms_and_never_below_what_online_takes(
-    name: str, limit: str, load: _Load, factor: float, limit_s: float
+    name: str, limit: str, load: Load, factor: float, limit_s: float
 ) -> None:
     """Whatever is in a step, online itself is not what is to be shortened."""
     target = _target(f"{name}={limit}", factor=factor, alone_step_s=0.02)
@@ -188,7 +159,7 @@ def test_price_under_a_mean_is_in_proportion_to_the_decodes(
     """Each decode waits, by mean of the steps at once: how many more than usual of them may."""
     for at_once in (0.0, 3.0, 1.5):
         target = _target("tbt_mean=+20%", factor=factor, decodes=decodes, decodes_at_once=at_once)
-        terms = _bound(target, _Load(num_decodes=9, num_first=4), price=0.5)
+        terms = _bound(target, Load(num_decodes=9, num_first=4), price=0.5)
         assert StepTerms(math.inf, 0.5 + at_once / usual / factor) == terms, "there is no cap"
 
 
@@ -262,7 +233,7 @@ def test_cap_of_a_tail_is_its_limit_less_a_margin_and_a_little_for_debts(
     """Savings do not raise it: a step beyond the limit is late for all."""
     target = _target("tbt_p99=500ms", factor=factor, error_margin=margin)
     assert pytest.approx(cap_s) == target.cap_s
-    assert StepTerms(target.cap_s) == _bound(target, _Load(num_decodes=1))
+    assert StepTerms(target.cap_s) == _bound(target, Load(num_decodes=1))
     assert math.inf == _target("tbt_p99=500ms", alone_s=()).cap_s
 
 
@@ -289,7 +260,7 @@ def test_tail_looks_at_each_time_up_to_now() -> None:
         for number in range(100):
             real.add(0.6 if number < late else 0.1, 1, now_s)
         target: Any = steered(slo, measures)
-        target.allowance = _Account()
+        target.allowance = Account()
         target.refresh(now_s)
         owed_s = {0.0: 0.0, 100.0: 3.0 * 30.0, 200.0: 1.0 * 40.0}[now_s]
         assert [pytest.approx(60.0 - owed_s)] == target.allowance.saved
@@ -302,19 +273,19 @@ def test_tokens_beyond_the_limit_are_spent_where_few_buy_much(factor: float) -> 
     No token is late in a step without decodes.
     """
     target, worth = _target("tbt_p99=500ms", factor=factor), int(3 * factor)
-    load = _Load(num_decodes=worth - 1, full_s=3.5)
+    load = Load(num_decodes=worth - 1, full_s=3.5)
     assert StepTerms(0.75) == _bound(target, load, limit_s=0.75)
     assert StepTerms(math.inf) == _bound(target, load)
     load.num_decodes = worth
     assert StepTerms(0.5) == _bound(target, load, limit_s=0.75)
     assert StepTerms(0.25) == _bound(target, load, limit_s=0.25)
-    assert StepTerms() == _bound(target, _Load(num_first=2))
+    assert StepTerms() == _bound(target, Load(num_first=2))
 
 
 def test_tokens_beyond_the_limit_are_no_loss_where_online_alone_is_beyond_it() -> None:
     """Then the step may take what online takes, and what more buys is counted from there."""
     target = _target("tbt_p99=500ms")
-    load = _Load(num_decodes=2, alone_s=2.5, full_s=3.5)
+    load = Load(num_decodes=2, alone_s=2.5, full_s=3.5)
     assert StepTerms(2.5) == _bound(target, load)
     load.full_s = 4.75
     assert StepTerms() == _bound(target, load)
@@ -364,7 +335,7 @@ def test_savings_buy_nothing_while_the_limit_may_fall(num_slow: int, is_free: bo
     alone_s = (0.1,) * (1000 - num_slow) + (0.5,) * num_slow
     target = _target("tbt_p99=+20%", alone_s=alone_s, factor=1e6)
     assert pytest.approx(0.6, rel=0.02) == target.limit_s
-    bounded = _bound(target, _Load(num_decodes=4, full_s=1.5), limit_s=9.0)
+    bounded = _bound(target, Load(num_decodes=4, full_s=1.5), limit_s=9.0)
     assert (9.0 if is_free else target.cap_s) == bounded.limit_s
     assert is_free == (target.cap_s > 0.5)
 
@@ -373,10 +344,10 @@ def test_savings_buy_nothing_while_the_limit_may_fall(num_slow: int, is_free: bo
 def test_cap_of_ttft_holds_in_all_steps(name: str) -> None:
     """Also where no online request is here yet; not below what online takes."""
     target = _target(f"{name}=60ms", alone_step_s=0.01)
-    for load in (_Load(has_online=False, alone_s=0.0), _Load(num_decodes=5), _Load()):
+    for load in (Load(has_online=False, alone_s=0.0), Load(num_decodes=5), Load()):
         assert StepTerms(target.cap_s, 0.5) == _bound(target, load, price=0.5)
-    assert StepTerms(0.3) == _bound(target, _Load(alone_s=0.3))
-    assert StepTerms(0.05) == _bound(target, _Load(), limit_s=0.05)
+    assert StepTerms(0.3) == _bound(target, Load(alone_s=0.3))
+    assert StepTerms(0.05) == _bound(target, Load(), limit_s=0.05)
 
 
 @pytest.mark.parametrize("num_real", [0, 9, 90])
@@ -386,9 +357,9 @@ def test_debt_of_ttft_does_not_hold_back_offline_work_that_nobody_waits_for(num_
     longest_s = 1e3 * min(1.0, 5.0 / max(1, num_real))
     for quiet_s, limit_s in ((longest_s - 1.0, 0.01), (longest_s + 1.0, 0.1)):
         target._measures.quiet_s = quiet_s
-        alone = _Load(has_online=False, alone_s=0.0)
+        alone = Load(has_online=False, alone_s=0.0)
         assert limit_s == _bound(target, alone, limit_s=0.1).limit_s
-        assert 0.01 == _bound(target, _Load(num_first=1, alone_s=0.0), limit_s=0.1).limit_s
+        assert 0.01 == _bound(target, Load(num_first=1, alone_s=0.0), limit_s=0.1).limit_s
 
 
 # --- TTFT: who waits ---------------------------------------------------------------------------
@@ -402,10 +373,10 @@ def test_price_for_who_waits_is_by_who_else_would_come(name: str) -> None:
     """
     target = _target(f"{name}=60ms", alone_step_s=0.02, arrivals_per_s=4.0)
     assert pytest.approx(0.1, rel=0.01) == target.cap_s
-    terms = _bound(target, _Load(num_first=2), price=1.0)
+    terms = _bound(target, Load(num_first=2), price=1.0)
     assert pytest.approx((0.1, 1.0 + 2 / 0.4), rel=0.01) == (terms.limit_s, terms.price)
     target._measures.arrivals_per_s = 0.0
-    assert pytest.approx(2e3) == _bound(target, _Load(num_first=2)).price
+    assert pytest.approx(2e3) == _bound(target, Load(num_first=2)).price
 
 
 # --- TTFT: what delays are counted -------------------------------------------------------------

@@ -3,7 +3,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,39 +13,13 @@ from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.terms import StepForecast, StepTerms
 from hygen_vllm.targets.controller import TargetController
 from hygen_vllm.targets.online_alone import EngineLimits
+from tests.support.targets import Account, Load
 
 COST = StepCost(0.02, 0, 0, 0, 1e-3, 0, 0)
 """20 ms a step and 1 ms a prefill token."""
 ALL = ("tbt_mean=+20%", "tbt_p99=45ms", "ttft_mean=+20%", "ttft_p99=1s")
 ALONE = StepForecast(0.02, 0.02)
 SHARED = StepForecast(0.02, 0.04)
-
-
-@dataclass
-class _Load:
-    """The online class in a step of 20 ms."""
-
-    num_decodes: int = 0
-    num_first: int = 0
-    alone_s: float = 0.02
-    full_s: float = 0.2
-    least_s: float = 0.0
-    has_online: bool = True
-
-
-@dataclass
-class _Account:
-    """An allowance whose factor is 1, and that notes what it is told."""
-
-    factor: float = 1.0
-    settled: list[tuple[float, float, float]] = field(default_factory=list)
-    most_saved_s: float = 60.0
-
-    def settle(self, allowed: float, taken: float, now_s: float) -> None:
-        self.settled.append((allowed, taken, now_s))
-
-    def set_saved(self, saved_s: float, now_s: float, spent: float) -> None:
-        """Take no notice."""
 
 
 class _Engine:
@@ -110,7 +83,7 @@ def _known(*slos: str, **engine: Any) -> _Engine:
     served = _Engine(*slos, **engine)
     served.serve(20)
     for target in served.controller.targets:
-        target.allowance = _Account()  # type: ignore[assignment]
+        target.allowance = Account()  # type: ignore[assignment]
     served.step(passed_s=1.0)
     return served
 
@@ -213,7 +186,7 @@ def test_online_alone_has_the_limits_of_the_engine(is_async: bool) -> None:
     (target,) = engine.controller.targets
     assert int(is_async) == engine.measures.steps_ahead
     expected_s = engine.measures.alone_step_s + target.spare_s / (1.5 if is_async else 0.5)
-    assert pytest.approx(expected_s) == engine.controller.terms(_Load()).limit_s
+    assert pytest.approx(expected_s) == engine.controller.terms(Load()).limit_s
 
 
 @pytest.mark.parametrize("has_prefill", [False, True])
@@ -324,9 +297,9 @@ def test_step_in_which_the_device_stood_still_is_none_of_online_alone() -> None:
 
 def test_idle_step_is_as_long_as_it_may_be_until_a_target_says_less() -> None:
     """The cap of TTFT holds for steps without online requests as well."""
-    idle = _Load(has_online=False, alone_s=0.0)
+    idle = Load(has_online=False, alone_s=0.0)
     assert StepTerms(0.1, is_idle=True) == _Engine(*ALL).controller.terms(idle)
-    assert StepTerms(math.inf, 3.0) == _known(ALL[0]).controller.terms(_Load(num_decodes=3))
+    assert StepTerms(math.inf, 3.0) == _known(ALL[0]).controller.terms(Load(num_decodes=3))
     assert StepTerms(0.1, is_idle=True) == _known("tbt_mean=+20%", "tbt_p99=45ms").controller.terms(
         idle
     )
@@ -339,13 +312,13 @@ def test_idle_step_is_as_long_as_it_may_be_until_a_target_says_less() -> None:
 
 def test_idle_step_is_two_of_the_smallest_at_least() -> None:
     """A slow engine serves more than one offline request while it waits for an online one."""
-    idle = _Load(has_online=False, alone_s=0.0, least_s=0.3)
+    idle = Load(has_online=False, alone_s=0.0, least_s=0.3)
     assert StepTerms(0.6, is_idle=True) == _Engine(*ALL).controller.terms(idle)
 
 
 def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -> None:
     """All targets are kept at once."""
-    load = _Load(num_decodes=3, num_first=2)
+    load = Load(num_decodes=3, num_first=2)
     each = [_known(text).controller.terms(load) for text in ALL]
     terms = _known(*ALL).controller.terms(load)
     assert sum(one.price > 0 for one in each) == 3
@@ -356,7 +329,7 @@ def test_terms_of_several_targets_are_the_lowest_limit_and_the_sum_of_prices() -
 
 def test_step_in_a_pipeline_is_paid_by_the_requests_of_all_and_free_up_to_the_others() -> None:
     """Of two with six and no decodes either pays for three; without a pipeline each for its own."""
-    long, short = _Load(num_decodes=6, alone_s=0.05), _Load(alone_s=0.02)
+    long, short = Load(num_decodes=6, alone_s=0.05), Load(alone_s=0.02)
     pipeline = _known("tbt_mean=+20%", num_stages=2).controller
     assert StepTerms(math.inf, 6.0, free_s=0.0) == pipeline.terms(long)
     assert StepTerms(0.1, 3.0, free_s=0.05, is_idle=True) == pipeline.terms(short)
@@ -413,11 +386,11 @@ def test_targets_take_in_what_was_measured_once_a_second() -> None:
 def test_clock_that_stands_still_does_no_harm() -> None:
     """Tokens are counted; no time passes in which anything could be saved or fade."""
     engine = _known(*ALL)
-    terms = engine.controller.terms(_Load(num_decodes=3, num_first=2))
+    terms = engine.controller.terms(Load(num_decodes=3, num_first=2))
     samples = engine.measures.real["tbt"].num_samples
     engine.serve(19, passed_s=0.0)
     assert pytest.approx(samples + 19 * 20, rel=1e-3) == engine.measures.real["tbt"].num_samples
-    assert terms == engine.controller.terms(_Load(num_decodes=3, num_first=2))
+    assert terms == engine.controller.terms(Load(num_decodes=3, num_first=2))
 
 
 def test_online_class_that_comes_back_after_an_hour_is_served_as_before() -> None:
@@ -431,5 +404,5 @@ def test_online_class_that_comes_back_after_an_hour_is_served_as_before() -> Non
     engine.serve(50, seconds=0.025, forecast=StepForecast(0.02, 0.025))
     assert pytest.approx(0.02, rel=1e-3) == engine.measures.alone["tbt"].mean_s
     assert pytest.approx(0.025, rel=1e-3) == engine.measures.real["tbt"].mean_s
-    assert 0.02 <= engine.controller.terms(_Load(num_decodes=3)).limit_s < 0.05
+    assert 0.02 <= engine.controller.terms(Load(num_decodes=3)).limit_s < 0.05
     assert [] == engine.lines

@@ -289,10 +289,20 @@ class Running:
 
     def tests(self) -> list[tuple[str, float]]:
         """Return (file, seconds) of each of its tests."""
+        return [(_file_of(case), float(case.get("time") or 0.0)) for case in self._cases()]
+
+    def failures(self) -> list[str]:
+        """Return a line for each test that failed: its name and the first line of why."""
+        return [
+            f"{_file_of(case)} {case.get('name')}: {(found.get('message') or '?').splitlines()[0]}"
+            for case in self._cases()
+            for found in (*case.iter("failure"), *case.iter("error"))
+        ]
+
+    def _cases(self) -> list[ET.Element]:
         if not self.report.exists():
             return []
-        cases = ET.parse(self.report).iter("testcase")  # noqa: S314 - pytest wrote it
-        return [(_file_of(case), float(case.get("time") or 0.0)) for case in cases]
+        return [*ET.parse(self.report).iter("testcase")]  # noqa: S314 - pytest wrote it
 
     def tail(self) -> str:
         """Return the end of its output: more of it if it failed."""
@@ -378,6 +388,9 @@ def print_table(done: Sequence[Running], setup_s: float, total_s: float) -> None
         print(f"\n{'slowest files, all releases':42} {'seconds':>8} {'tests':>6}")
     for file, times in slowest:
         print(f"{file:42} {sum(times):8.1f} {len(times):6}")
+    for each in done:
+        for line in each.failures():
+            print(f"\n{each.stage.name}: {line}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 """What `make test` promises: nothing is left out, nothing hangs, and clocks really move."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -171,6 +172,15 @@ def test_stage_of_pytest_that_ran_no_test_has_failed(logs: Path, tmp_path: Path)
     assert {"one": 0, "none": run_tests.NO_TEST} == {
         each.stage.name: each.status for each in run_all(stages, seed=1)
     }
+
+
+def test_failures_are_named_with_their_reason(logs: Path, tmp_path: Path) -> None:
+    """After the tables, so that the end of the output says what failed."""
+    test = tmp_path / "test_two.py"
+    test.write_text("def test_good(): pass\ndef test_bad(): assert 0, 'why\\nit is'")
+    (done,) = run_all([Stage("two", (*PYTEST, str(test)))], seed=1)
+    (line,) = done.failures()
+    assert re.fullmatch(r"\S+ test_bad: AssertionError: why", line)
 
 
 def test_place_is_what_a_stage_sees(logs: Path) -> None:

@@ -28,10 +28,15 @@ from hygen_vllm.slo import Slo
 
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"
-MODES = ("slo", "tolerance", "fixed", "off")
+MODES = ("slo", "fixed", "off")
 ORDERS = ("prefix", "fcfs")
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
-DEFAULT_TOLERANCE = 0.2
+
+GONE = {
+    "interference_tolerance": "slos says how much offline work may lengthen what users wait for",
+    "utility_ratio": "offline_max_wait_s bounds how long one waits for others to share a prefix",
+}
+"""Settings of earlier versions, and what there is instead."""
 
 _LONGEST_LINE = 600
 
@@ -55,11 +60,9 @@ class HyGenConfig:
     """Settings of the scheduler. All have defaults that can be left alone."""
 
     mode: str | None = None
-    """What bounds the seconds of a step: `slo`, `tolerance`, `fixed` or `off`. Default: `slo` if
-    slos is set, else `fixed` if latency_budget_s is, else `tolerance` if interference_tolerance is,
-    else `slo`. `off` is online
-    first without a gate: offline work fills whatever tokens, slots and KV blocks the online class
-    leaves."""
+    """What bounds the seconds of a step: `slo`, `fixed` or `off`. Default: `fixed` if
+    latency_budget_s is set and slos is not, else `slo`. `off` is online first without a gate:
+    offline work fills whatever tokens, slots and KV blocks the online class leaves."""
 
     slos: list[str] | None = None
     """Mode `slo`: latency targets of the online class, such as `tbt_p99=45ms`, `ttft_mean=+10%`.
@@ -80,14 +83,9 @@ class HyGenConfig:
     """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section
     4). Offline work gets what online leaves of it; online itself is never gated."""
 
-    interference_tolerance: float | None = None
-    """Mode `tolerance`: offline work may lengthen a step by this share of the seconds which the
-    online work in it takes by itself; by 0.2 if not set. 0 admits only offline work predicted to
-    cost nothing."""
-
     idle_step_s: float = 0.1
-    """Modes `slo` and `tolerance`: seconds a step may take while no online request is in it; in
-    mode `slo` also where those in it only wait for their first token. The next online arrival waits
+    """Mode `slo`: seconds a step may take while no online request is in it, or where those in it
+    only wait for their first token. The next online arrival waits
     for at most one such step (two with asynchronous scheduling). Twice the smallest step that this
     engine can make is always allowed. Not kept before the first online request: an engine for batch
     work alone takes full steps."""
@@ -103,11 +101,6 @@ class HyGenConfig:
     """Order of the waiting offline requests: `prefix` admits those that share a prefix together, so
     that it is computed once (prefix sharing maximisation; needs vLLM's prefix caching), `fcfs` is
     first come, first served. Under vLLM's priority policy, among requests of equal priority."""
-
-    utility_ratio: float = 1.0
-    """Order `prefix`: share of the admissions that go by prefix; the others go to the request that
-    has waited longest (the paper's utility ratio). Lower is fairer and computes more prefixes
-    again. offline_max_wait_s bounds how unfair 1 is."""
 
     offline_max_wait_s: float | None = 3600.0
     """An offline request that has waited longer is the next to be admitted, whatever its prefix;
@@ -163,10 +156,6 @@ class HyGenConfig:
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
         _check_above("offline_max_wait_s", self.offline_max_wait_s, 0, "set null for no bound")
-        if not 0 <= self.utility_ratio <= 1:
-            raise ConfigError(
-                f"utility_ratio must be in [0, 1], got {self.utility_ratio}; the default is 1"
-            )
         if not 0 < (1 if self.headroom_quantile is None else self.headroom_quantile) <= 1:
             raise ConfigError(
                 f"headroom_quantile must be in (0, 1], got {self.headroom_quantile}; "
@@ -176,12 +165,6 @@ class HyGenConfig:
         _check_above(
             "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"
         )
-        if not 0 <= self.tolerance <= sys.float_info.max:
-            raise ConfigError(
-                "interference_tolerance must be >= 0 and finite, got "
-                f"{self.interference_tolerance}; "
-                'use mode "off" to remove the gate'
-            )
         if self.mode == "fixed" and self.latency_budget_s is None:
             raise ConfigError(
                 'mode "fixed" needs latency_budget_s (seconds one step may take); '
@@ -193,7 +176,7 @@ class HyGenConfig:
             )
         if self.slo_reference is not None and self.gate_mode != "slo":
             raise ConfigError(f'slo_reference has no effect in mode "{self.gate_mode}"; remove it')
-        if self.gate_mode in ("slo", "tolerance", "off") and self.latency_budget_s is not None:
+        if self.gate_mode in ("slo", "off") and self.latency_budget_s is not None:
             raise ConfigError(
                 f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
                 f'"{self.gate_mode}"; remove it or set mode "fixed"'
@@ -204,22 +187,12 @@ class HyGenConfig:
         """The mode in force once defaults are applied."""
         if self.mode is not None:
             return self.mode
-        if self.slos:
-            return "slo"
-        if self.latency_budget_s is not None:
-            return "fixed"
-        return "slo" if self.interference_tolerance is None else "tolerance"
+        return "slo" if self.slos or self.latency_budget_s is None else "fixed"
 
     @property
     def targets(self) -> list[str]:
         """The latency targets in force, none but in mode `slo`."""
         return (self.slos or DEFAULT_SLOS) if self.gate_mode == "slo" else []
-
-    @property
-    def tolerance(self) -> float:
-        """The share of mode `tolerance`."""
-        given = self.interference_tolerance
-        return DEFAULT_TOLERANCE if given is None else given
 
     def class_rule(self, scheduling_policy: str) -> ClassRule:
         """Return how labels become a class under a policy of vLLM's, `fcfs` or `priority`."""
@@ -273,6 +246,8 @@ def check_keys(values: typing.Iterable[object], kind: type) -> None:
     """Raise ConfigError for a key that is no field of a dataclass."""
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
+        if key in GONE and kind is HyGenConfig:
+            raise ConfigError(f"{key} is no setting any more: {GONE[str(key)]}; remove it")
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f'did you mean "{close[0]}"? ' if close else ""

@@ -3,8 +3,8 @@
 
     python experiments/05-offline-lane/prefix_order.py
 
-Simulated A100, Llama-2-7B. Writes prefix-order.csv and prefix-order.png, and fairness.csv: what the
-utility ratio and the bound on waiting cost at 12,000 tokens. --picture only draws.
+Simulated A100, Llama-2-7B. Writes prefix-order.csv and prefix-order.png, and fairness.csv: what
+the bound on waiting costs at 12,000 tokens. --picture only draws.
 """
 
 import argparse
@@ -35,10 +35,7 @@ KV_TOKENS = {
 ORDERS = {"fcfs": "#8a8f98", "prefix": "#0b6e4f"}
 FAIR_KV_TOKENS = 12_000
 FAIRNESS: dict[str, list[str]] = {
-    "utility_ratio 1": [],
-    "utility_ratio 0.99": ["utility_ratio=0.99"],
-    "utility_ratio 0.95": ["utility_ratio=0.95"],
-    "utility_ratio 0.8": ["utility_ratio=0.8"],
+    "prefix": [],
     "all have waited longer than offline_max_wait_s": ["offline_max_wait_s=0.001"],
     "fcfs": ["offline_order=fcfs"],
 }

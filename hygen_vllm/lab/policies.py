@@ -99,7 +99,7 @@ POLICIES = (
         settings=_fixed_budget,
         modes=("fixed",),
     ),
-    Policy("slo", "HyGen with SLOs", is_hygen=True, settings=_slo, modes=("slo", "tolerance")),
+    Policy("slo", "HyGen with SLOs", is_hygen=True, settings=_slo, modes=("slo",)),
 )
 NAMES = tuple(policy.name for policy in POLICIES)
 

@@ -7,13 +7,9 @@ once. The next one is the one that shares most with the one before; so a request
 its siblings run joins them. Where nothing is left that shares, the order goes on at what the KV
 cache still holds of the branches it left, else where most is to be saved.
 
-Three things go before that, in this order:
-
-- a bound: a request that has waited longer than `max_wait_s` is next, whatever its prefix. With it
-  come up to SHARERS of those that share its prefix and have waited as long: were they left behind
-  where everything has waited too long, each would compute the prefix again;
-- age, for a share of 1 - `utility_ratio` of the admissions (the paper's utility ratio);
-- first come, first served, if that is the whole order.
+A request that has waited longer than `max_wait_s` is next, whatever its prefix. With it come up to
+SHARERS of those that share its prefix and have waited as long: were they left behind where
+everything has waited too long, each would compute the prefix again.
 """
 
 from collections import deque
@@ -32,7 +28,6 @@ NumCached = Callable[[Sequence[Hashable], int], int]
 SHARERS = 16
 BRANCHES_REMEMBERED = 16
 """Branches that were left; a KV cache holds what was used last."""
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +36,10 @@ class OrderRules:
 
     Args:
         by_prefix: by shared prefixes; False for first come, first served.
-        utility_ratio: share of the admissions that go by prefix, the others go by age, in [0, 1].
         max_wait_s: a request that has waited longer is next; None for no bound.
     """
 
     by_prefix: bool = True
-    utility_ratio: float = 1.0
     max_wait_s: float | None = None
 
     def overdue_s(self, added_s: float, now_s: float) -> float:
@@ -58,7 +51,6 @@ class OrderRules:
         """Return the rules that settings ask for."""
         return cls(
             by_prefix=config.offline_order == "prefix",
-            utility_ratio=config.utility_ratio,
             max_wait_s=config.offline_max_wait_s,
         )
 
@@ -105,7 +97,6 @@ class AdmissionOrder(Generic[R]):
 
     def __init__(self, rules: OrderRules, num_cached: NumCached) -> None:
         self._rules = rules
-        self._by_age_share = 1.0 - rules.utility_ratio
         self._num_cached = num_cached
         self._tree: PrefixTree[Waiting[R]] = PrefixTree()
         self._by_age: SortedList[tuple[float, int, Waiting[R]]] = SortedList()
@@ -114,8 +105,6 @@ class AdmissionOrder(Generic[R]):
         self._last: Hashes = ()
         """The prefix that was admitted last."""
         self._left: deque[Hashes] = deque(maxlen=BRANCHES_REMEMBERED)
-        self._age_debt = 0.0
-        """Admissions by age that are owed."""
         self._sharers_left = 0
 
     def __len__(self) -> int:
@@ -149,7 +138,7 @@ class AdmissionOrder(Generic[R]):
         if self._is_overdue(oldest, now_s):
             sharer = self._sharer()
             return sharer if sharer is not None and self._is_overdue(sharer, now_s) else oldest
-        return oldest if self._age_debt + self._by_age_share >= 1.0 - ROUNDING else self._nearest()
+        return self._nearest()
 
     def overdue_s(self, now_s: float) -> float:
         """Return for how long the oldest request here has waited beyond the bound, 0 if it has not.
@@ -162,10 +151,9 @@ class AdmissionOrder(Generic[R]):
         """Note that the request which `next` returned is admitted, before it is removed."""
         if not self._rules.by_prefix:
             return
-        is_oldest = waiting is self._oldest()
         if self._is_overdue(waiting, now_s):
+            is_oldest = waiting is self._oldest()
             self._sharers_left = SHARERS if is_oldest else self._sharers_left - 1
-        self._age_debt = max(0.0, self._age_debt + self._by_age_share - is_oldest)
         if _is_elsewhere(self._last, waiting.hashes):
             left = [each for each in self._left if _is_elsewhere(each, waiting.hashes)]
             self._left = deque([*left, self._last], maxlen=BRANCHES_REMEMBERED)

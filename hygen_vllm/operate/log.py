@@ -48,8 +48,6 @@ def _mode(config: HyGenConfig) -> str:
         return f"slo, targets {', '.join(config.targets)}{default}"
     if config.gate_mode == "fixed":
         return f"fixed, {1e3 * (config.latency_budget_s or 0.0):g} ms a step"
-    if config.gate_mode == "tolerance":
-        return f"tolerance, +{100 * config.tolerance:g}%"
     return config.gate_mode
 
 
@@ -73,11 +71,6 @@ def remarks(config: HyGenConfig, additional_config: object) -> Iterator[str]:
     """
     if isinstance(additional_config, dict):
         yield from _misplaced(additional_config)
-    if config.interference_tolerance is not None and config.gate_mode != "tolerance":
-        yield (
-            f"interference_tolerance = {config.interference_tolerance} has no effect in mode "
-            f'"{config.gate_mode}"'
-        )
     for name in SECONDS_OF_A_STEP:
         seconds = getattr(config, name)
         if seconds is not None and seconds > LONG_STEP_S:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.step.terms import OnlineLoad, StepTerms, idle_limit_s
+from hygen_vllm.step.terms import OnlineLoad, StepTerms
 
 
 class Gate(Protocol):
@@ -22,32 +22,19 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LatencyGate:
-    """The modes in which a step's limit follows from its online work alone."""
+    """The modes in which every step has the same limit, or none."""
 
     mode: str
-    latency_budget_s: float
-    interference_tolerance: float
-    idle_step_s: float
+    limit_s: float = math.inf
 
     @classmethod
     def from_config(cls, config: HyGenConfig) -> "LatencyGate":
-        return cls(
-            mode=config.gate_mode,
-            latency_budget_s=config.latency_budget_s or math.inf,
-            interference_tolerance=config.tolerance,
-            idle_step_s=config.idle_step_s,
-        )
+        return cls(config.gate_mode, config.latency_budget_s or math.inf)
 
-    def terms(self, load: OnlineLoad) -> StepTerms:
+    def terms(self, _: OnlineLoad) -> StepTerms:
         """Return the terms of a step: a limit, no price."""
-        if self.mode == "off":
-            return StepTerms()
-        if self.mode == "fixed":
-            return StepTerms(self.latency_budget_s)
-        if not load.has_online:
-            return StepTerms(idle_limit_s(load, self.idle_step_s), is_idle=True)
-        return StepTerms(load.alone_s * (1.0 + self.interference_tolerance))
+        return StepTerms(self.limit_s)
 
 
-BATCH_GATE = LatencyGate("batch", math.inf, math.inf, math.inf)
+BATCH_GATE = LatencyGate("batch")
 """For an engine that has had no online request yet: no arrival is expected to wait for a step."""

@@ -229,7 +229,7 @@ def test_offline_image_that_has_to_wait_for_the_encoder_holds_up_no_text(is_asyn
 
 
 @pytest.mark.parametrize(
-    "hygen", [{"mode": "off"}, {"interference_tolerance": 0.5}, {"min_chunk_tokens": 4}]
+    "hygen", [{"mode": "off"}, {"latency_budget_s": 0.5}, {"min_chunk_tokens": 4}]
 )
 def test_running_online_request_comes_to_its_next_image_as_if_alone(is_async, hygen):
     """Offline images that hold the encoder's cache by then give way."""

@@ -281,7 +281,7 @@ def test_offline_requests_leave_room_for_the_output_of_those_that_run(is_async):
 
 def test_offline_request_that_needs_all_blocks_starts_when_it_is_alone(is_async):
     """Whatever is reserved, it is not refused for ever."""
-    engine = engine_of(is_async, {"mode": "tolerance"}, num_blocks=41)
+    engine = engine_of(is_async, {}, num_blocks=41)
     for number in range(4):
         engine.add(make_request(f"online-{number}", tokens_of(number, 3), max_tokens=8))
         engine.step()

@@ -87,10 +87,10 @@ def test_without_offline_the_schedule_is_stock(is_async, name, throttle_every, h
     [
         ({"mode": "off"}, 0),
         ({"mode": "off"}, 3),
-        ({"mode": "tolerance"}, 3),
+        ({"latency_budget_s": 0.05}, 3),
         ({"slos": ["tbt_mean=+20%", "ttft_p99=+20%"]}, 0),
     ],
-    ids=["off", "off, throttled", "tolerance, throttled", "slo"],
+    ids=["off", "off, throttled", "fixed, throttled", "slo"],
 )
 def test_online_schedule_does_not_depend_on_offline(is_async, name, throttle_every, hygen):
     """Online requests get the same tokens in the same steps with and without offline load."""

@@ -45,7 +45,7 @@ def schedules_of(is_async, hygen, started_s):
         {},
         {"slos": TARGETS, "slo_window_s": 10.0},
         {"mode": "off", "offline_rate_per_s": 2.0},
-        {"offline_max_wait_s": 2.0, "utility_ratio": 0.5},
+        {"offline_max_wait_s": 2.0},
     ],
     ids=["default", "slos", "rate", "wait"],
 )

@@ -30,7 +30,7 @@ from tests.support.kv_transfer import offloading
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.recording_scheduler import RECORD_ENV, RECORDING_SCHEDULER, read_records
 
-ENGINE_LIMIT_S = 400.0
+ENGINE_LIMIT_S = 900.0
 LABELS = (
     {"slo_class": "offline"},
     {"slo_class": "online"},

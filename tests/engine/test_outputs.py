@@ -7,7 +7,7 @@ vLLM with longer steps is measured beside ours: ours may differ no more than tha
 
 import pytest
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
 
 def num_different(outputs, expected):

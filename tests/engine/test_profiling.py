@@ -20,10 +20,10 @@ from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.step_traces import composition
 from tests.support.vllm_server import VLLM
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
 HYGEN = str(Path(sys.executable).with_name("hygen"))
-LIMIT_S = 300.0
+LIMIT_S = 700.0
 PLAN = ["--mixes", "3", "--repeats", "1"]
 FLAGS = ["--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4"]
 FLAGS += ["--max-num-batched-tokens", "64"]

@@ -8,8 +8,8 @@ import pytest
 from tests.support.processes import ENGINE_ENVIRONMENT, run_process
 from tests.support.vllm_server import VLLM
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
-EXIT_LIMIT_S = 200.0
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+EXIT_LIMIT_S = 600.0
 
 
 @pytest.mark.parametrize(

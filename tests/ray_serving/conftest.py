@@ -19,7 +19,7 @@ import pytest
 from hygen_vllm.lab.small_model import prepare_small_model
 from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail
 
-UP_LIMIT_S = 300.0
+UP_LIMIT_S = 700.0
 MODEL = "small"
 TARGET = "tbt_mean=+30%"
 ENVIRONMENT = {

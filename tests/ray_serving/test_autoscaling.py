@@ -7,7 +7,7 @@ import pytest
 
 from tests.ray_serving.conftest import serving
 
-pytestmark = [pytest.mark.engine, pytest.mark.two_replicas, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.two_replicas, pytest.mark.timeout(1500)]
 OFFLINE = {"vllm_xargs": {"slo_class": "offline"}}
 DOWN_AFTER_S = 3.0
 SCALING = {

@@ -13,7 +13,7 @@ import pytest
 
 from tests.ray_serving.conftest import RAY_ENVIRONMENT, TARGET
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 OFFLINE = {"vllm_xargs": {"slo_class": "offline"}}
 TOO_LONG = "word " * 600
 MOST_PROCESSES = 12

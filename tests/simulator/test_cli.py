@@ -121,8 +121,8 @@ def test_predictor_error_reaches_the_scheduler(simulated):
         ("slo", (), {}),
         (
             "slo",
-            ("--setting", "mode=tolerance", "--setting", "offline_order=fcfs"),
-            {"mode": "tolerance", "offline_order": "fcfs"},
+            ("--setting", "mode=slo", "--setting", "offline_order=fcfs"),
+            {"mode": "slo", "offline_order": "fcfs"},
         ),
     ],
 )

@@ -41,18 +41,6 @@ def test_fixed_budget_holds_while_the_device_is_learned(cost, is_async):
     assert sum(s > 0.8 * budget_s for s in gated[300:]) >= 0.3 * len(gated[300:])
 
 
-@pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
-def test_mode_tolerance_lengthens_online_steps_by_its_share_at_most(cost):
-    """A step with online work takes at most a fifth longer for offline."""
-    device = VirtualDevice(HYGEN[False], cost, {"mode": "tolerance"})
-    serve(device, 800, online_every=12)
-    shared = [(s, o) for s, o, n in device.steps[100:] if n and o is not None]
-    assert len(shared) > 300
-    excess = sorted(s / o for s, o in shared)
-    assert excess[len(excess) // 2] <= 1.22
-    assert excess[int(0.95 * len(excess))] <= 1.35
-
-
 @pytest.mark.parametrize("num_tokens", [(30, 30), (400, 400), (10, 600)], ids=str)
 @pytest.mark.parametrize("num_at_a_time", [1, 2])
 @pytest.mark.parametrize("cost", [GPU, CPU], ids=["gpu", "cpu"])
@@ -60,7 +48,7 @@ def test_offline_work_is_tried_beside_online_requests_without_a_pause(
     cost, num_at_a_time, num_tokens
 ):
     """What a decode or a chunk adds to a step is found out, however few shared one so far."""
-    for settings in ({"latency_budget_s": 4 * cost.base_s}, {"interference_tolerance": 1.0}):
+    for settings in ({"latency_budget_s": 4 * cost.base_s}, {"slos": ["tbt_mean=+100%"]}):
         device = VirtualDevice(HYGEN[False], cost, settings)
         rng, num_online = random.Random(5), 0
         for i in range(100):

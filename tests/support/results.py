@@ -54,7 +54,7 @@ DETAILS = {
     "version": VERSION,
     "kind": "simulated",
     "policy": "HyGen with SLOs",
-    "settings": {"mode": "tolerance", "interference_tolerance": 0.19999999999999996},
+    "settings": {"mode": "fixed", "latency_budget_s": 0.19999999999999996},
     "engine": ENGINE,
     "workload": {"online": "conv.csv", "offline": "arxiv.csv"},
     "shortened": 0,

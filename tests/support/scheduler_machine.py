@@ -46,8 +46,8 @@ COST = StepCost(0.001, 1e-5, 1e-7, 1e-5, 5e-5, 1e-8, 1e-7, STAIRS)
 GATES = {
     "off": {"mode": "off"},
     "learning": {"min_chunk_tokens": 4},
-    "tolerance": {"profile": True, "mode": "tolerance", "idle_step_s": 0.0015},
-    "no tolerance": {"profile": True, "interference_tolerance": 0.0, "min_chunk_tokens": 1},
+    "short idle steps": {"profile": True, "idle_step_s": 0.0015},
+    "hardly a target": {"profile": True, "slos": ["tbt_mean=+0.1%"], "min_chunk_tokens": 1},
     "fixed": {"profile": True, "latency_budget_s": 0.0016, "min_chunk_tokens": 4},
     "hopeless": {"profile": True, "latency_budget_s": 1e-9},
     "slos": {"profile": True, "slos": ["tbt_mean=+20%", "ttft_mean=+20%", "ttft_p99=50ms"]},
@@ -84,7 +84,7 @@ POLICIES = ("fcfs", "priority")
 LANES = (
     {},
     {"offline_order": "fcfs"},
-    {"utility_ratio": 0.5, "offline_max_wait_s": 0.02},
+    {"offline_max_wait_s": 0.02},
     {"tenant_weights": {"a": 3.0}, "headroom_quantile": None},
 )
 TENANTS = (None, "a", "b")

@@ -15,9 +15,9 @@ from tests.support.processes import ENGINE_ENVIRONMENT, child_process, log_tail,
 from tests.support.recording_scheduler import RECORD_ENV
 
 VLLM = Path(sys.executable).with_name("vllm")
-START_LIMIT_S = 300.0
-IDLE_LIMIT_S = 120.0
-HTTP_LIMIT_S = 30.0
+START_LIMIT_S = 700.0
+IDLE_LIMIT_S = 300.0
+HTTP_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.config import DEFAULT_SLOS, ConfigError, HyGenConfig
+from hygen_vllm.config import DEFAULT_SLOS, GONE, ConfigError, HyGenConfig
 
 FIELDS = [field.name for field in dataclasses.fields(HyGenConfig)]
 ONE_LINE_TEXT = st.text(string.ascii_letters + string.digits + string.punctuation, max_size=12)
@@ -47,7 +47,6 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
         slo_reference=None,
         slo_window_s=900.0,
         latency_budget_s=None,
-        interference_tolerance=None,
         idle_step_s=0.1,
         default_class="online",
         offline_priority_above=None,
@@ -65,11 +64,6 @@ def test_config_with_nothing_set_is_the_safe_default() -> None:
     ("values", "expected"),
     [
         ({}, "slo"),
-        ({"interference_tolerance": 0.2}, "tolerance"),
-        ({"interference_tolerance": 0}, "tolerance"),
-        ({"interference_tolerance": 0.2, "latency_budget_s": 0.1}, "fixed"),
-        ({"interference_tolerance": 0.2, "slos": ["tbt_p99=45ms"]}, "slo"),
-        ({"mode": "tolerance"}, "tolerance"),
         ({"mode": "off"}, "off"),
         ({"latency_budget_s": 0.1}, "fixed"),
         ({"latency_budget_s": 1, "mode": "fixed"}, "fixed"),
@@ -120,23 +114,12 @@ def test_window_in_which_nothing_can_happen_is_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-@pytest.mark.parametrize(
-    "field", ["latency_budget_s", "idle_step_s", "slo_window_s", "interference_tolerance"]
-)
+@pytest.mark.parametrize("field", ["latency_budget_s", "idle_step_s", "slo_window_s"])
 def test_config_number_not_finite_is_refused_with_its_value(field: str, value: float) -> None:
     """No setting is infinite or NaN: comparisons with it would decide nothing."""
     message = _error({field: value})
     assert message.startswith(f"{field} must be ")
     assert f"got {value}; " in message
-
-
-def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
-    """The limit itself is allowed; the remedy names the way to have no gate."""
-    assert HyGenConfig(interference_tolerance=0).interference_tolerance == 0
-    assert _error({"interference_tolerance": -0.1}) == (
-        "interference_tolerance must be >= 0 and finite, got -0.1; "
-        'use mode "off" to remove the gate'
-    )
 
 
 @pytest.mark.parametrize(
@@ -146,11 +129,7 @@ def test_interference_tolerance_below_zero_is_refused_and_zero_is_not() -> None:
         ("latency_budget_s", "0.1", "latency_budget_s must be a number or null, got '0.1' (str)"),
         ("latency_budget_s", True, "latency_budget_s must be a number or null, got True (bool)"),
         ("idle_step_s", None, "idle_step_s must be a number, got None (NoneType)"),
-        (
-            "interference_tolerance",
-            [1],
-            "interference_tolerance must be a number or null, got [1] (list)",
-        ),
+        ("latency_budget_s", [1], "latency_budget_s must be a number or null, got [1] (list)"),
         ("min_chunk_tokens", 1.5, "min_chunk_tokens must be a whole number, got 1.5 (float)"),
         ("min_chunk_tokens", True, "min_chunk_tokens must be a whole number, got True (bool)"),
         (
@@ -178,8 +157,8 @@ def test_config_value_of_wrong_type_is_refused_with_field_and_type(
 @pytest.mark.parametrize(
     ("field", "value", "choices", "closest"),
     [
-        ("mode", "fixd", "slo, tolerance, fixed, off", "fixed"),
-        ("mode", "Tolerance", "slo, tolerance, fixed, off", "tolerance"),
+        ("mode", "fixd", "slo, fixed, off", "fixed"),
+        ("mode", "Slo", "slo, fixed, off", "slo"),
         ("default_class", "ofline", "online, offline", "offline"),
     ],
 )
@@ -193,7 +172,7 @@ def test_config_unknown_choice_names_all_and_the_closest(
 
 def test_config_choice_like_no_other_names_all_and_guesses_none() -> None:
     """Where no word is close there is no guess."""
-    assert _error({"mode": "xyz"}) == "mode must be one of slo, tolerance, fixed, off, got 'xyz'"
+    assert _error({"mode": "xyz"}) == "mode must be one of slo, fixed, off, got 'xyz'"
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -216,11 +195,10 @@ def test_mode_fixed_without_latency_budget_is_refused_with_the_remedy() -> None:
     assert "set it or leave out the mode" in message
 
 
-@pytest.mark.parametrize("mode", ["tolerance", "off"])
-def test_latency_budget_in_a_mode_without_it_is_refused(mode: str) -> None:
+def test_latency_budget_in_a_mode_without_it_is_refused() -> None:
     """A number that would change nothing is not accepted."""
-    assert _error({"mode": mode, "latency_budget_s": 0.5}) == (
-        f'latency_budget_s = 0.5 has no effect in mode "{mode}"; remove it or set mode "fixed"'
+    assert _error({"mode": "off", "latency_budget_s": 0.5}) == (
+        'latency_budget_s = 0.5 has no effect in mode "off"; remove it or set mode "fixed"'
     )
 
 
@@ -251,13 +229,7 @@ def test_slos_that_are_none_are_the_default_targets(values: dict[str, Any]) -> N
     assert _error({"slo_reference": "a.json", "mode": "off"}) == expected
 
 
-def test_tolerance_not_set_is_a_fifth() -> None:
-    """0 is a tolerance too."""
-    configs = [HyGenConfig(mode="tolerance"), HyGenConfig(interference_tolerance=0)]
-    assert [config.tolerance for config in configs] == [0.2, 0]
-
-
-@pytest.mark.parametrize("mode", ["tolerance", "fixed", "off"])
+@pytest.mark.parametrize("mode", ["fixed", "off"])
 def test_slos_in_a_mode_without_them_are_refused(mode: str) -> None:
     """As is a latency budget where there are targets."""
     values = {"slos": ["tbt_p99=1s"], "latency_budget_s": 0.5 if mode == "fixed" else None}
@@ -422,8 +394,6 @@ def test_config_file_in_an_unknown_home_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"utility_ratio": 1.01}, "utility_ratio must be in [0, 1], got 1.01; the default is 1"),
-        ({"utility_ratio": -0.1}, "utility_ratio must be in [0, 1], got -0.1; the default is 1"),
         ({"headroom_quantile": 0}, "headroom_quantile must be in (0, 1], got 0; set null for none"),
         ({"headroom_quantile": 1.1}, "headroom_quantile must be in (0, 1], got 1.1; set null for"),
         ({"offline_max_wait_s": 0}, "offline_max_wait_s must be > 0 and finite, got 0; set null"),
@@ -443,13 +413,18 @@ def test_config_of_the_offline_lane_is_checked(values: dict[str, Any], message: 
 
 
 def test_config_of_the_offline_lane_may_be_at_its_limits() -> None:
-    """All or nothing by prefix, the highest headroom, no bound, small weights."""
+    """The highest headroom, no bound, small weights."""
     for values in (
-        {"utility_ratio": 0},
-        {"utility_ratio": 1},
         {"headroom_quantile": 1},
         {"headroom_quantile": None, "offline_max_wait_s": None},
         {"tenant_weights": {"a": 1e-9, "b": 3}},
         {"tenant_weights": {}},
     ):
         HyGenConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_setting_of_an_earlier_version_is_answered_with_what_there_is_instead(name: str) -> None:
+    """In one line; a misspelt one is no such setting."""
+    assert _error({name: 1}).startswith(f"{name} is no setting any more: ")
+    assert "valid keys" in _error({f"{name}s": 1})

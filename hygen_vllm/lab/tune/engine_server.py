@@ -84,7 +84,7 @@ class EngineServer:
         if latency_budget_s is None:
             requests = Requests(requests.online, [])
         else:
-            self.scheduler.hygen.gate = LatencyGate("fixed", latency_budget_s, 0.0, 0.0)
+            self.scheduler.hygen.gate = LatencyGate("fixed", latency_budget_s)
         return self.serve_requests(requests, progress)
 
     def serve_requests(self, requests: Requests, progress: Progress) -> Served:

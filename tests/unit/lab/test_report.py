@@ -173,13 +173,13 @@ class TestPage:
         names = ("online-only", "vllm-fcfs", "slo", "hygen")
         text = page(*(undrawn(f"{name}.json", policy=name) for name in names)).text
         for name in names:
-            assert re.search(rf"\b{name} HyGen with SLOs mode tolerance", text)
+            assert re.search(rf"\b{name} HyGen with SLOs mode fixed", text)
         assert (
             4
             == text.count("met tbt_p99 40.0 ≤ 60.0 ms")
             == text.count("NOT met tbt_mean 20.0 > 15.2 ms")
         )
-        assert "interference_tolerance 0.2 20.0 40.0 20.0 40.0 1,417 1,560 2,977 7" in text
+        assert "latency_budget_s 0.2 20.0 40.0 20.0 40.0 1,417 1,560 2,977 7" in text
         assert "25.0 % 3" in text.replace("\N{NO-BREAK SPACE}", " ")
 
     def test_result_without_online_requests_has_no_numbers_for_them(self):

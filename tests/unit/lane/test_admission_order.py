@@ -127,23 +127,6 @@ def test_cache_is_asked_a_bounded_number_of_times() -> None:
         assert lane.num_asked <= BRANCHES_REMEMBERED + 1
 
 
-@pytest.mark.parametrize(
-    ("ratio", "expected"), [(1.0, 0), (0.9, 10), (0.5, 50), (0.25, 75), (0.0, 100)]
-)
-def test_utility_ratio_is_the_share_of_admissions_by_prefix(ratio: float, expected: int) -> None:
-    """The others go to the oldest, spread evenly; a family is younger than 200 single ones."""
-    lane = Lane(utility_ratio=ratio)
-    for i in range(200):
-        lane.add(100 + i, 1, name=f"single-{i}")
-    for i in range(200):
-        lane.add(1, 1, 1, 1, i, name=f"family-{i}")
-    names = lane.admit(100)
-    assert [f"single-{i}" for i in range(expected)] == [n for n in names if n[0] == "s"]
-    for start in range(0, 100, 20):
-        share = sum(name[0] == "s" for name in names[start : start + 20]) / 20
-        assert abs(share - (1 - ratio)) <= 0.05
-
-
 def test_request_that_waited_too_long_is_next_whatever_its_prefix() -> None:
     """Not a moment before; the branch that was left goes on after it."""
     lane = Lane(max_wait_s=10.0)

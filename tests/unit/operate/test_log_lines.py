@@ -21,7 +21,6 @@ def line_of(policy: str = "fcfs", source: str | None = None, **settings: Any) ->
         ({}, "mode slo, targets tbt_mean=+20%, ttft_mean=+20% (the default); online alone estim"),
         ({"slos": ["tbt_p99=45ms"]}, "mode slo, targets tbt_p99=45ms; online alone estimated whi"),
         ({"latency_budget_s": 0.05}, "mode fixed, 50 ms a step; step times learned while serving"),
-        ({"interference_tolerance": 0.1}, "mode tolerance, +10%; step times learned while serving"),
         ({"mode": "off"}, "mode off; offline: requests with slo_class offline or a priority above"),
         ({"profile": "a100-llama2-7b"}, "while serving; step times a100-llama2-7b; offline: "),
         ({"default_class": "offline"}, "; offline: all requests but those with slo_class online"),
@@ -80,14 +79,6 @@ def test_settings_of_others_are_not_remarked_on(additional_config: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "remark"),
     [
-        (
-            {"slos": ["tbt_p99=45ms"], "interference_tolerance": 0.1},
-            'interference_tolerance = 0.1 has no effect in mode "slo"',
-        ),
-        (
-            {"latency_budget_s": 0.05, "interference_tolerance": 0.1},
-            'interference_tolerance = 0.1 has no effect in mode "fixed"',
-        ),
         (
             {"latency_budget_s": 50},
             "latency_budget_s = 50 lets a step take 50 seconds; 50 ms are 0.05",

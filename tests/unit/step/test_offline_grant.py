@@ -30,7 +30,7 @@ CHUNK = ChunkView(wanted_tokens=24, computed_tokens=0, can_split=True, min_token
 
 
 def _fixed(limit_s: float) -> LatencyGate:
-    return LatencyGate("fixed", limit_s, interference_tolerance=0.0, idle_step_s=0.0)
+    return LatencyGate("fixed", limit_s)
 
 
 Online = tuple[int, int, bool]

@@ -17,17 +17,30 @@ from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.gate import LatencyGate
 from hygen_vllm.step.plan import OnlineShare, StepPlan
-from hygen_vllm.step.terms import OnlineLoad, StepTerms
+from hygen_vllm.step.terms import OnlineLoad, StepTerms, idle_limit_s
 
 COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125)
-TOLERANCE = LatencyGate.from_config(HyGenConfig(interference_tolerance=0.5, idle_step_s=3))
+
+
+class HalfMore:
+    """A gate: offline may make a step half as long again, or one without online work idle."""
+
+    mode = "half more"
+
+    def terms(self, load: OnlineLoad) -> StepTerms:
+        if not load.has_online:
+            return StepTerms(idle_limit_s(load, 3.0), is_idle=True)
+        return StepTerms(1.5 * load.alone_s)
+
+
+HALF_MORE = HalfMore()
 
 
 def _share(**kwargs: Any) -> OnlineShare:
     return OnlineShare(**({"cost": COST, "max_tokens": 100} | kwargs))
 
 
-def _plan(gate: Any = TOLERANCE, prefill_price: float = 0.0, **kwargs: Any) -> StepPlan:
+def _plan(gate: Any = HALF_MORE, prefill_price: float = 0.0, **kwargs: Any) -> StepPlan:
     return StepPlan(gate, _share(**kwargs), 8, 64, Pace(prefill_price=prefill_price))
 
 
@@ -46,39 +59,27 @@ def _load(alone_s: float | None) -> OnlineShare:
 
 
 @pytest.mark.parametrize(
-    ("settings_", "limit_with_online_s", "limit_without_s"),
+    ("settings_", "limit_s"),
     [
-        ({}, 2.4, 0.1),
-        ({"interference_tolerance": 0, "idle_step_s": 0.25}, 2.0, 0.25),
-        ({"interference_tolerance": 0.5}, 3.0, 0.1),
-        ({"latency_budget_s": 0.12}, 0.12, 0.12),
-        ({"mode": "fixed", "latency_budget_s": 5}, 5, 5),
-        ({"mode": "off"}, math.inf, math.inf),
+        ({"latency_budget_s": 0.12}, 0.12),
+        ({"mode": "fixed", "latency_budget_s": 5}, 5),
+        ({"mode": "off"}, math.inf),
     ],
 )
-def test_gate_of_each_mode_limits_a_step_of_two_online_seconds(
-    settings_: dict[str, Any], limit_with_online_s: float, limit_without_s: float
+def test_gate_of_the_other_modes_limits_every_step_alike(
+    settings_: dict[str, Any], limit_s: float
 ) -> None:
-    """`tolerance`: a share more than online alone, or idle_step_s; `fixed`: the latency budget."""
+    """Whatever online work is in it."""
     gate = LatencyGate.from_config(HyGenConfig(**settings_))
-    assert gate.terms(_load(2.0)) == StepTerms(limit_with_online_s)
-    is_idle = gate.mode in ("slo", "tolerance")
-    assert gate.terms(_load(None)) == StepTerms(limit_without_s, is_idle=is_idle)
+    assert [StepTerms(limit_s)] * 2 == [gate.terms(_load(2.0)), gate.terms(_load(None))]
 
 
 @pytest.mark.parametrize("base_s", [0.02, 0.3])
 def test_step_without_online_work_is_two_of_the_smallest_at_least(base_s: float) -> None:
     """On an engine so slow that no step is shorter than idle_step_s more than one request runs."""
-    gate = LatencyGate.from_config(HyGenConfig(mode="tolerance"))
     share = _share(cost=replace(COST, base_s=base_s))
-    assert gate.terms(share) == StepTerms(max(0.1, 2 * base_s), is_idle=True)
-    assert gate.terms(_share(cost=None)) == StepTerms(0.1, is_idle=True)
-
-
-def test_gate_with_free_online_work_leaves_nothing() -> None:
-    """Online work of 0 s is not the same as none: no share of it is there to take."""
-    assert TOLERANCE.terms(_load(0.0)) == StepTerms(0.0)
-    assert TOLERANCE.terms(_load(None)) == StepTerms(3, is_idle=True)
+    assert max(0.1, 2 * base_s) == idle_limit_s(share, 0.1)
+    assert idle_limit_s(_share(cost=None), 0.1) == 0.1
 
 
 def test_charge_takes_tokens_and_slots_of_each_request() -> None:

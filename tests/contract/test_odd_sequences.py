@@ -415,7 +415,7 @@ def test_request_whose_load_failed_loads_again_only_when_there_is_time(is_async)
         engine.worker.execute = execute
         return result
 
-    open_gate, scheduler.hygen.gate = scheduler.hygen.gate, LatencyGate("fixed", 0.0101, 0.0, 0.0)
+    open_gate, scheduler.hygen.gate = scheduler.hygen.gate, LatencyGate("fixed", 0.0101)
     engine.worker.execute = execute_and_fail
     for _ in range(10):
         engine.step()

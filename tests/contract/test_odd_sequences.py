@@ -96,7 +96,7 @@ def test_last_token_that_vllm_padded_is_granted_whole_or_not_at_all(is_async, nu
     for number in range(1, 60):
         scheduler.hygen.learner = CostLearner(StepCost(0.001, 1e-4, 0, 0, 1e-4, 0, 0))
         budget_s = 0.001 + 1e-4 * number
-        scheduler.hygen.gate = dataclasses.replace(scheduler.hygen.gate, latency_budget_s=budget_s)
+        scheduler.hygen.gate = dataclasses.replace(scheduler.hygen.gate, limit_s=budget_s)
         name = f"again-{number}"
         scheduler.add_request(offline(name, 1, 41, max_tokens=2))
         granted.add(step().get(f"offline-{name}", 0))

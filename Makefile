@@ -106,7 +106,6 @@ bench-simulator: setup ## measure the simulator: speed, memory, likeness to reco
 
 bench-offline: model ## measure the offline lane: order, bursts, tenants, long queues, a real batch (about an hour)
 	$(BIN)/python experiments/05-offline-lane/prefix_order.py
-	$(BIN)/python experiments/05-offline-lane/spike.py
 	$(BIN)/python experiments/05-offline-lane/both_classes.py
 	$(BIN)/python experiments/05-offline-lane/tenants.py
 	$(BIN)/python experiments/05-offline-lane/scale.py --out experiments/05-offline-lane/scale.csv

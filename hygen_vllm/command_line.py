@@ -53,7 +53,7 @@ def setting(text: str) -> tuple[str, object]:
 
     name, is_given, value = text.partition("=")
     if not (name and is_given):
-        raise argparse.ArgumentTypeError(f"must be like headroom_quantile=0.9, got {text}")
+        raise argparse.ArgumentTypeError(f"must be like idle_step_s=0.05, got {text}")
     try:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError:

@@ -33,6 +33,7 @@ ORDERS = ("prefix", "fcfs")
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
 
 GONE = {
+    "headroom_quantile": "online requests find their KV blocks by preempting offline ones",
     "interference_tolerance": "slos says how much offline work may lengthen what users wait for",
     "utility_ratio": "offline_max_wait_s bounds how long one waits for others to share a prefix",
 }
@@ -111,12 +112,6 @@ class HyGenConfig:
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
-    headroom_quantile: float | None = 0.93
-    """KV blocks kept free of new offline requests are enough for what online wants while they run,
-    beyond what others give back, after this share of the moments: so often a burst finds them
-    without preempting. Higher preempts less and leaves offline less memory. More is kept free while
-    offline does not lack memory anyway. null: no headroom. Mode `off` has none."""
-
     offload_online: bool = False
     """With vLLM's KV offloading (--kv-offloading-size): whether KV of online requests is offloaded
     while the engine has offline work, too. By default the room there is for offline requests, which
@@ -156,11 +151,6 @@ class HyGenConfig:
         _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
         _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
         _check_above("offline_max_wait_s", self.offline_max_wait_s, 0, "set null for no bound")
-        if not 0 < (1 if self.headroom_quantile is None else self.headroom_quantile) <= 1:
-            raise ConfigError(
-                f"headroom_quantile must be in (0, 1], got {self.headroom_quantile}; "
-                "set null for none"
-            )
         _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
         _check_above(
             "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"

@@ -5,8 +5,8 @@
         [vLLM's engine flags]
 
 For GPUs: stock vLLM offloads KV there only. A backlog of offline requests fills the KV cache; every
-few seconds online requests come at once and need most of it. Online first, without a latency gate
-and without headroom, so that all room for a burst is made by preempting. `computed again` is what
+few seconds online requests come at once and need most of it. Online first, without a latency gate.
+All room for a burst is made by preempting. `computed again` is what
 offline requests had computed before, and computed again. Each variant in a process of its own.
 """
 

@@ -67,15 +67,6 @@ class Around:
 
 P = "hygen_vllm."
 MECHANISMS: dict[str, Mechanism] = {
-    "headroom": Mechanism("KV blocks kept free for online", ("headroom_quantile=null",)),
-    "headroom by shortage": Mechanism(
-        "less headroom where blocks are what offline lacks",
-        replaced={P + "engine.kv_reserve:SHORTAGE_GAIN": 0.0},
-    ),
-    "headroom stretch": Mechanism(
-        "headroom stretched while it is missed",
-        replaced={P + "kv.headroom:LEAST_STRETCH": 1.0, P + "kv.headroom:MOST_STRETCH": 1.0},
-    ),
     "growth forecast": Mechanism(
         "starts leave blocks into which running offline requests will grow",
         replaced={P + "kv.forecast:KvForecast.most_blocks": lambda *_: 0.0},

@@ -98,5 +98,4 @@ class StepPlanner:
     def _pace(self, next_offline: Request, blocks_left: int) -> Pace:
         """Return what offline work costs and is worth, given the KV blocks that are left."""
         next_blocks = max(1.0, next_offline.num_tokens / self.state.block_size)
-        reserve = self.kv_reserve
-        return pace_of(blocks_left - reserve.online_blocks, next_blocks, reserve.num_running)
+        return pace_of(blocks_left, next_blocks, self.kv_reserve.num_running)

@@ -69,8 +69,8 @@ class Policy(Follower):
         self._clocks = clocks
         self.state = EngineState(scheduler)
         self.requests = Requests(config.class_rule(vllm_policy.value), faults)
-        self.kv_reserve = KvReserve(self.state, config, self.clock)
-        """KV blocks that no new offline request may take."""
+        self.kv_reserve = KvReserve(self.state)
+        """KV blocks that a new offline request has to leave."""
         self.lanes = QueueParts(
             config,
             vllm_policy,
@@ -259,7 +259,6 @@ class Policy(Follower):
                 waiting.no_room(request)
             elif self._rate is not None:
                 self._rate.started(is_first)
-        self.kv_reserve.step_ended(step.refused)
         self.offline_log.count(step.refused, step.num_preempted)
 
     def step_done(

@@ -91,7 +91,7 @@ class StepBuilder:
             remaining_tokens=self.kv_reserve.remaining_tokens,
             now_s=now_s,
         ).make_room(self.offline_is_stuck)
-        self.kv_reserve.start_step(num_online, waiting.online, now_s)
+        self.kv_reserve.start_step(num_online)
         state.forget_passed_over(self._is_offline)
         if len(holding.offline):
             self._offer_kv_holding(room.blocks_left, len(arrivals), now_s)

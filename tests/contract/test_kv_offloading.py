@@ -153,19 +153,20 @@ def evicted(engine, number):
     assert engine.scheduler.reset_prefix_cache()
 
 
-def test_offline_is_not_loaded_into_headroom(is_async):
-    """A load leaves online its KV blocks: with too few it waits, with enough it starts."""
+def test_load_of_offline_leaves_the_blocks_that_are_reserved(is_async):
+    """With too few it waits, with enough it starts."""
     engine = engine_of(is_async)
     evicted(engine, 0)
     reserve = engine.scheduler.hygen.kv_reserve
     engine.add(online(1, length=8, max_tokens=20))
     engine.step()
     again = add_again(engine, offline(0))
-    reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 36)
+    blocks_to_start = reserve.blocks_to_start
+    reserve.blocks_to_start = lambda request: blocks_to_start(request) + 36
     for _ in range(4):
         engine.step()
     assert not engine.worker.offloading.loaded
-    reserve.start_step = lambda *_: setattr(reserve, "online_blocks", 20)
+    reserve.blocks_to_start = lambda request: blocks_to_start(request) + 20
     engine.run()
     assert engine.worker.offloading.loaded
     assert expected_tokens(again.prompt_token_ids, 24) == engine.outputs["offline-0-again"]

@@ -5,12 +5,10 @@ import itertools
 from collections import Counter
 
 import pytest
-from vllm.v1.request import RequestStatus
 
 from hygen_vllm.engine.step_builder import ORDERING_SHARE
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lane.offline_queue import ORDER_S
-from hygen_vllm.step.grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine, expected_tokens
@@ -289,95 +287,6 @@ def test_offline_request_that_needs_all_blocks_starts_when_it_is_alone(is_async)
     engine.add(make_request("offline", prompt, slo_class="offline", max_tokens=40))
     engine.run()
     assert expected_tokens(prompt, 40) == engine.outputs["offline"]
-
-
-def with_headroom(engine, blocks):
-    """Let so many blocks be wanted for online, and let an online request run."""
-    reserve = engine.scheduler.hygen.kv_reserve
-    start_step = reserve.start_step
-    reserve.start_step = lambda *step: (
-        start_step(*step),
-        setattr(reserve, "online_blocks", blocks),
-    )
-    engine.add(make_request("online-0", tokens_of(99, 0, 3), max_tokens=50))
-    engine.step()
-    return engine
-
-
-def most_offline_at_once(engine):
-    return max(sum(name.startswith("offline") for name in ids) for ids in engine.schedules)
-
-
-def test_offline_requests_leave_headroom_for_online_free(is_async):
-    """The more blocks online may want, the fewer of them run beside each other."""
-    most = []
-    for blocks in (0, 20, 36):
-        engine = with_headroom(engine_of(is_async, num_blocks=61, max_num_seqs=16), blocks)
-        for number in range(12):
-            engine.add(offline(number, number))
-        engine.run()
-        most.append(most_offline_at_once(engine))
-    assert most[0] > most[1] > most[2] >= 1
-
-
-def test_large_offline_request_starts_without_headroom(is_async):
-    """It takes half of all blocks, and nearly as many are to be left for online."""
-    engine = with_headroom(engine_of(is_async, num_blocks=61, max_num_seqs=4), 24)
-    prompt = [(i * 7) % 1000 for i in range(120)]
-    engine.add(make_request("offline-large", prompt, slo_class="offline", max_tokens=2))
-    for _ in range(12):
-        engine.step()
-    assert "online-0" not in engine.outputs or len(engine.outputs["online-0"]) < 50
-    assert expected_tokens(prompt, 2) == engine.outputs["offline-large"]
-
-
-@pytest.mark.parametrize(
-    ("refused", "quantile"),
-    [
-        ([Refusal.BLOCKS], 0.8),
-        ([Refusal.TOKENS, Refusal.BLOCKS], 0.8),
-        ([Refusal.PRICE, Refusal.BLOCKS], 1.0),
-        ([Refusal.LATENCY], 1.0),
-        ([], 1.0),
-    ],
-)
-def test_headroom_rises_where_offline_does_not_lack_blocks_alone(is_async, refused, quantile):
-    """And it is as configured again when offline does."""
-    config = {"mode": "slo", "headroom_quantile": 0.8}
-    scheduler = engine_of(is_async, config).scheduler
-    reserve = scheduler.hygen.kv_reserve
-    for steps, expected in ((2000, quantile), (2000, 0.8)):
-        for _ in range(steps):
-            reserve.step_ended(refused if expected == quantile else [Refusal.BLOCKS])
-        reserve.start_step(0, scheduler.waiting.online, 1.0)
-        assert pytest.approx(expected, abs=0.02) == reserve._headroom.quantile
-
-
-@pytest.mark.parametrize(
-    ("refused", "blocks"),
-    [([Refusal.BLOCKS], 15), ([Refusal.PRICE, Refusal.BLOCKS], 40), ([], 40)],
-)
-def test_headroom_is_bounded_by_what_it_costs(is_async, refused, blocks):
-    """Of 100 blocks, however many online may want: fewer where offline lacks nothing else."""
-    config = {"mode": "slo", "headroom_quantile": 0.8}
-    scheduler = engine_of(is_async, config, num_blocks=100).scheduler
-    reserve = scheduler.hygen.kv_reserve
-    reserve._headroom.blocks = lambda *_: 1000
-    for _ in range(2000):
-        reserve.step_ended(refused)
-    reserve.start_step(0, scheduler.waiting.online, 1.0)
-    assert pytest.approx(blocks, abs=1) == reserve.online_blocks
-
-
-def test_blocks_of_offline_requests_that_end_are_counted(is_async):
-    """Those of one that waits when it is aborted are not: it held none."""
-    engine = engine_of(is_async, max_num_seqs=1)
-    engine.add(offline(0, 0, max_tokens=9))
-    engine.add(offline(1, 1))
-    engine.step()
-    engine.scheduler.finish_requests("offline-1-1", RequestStatus.FINISHED_ABORTED)
-    engine.run()
-    assert 8 == engine.scheduler.hygen.kv_reserve._given_back
 
 
 def test_thousands_of_requests_that_come_at_once_are_all_served(is_async):

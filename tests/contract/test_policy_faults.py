@@ -32,7 +32,7 @@ PARTS = [
     *((OfflineQueue, name) for name in ("start_scan", "next_candidate", "take", "add")),
     *((OfflineQueue, name) for name in ("add_first", "put_back", "discard", "settle")),
     *((KvReserve, name) for name in ("start_step", "blocks_to_start", "started", "left")),
-    *((KvReserve, name) for name in ("step_ended", "remaining_tokens")),
+    (KvReserve, "remaining_tokens"),
     *((Leftovers, name) for name in ("came", "started", "left")),
     *((OpenStep, name) for name in ("__init__", "limit", "_limit_offline")),
     *((RoomMaker, name) for name in ("make_room", "_free_blocks", "_preempt_until")),

@@ -70,14 +70,14 @@ def refusal_of(arguments, capsys):
         ("--latency-budget-ms 0", "--latency-budget-ms: must be > 0, got 0"),
         ("--offline-rate 0", "--offline-rate: must be > 0, got 0"),
         (
-            "--setting headroom_quantile",
-            "must be like headroom_quantile=0.9, got headroom_quantile",
+            "--setting idle_step_s",
+            "must be like idle_step_s=0.05, got idle_step_s",
         ),
         ("--setting mode=[", "--setting: mode: not a value: ["),
-        ("--policy slo --setting headrom_quantile=1", 'did you mean "headroom_quantile"?'),
+        ("--policy slo --setting idle_steps_s=1", 'did you mean "idle_step_s"?'),
         (
-            "--policy slo --setting headroom_quantile=2",
-            "headroom_quantile must be in (0, 1], got 2",
+            "--policy slo --setting idle_step_s=0",
+            "idle_step_s must be > 0 and finite, got 0",
         ),
         ("--policy slo --setting offload_online=1", "offload_online must be true or false, got 1"),
         (

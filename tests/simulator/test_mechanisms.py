@@ -33,4 +33,4 @@ def test_mechanism_acts_where_its_target_or_set_up_is():
     assert not tails.can_act("azure", "ttft_p99=+10%")
     assert stages.can_act("yi-34b", "tbt_mean=+20%")
     assert not stages.can_act("azure", "tbt_mean=+20%")
-    assert MECHANISMS["headroom"].can_act("azure", "tbt_mean=+20%")
+    assert MECHANISMS["growth forecast"].can_act("azure", "tbt_mean=+20%")

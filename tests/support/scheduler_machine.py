@@ -85,7 +85,7 @@ LANES = (
     {},
     {"offline_order": "fcfs"},
     {"offline_max_wait_s": 0.02},
-    {"tenant_weights": {"a": 3.0}, "headroom_quantile": None},
+    {"tenant_weights": {"a": 3.0}},
 )
 TENANTS = (None, "a", "b")
 LABELS = ("online", "offline", " Offline", None, "bulk")

@@ -394,8 +394,6 @@ def test_config_file_in_an_unknown_home_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"headroom_quantile": 0}, "headroom_quantile must be in (0, 1], got 0; set null for none"),
-        ({"headroom_quantile": 1.1}, "headroom_quantile must be in (0, 1], got 1.1; set null for"),
         ({"offline_max_wait_s": 0}, "offline_max_wait_s must be > 0 and finite, got 0; set null"),
         ({"offline_order": "fifo"}, "offline_order must be one of prefix, fcfs, got 'fifo'"),
         ({"tenant_weights": {"a": 0}}, "tenant_weights: a must be a number > 0, got 0"),
@@ -413,10 +411,9 @@ def test_config_of_the_offline_lane_is_checked(values: dict[str, Any], message: 
 
 
 def test_config_of_the_offline_lane_may_be_at_its_limits() -> None:
-    """The highest headroom, no bound, small weights."""
+    """No bound, small weights."""
     for values in (
-        {"headroom_quantile": 1},
-        {"headroom_quantile": None, "offline_max_wait_s": None},
+        {"offline_max_wait_s": None},
         {"tenant_weights": {"a": 1e-9, "b": 3}},
         {"tenant_weights": {}},
     ):

@@ -82,7 +82,6 @@ SETTINGS = {
     "tenant_weights": {"a": 2.0},
     "idle_step_s": 0.1,
     "offline_order": "fcfs",
-    "headroom_quantile": 0.9,
 }
 APP = {
     "model": "m",

@@ -112,9 +112,13 @@ class OpenStep:
         if request_id in self._arrivals:
             most = self._arrivals[request_id]
             return wanted if most is None else min(wanted, most)
-        if request.is_prefill_chunk and self._state.can_split(request):
-            wanted = self.plan.share.cap_prefill(wanted)
-        self.plan.charge_online(wanted, computed, not request.is_prefill_chunk)
+        plan, is_prefill = self.plan, request.is_prefill_chunk
+        if is_prefill and self._state.can_split(request):
+            wanted = plan.share.cap_prefill(wanted)
+        if plan.budget is None:
+            plan.share.charge(wanted, computed, not is_prefill)
+        else:
+            plan.charge_online(wanted, computed, not is_prefill)
         return wanted
 
     def may_load(self, request: Request) -> bool:

@@ -18,7 +18,10 @@ class KvReserve(Follower):
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
-        self._forecast = KvForecast((), (), 0.0, state.block_size)
+        self._forecast: KvForecast | None = None
+        """None until it is asked for."""
+        self._offline: list[Request] = []
+        """Those that run, as of when it was last time to look."""
         self._is_stale = True
         self._started: set[str] = set()
         """Offline requests that have run and are not finished."""
@@ -31,7 +34,9 @@ class KvReserve(Follower):
         Args: num_online: running online requests, the first of those that run.
         """
         if self._is_stale or self._state.step_number % UPDATED_EVERY == 0:
-            self._foresee(self._state.running[num_online:])
+            self._offline = self._state.running[num_online:]
+            self._forecast = None
+            self._is_stale = False
 
     def blocks_to_start(self, request: Request) -> float:
         """Return the free blocks with which an offline request may start.
@@ -41,6 +46,8 @@ class KvReserve(Follower):
         blocks = self.blocks_to_start_alone(request)
         if not self.num_running:
             return blocks
+        if self._forecast is None:
+            self._forecast = self._foresee()
         return blocks + self._forecast.most_blocks(self.remaining_tokens(request))
 
     def blocks_to_start_alone(self, request: Request) -> int:
@@ -51,7 +58,7 @@ class KvReserve(Follower):
     @property
     def num_running(self) -> int:
         """Offline requests that ran when it was last looked."""
-        return self._forecast.num_running
+        return len(self._offline)
 
     def remaining_tokens(self, request: Request) -> float:
         """Return how many tokens an offline request is expected to go on to make."""
@@ -70,13 +77,14 @@ class KvReserve(Follower):
         if request.status in FINISHED_ITSELF:
             self.output_lengths.add(request.num_output_tokens)
 
-    def _foresee(self, offline: list[Request]) -> None:
+    def _foresee(self) -> KvForecast:
         state = self._state
-        self._is_stale = False
         remaining, freed, prompt_blocks = [], [], 0
-        for request in offline:
+        for request in self._offline:
+            if request.status is not RequestStatus.RUNNING:
+                continue
             remaining.append(self.remaining_tokens(request))
             freed.append(state.num_unshared(request))
             if request.is_prefill_chunk:
                 prompt_blocks += state.blocks_to_add(request, request.num_tokens)
-        self._forecast = KvForecast(remaining, freed, prompt_blocks, state.block_size)
+        return KvForecast(remaining, freed, prompt_blocks, state.block_size)

@@ -26,6 +26,8 @@ from hygen_vllm.engine.victims import BlockVictims
 
 PATIENCE_TOKENS = 100.0
 """Beside so many, a few tokens less to make hardly matter."""
+PLENTY = 8
+"""Where so many times the blocks are free that decodes could take, nobody counts which do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,23 @@ class Room:
     """Those of them that online requests hold."""
     hits: AbstractSet[int] = frozenset()
     """Cached blocks that arrivals share, by id."""
+
+
+def room_of_decodes(state: EngineState, num_online: int) -> Room | None:
+    """Return what is left for offline where nobody arrives, and online only decodes.
+
+    So it is in most steps. Returns None where blocks are short, or may be.
+
+    Args: num_online: running online requests.
+    """
+    if state.max_loras is not None or state.freed_later:
+        return None
+    num_steps = 2 if state.frees_blocks_late else 1
+    growth = num_steps * num_online * state.most_blocks_per_decode
+    num_free = state.free_blocks_now()
+    if growth > num_free // PLENTY:
+        return None
+    return Room(0, num_free - growth, frozenset(), encoder_is_reserved=False)
 
 
 class RoomMaker:
@@ -279,7 +298,7 @@ class RoomMaker:
         if not self._arrivals:
             rough = num_steps * len(self._online) * state.most_blocks_per_decode
             are_decodes = all(not request.is_prefill_chunk for request in self._online)
-            if are_decodes and rough <= self._free() // 8:
+            if are_decodes and rough <= self._free() // PLENTY:
                 return rough
         return sum(
             state.blocks_to_add(

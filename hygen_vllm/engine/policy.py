@@ -123,7 +123,10 @@ class Policy(Follower):
         )
         """What this engine has to do, for those who send requests to several."""
         kv_offloading.offline_ids = self.requests.offline_ids
-        parts = (kv_offloading, self.leftovers, self.slo_control, self.lanes, self.kv_reserve, self)
+        parts = (
+            *(kv_offloading, self.leftovers, self.slo_control, self.lanes, self.kv_reserve),
+            *(self.builder, self),
+        )
         self.requests.followers = [part for part in parts if part is not None]
         self.step_limit_s: float | None = None
         """Seconds that the last step could take, None without offline requests in the engine."""
@@ -167,10 +170,6 @@ class Policy(Follower):
 
     def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
         self.offline_log.num_started += is_offline
-
-    def left(self, request: Request, is_offline: bool) -> None:
-        if is_offline:
-            self.builder.too_long.pop(request.request_id, None)
 
     # --- a step --------------------------------------------------------------------------------
 

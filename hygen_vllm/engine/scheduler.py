@@ -133,7 +133,7 @@ class HyGenScheduler(Scheduler):
         """
         if self._step is None:
             return super().get_request_counts()
-        num_waiting = self.hygen.lanes.num_online()
+        num_waiting = len(self.waiting.online) + len(self.kv_holding_waiting.online)
         if self.deferred_waiting:
             num_waiting += sum(map(self.is_offline, self.deferred_waiting))
         return self._step.num_online_running, num_waiting
@@ -152,11 +152,13 @@ class HyGenScheduler(Scheduler):
         try:
             return self._step.limit(request, num_computed_tokens, num_new_tokens)
         except Exception:
-            self.faults.note("grant of tokens")
-            step = self._step = self.hygen.leave_out_offline(self._step)
-        if step is None:
-            return num_new_tokens
-        return step.limit(request, num_computed_tokens, num_new_tokens)
+            return self._limit_failed(request, num_computed_tokens, num_new_tokens)
+
+    def _limit_failed(self, request: Request, computed: int, wanted: int) -> int:
+        """Return how many tokens a request may get after the grant of them failed."""
+        self.faults.note("grant of tokens")
+        step = self._step = self.hygen.leave_out_offline(self._step)
+        return wanted if step is None else step.limit(request, computed, wanted)
 
     if not hasattr(Scheduler, "limit_num_new_tokens"):
 
@@ -164,8 +166,12 @@ class HyGenScheduler(Scheduler):
             self, request: Request, num_computed_tokens: int, num_new_tokens: int
         ) -> int:
             if self._step is not None:
-                tokens = self.limit_num_new_tokens(request, num_computed_tokens, num_new_tokens)
-                num_new_tokens = tokens
+                try:  # as above, which a call more would make a tenth slower
+                    num_new_tokens = self._step.limit(request, num_computed_tokens, num_new_tokens)
+                except Exception:
+                    num_new_tokens = self._limit_failed(
+                        request, num_computed_tokens, num_new_tokens
+                    )
             if not self.num_prefill_lookahead:
                 return num_new_tokens
             return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)

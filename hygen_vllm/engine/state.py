@@ -120,6 +120,11 @@ class EngineState:
         return self._scheduler.defer_block_free
 
     @property
+    def may_compute_again(self) -> bool:
+        """Whether running requests may lose tokens that were computed: a load may fail (:3236)."""
+        return self._scheduler.connector is not None
+
+    @property
     def step_number(self) -> int:
         return self._scheduler.current_step
 
@@ -204,7 +209,8 @@ class EngineState:
     def forget_passed_over(self, is_gone: Callable[[Request], bool]) -> None:
         """Take requests out of those that vLLM has passed over."""
         deferred = self._scheduler.deferred_waiting
-        deferred -= set(filter(is_gone, deferred))
+        if deferred:
+            deferred -= set(filter(is_gone, deferred))
 
     def forget_failed_loads(self, is_offline: Callable[[Request], bool]) -> None:
         """Take offline requests whose load failed out of those that vLLM keeps blocks for.

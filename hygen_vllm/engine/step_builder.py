@@ -12,8 +12,9 @@ from hygen_vllm.config import HyGenConfig
 from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, ready_with_kv
 from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
-from hygen_vllm.engine.make_room import Room, RoomMaker
+from hygen_vllm.engine.make_room import Room, RoomMaker, room_of_decodes
 from hygen_vllm.engine.planner import StepPlanner, chunk_caps, num_ready_of
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState, lora_id
 from hygen_vllm.engine.waiting_queue import Lanes
 from hygen_vllm.lane.offline_queue import Start
@@ -29,7 +30,7 @@ UNKNOWN_STEP_S = 0.01
 
 
 @dataclass
-class StepBuilder:
+class StepBuilder(Follower):
     """Opens one step after the other.
 
     Args:
@@ -49,6 +50,19 @@ class StepBuilder:
     rate: OfflineRate | None
     offline_is_stuck: bool = False
     too_long: dict[str, float] = field(default_factory=dict)
+    _in_order: tuple[int, int] | None = None
+    """How many run, and how many of them are online, where all are decodes and in order; None if
+    that may have changed."""
+
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
+        self._in_order = None
+
+    def preempted(self, request: Request, is_offline: bool) -> None:  # noqa: ARG002
+        self._in_order = None
+
+    def left(self, request: Request, is_offline: bool) -> None:  # noqa: ARG002
+        self._in_order = None
+        self.too_long.pop(request.request_id, None)
 
     def open(
         self,
@@ -69,28 +83,34 @@ class StepBuilder:
             step_s: how long the last step took, 0 if none has completed.
         """
         state = self.state
-        num_online = self._put_online_first()
+        num_online, is_decoding = self._put_online_first()
         can_admit = state.can_admit_waiting()
         defers_prefills = is_throttled and self._defers_prefills(num_online)
         waiting, holding = self.lanes.waiting, self.lanes.holding
         num_waiting = self.lanes.num_online(), self.lanes.num_offline()
         cap, offline_cap = chunk_caps(state, num_online, *num_waiting)
-        with_kv = ready_with_kv(state, holding.online)
         arrivals: list[Arrival] = []
-        if with_kv or (can_admit and waiting.online):
-            coming = chain(with_kv, waiting.online if can_admit else ())
-            arrivals = [*expected_arrivals(state, coming, num_online, cap, defers_prefills)]
-        num_ready = len(with_kv) + num_ready_of(state, waiting.online)
-        num_behind = max(0, num_ready - len(arrivals))
-        room = RoomMaker(
-            state,
-            holding.offline,
-            arrivals,
-            num_online=num_online,
-            most_tokens_each=cap,
-            remaining_tokens=self.kv_reserve.remaining_tokens,
-            now_s=now_s,
-        ).make_room(self.offline_is_stuck)
+        num_behind = 0
+        if num_waiting[0]:
+            with_kv = ready_with_kv(state, holding.online)
+            if with_kv or (can_admit and waiting.online):
+                coming = chain(with_kv, waiting.online if can_admit else ())
+                arrivals = [*expected_arrivals(state, coming, num_online, cap, defers_prefills)]
+            num_ready = len(with_kv) + num_ready_of(state, waiting.online)
+            num_behind = max(0, num_ready - len(arrivals))
+        room = None
+        if is_decoding and not (arrivals or self.offline_is_stuck):
+            room = room_of_decodes(state, num_online)
+        if room is None:
+            room = RoomMaker(
+                state,
+                holding.offline,
+                arrivals,
+                num_online=num_online,
+                most_tokens_each=cap,
+                remaining_tokens=self.kv_reserve.remaining_tokens,
+                now_s=now_s,
+            ).make_room(self.offline_is_stuck)
         self.kv_reserve.start_step(num_online)
         state.forget_passed_over(self._is_offline)
         if len(holding.offline):
@@ -126,13 +146,15 @@ class StepBuilder:
         )
         return step, defers_prefills
 
-    def _put_online_first(self) -> int:
-        """Order `running`: online, offline decodes, offline prefills. Return the number online.
+    def _put_online_first(self) -> tuple[int, bool]:
+        """Order `running`: online, offline decodes, offline prefills.
 
-        vLLM scans this list in order and, under fcfs, preempts its last member.
+        vLLM scans this list in order and, under fcfs, preempts its last member. Returns the number
+        of those that are online, and whether all of these decode.
         """
-        if self.lanes.num_offline() == len(self.offline_ids):  # none of them runs
-            return len(self.state.running)
+        num_running = len(self.state.running)
+        if self._in_order is not None and self._in_order[0] == num_running:
+            return self._in_order[1], True
         offline_ids = self.offline_ids
         online: list[Request] = []
         decodes: list[Request] = []
@@ -145,7 +167,10 @@ class StepBuilder:
             else:
                 decodes.append(request)
         self.state.reorder_running(online + decodes + prefills)
-        return len(online)
+        is_decoding = not any(request.is_prefill_chunk for request in online)
+        is_lasting = is_decoding and not prefills and not self.state.may_compute_again
+        self._in_order = (num_running, len(online)) if is_lasting else None
+        return len(online), is_decoding
 
     def _offer_kv_holding(self, blocks_left: int, num_arrivals: int, now_s: float) -> None:
         """Offer offline requests that wait with KV blocks, unless that could hold up online ones.

@@ -283,20 +283,24 @@ class OfflineQueue(Generic[R]):
         self._now_s = now_s
         if self._taken:
             self._stuck_since_s = math.inf
-        self._taken.clear()
+            self._taken.clear()
         self._offered = None
         self._num_scans += 1
-        for urgency, level in [*self._blocked.items()]:
-            level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
-            level.has_room = None
-            if not level.is_blocked:
-                del self._blocked[urgency]
+        if self._blocked:
+            self._begin_blocked()
         owed_s = min(0.0, self._order_left_s)
         self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
             self._order_inbox(least - self._num_in_order(least))
         if self._blocked or self._held_for is not None:
             self._look_for_room(room)
+
+    def _begin_blocked(self) -> None:
+        for urgency, level in [*self._blocked.items()]:
+            level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
+            level.has_room = None
+            if not level.is_blocked:
+                del self._blocked[urgency]
 
     def _look_for_room(self, room: Callable[[R], Start]) -> None:
         """Say who of those set aside has room now, and for whom all others have to wait."""
@@ -363,7 +367,7 @@ class OfflineQueue(Generic[R]):
 
     def next_candidate(self) -> R | None:
         """Return the request this scan offers next, None at its end. Does not change the order."""
-        if self._offered is None and len(self._taken) < TAKEN_PER_SCAN:
+        if self._offered is None and self._waiting and len(self._taken) < TAKEN_PER_SCAN:
             self._offered = self._choose()
         return None if self._offered is None else self._offered.request
 

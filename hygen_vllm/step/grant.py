@@ -60,10 +60,12 @@ def grant_decode(
     seconds = 0.0
     if budget.cost is not None:
         seconds = budget.cost.added_decode_seconds(budget, new_tokens, computed_tokens)
-        budget.begin_alone(seconds)
-        if budget.seconds + seconds > budget.terms.limit_s and not budget.is_alone:
+        terms = budget.terms
+        if terms.is_idle:
+            budget.begin_alone(seconds)
+        if budget.seconds + seconds > terms.limit_s and not budget.is_alone:
             return Refusal.LATENCY
-        if budget.terms.price > 0 and _costs_too_much(budget, new_tokens, computed_tokens, seconds):
+        if terms.price > 0 and _costs_too_much(budget, new_tokens, computed_tokens, seconds):
             return Refusal.PRICE
     budget.take(new_tokens, blocks, seconds)
     return new_tokens

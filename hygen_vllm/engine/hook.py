@@ -108,7 +108,9 @@ class OpenStep:
         if request_id in self._offline_ids:
             if self._hits_in_danger:
                 self._keep_hits()
-            return self._limit_offline(request, computed, wanted)
+            if request.status is RUNNING and not request.is_prefill_chunk:
+                return self._limit_offline_decode(request, computed, wanted)
+            return self._limit_offline_prefill(request, computed, wanted)
         if request_id in self._arrivals:
             most = self._arrivals[request_id]
             return wanted if most is None else min(wanted, most)
@@ -140,37 +142,52 @@ class OpenStep:
             self.plan.charge_online(tokens, computed, is_last)
         return most
 
-    def _limit_offline(self, request: Request, computed: int, wanted: int) -> int:
+    def _limit_offline_decode(self, request: Request, computed: int, wanted: int) -> int:
+        budget = self.plan.budget or self.plan.close()
+        is_first = not budget.has_offline
+        blocks = 0
+        if self._counts_decode_blocks:
+            blocks = self._state.blocks_to_add(request, computed + wanted)
+        result = grant_decode(budget, wanted, computed, blocks)
+        if isinstance(result, Refusal):
+            return self._skip(request, result, is_first)
+        if self._too_long:
+            self._too_long.pop(request.request_id, None)
+        return result
+
+    def _limit_offline_prefill(self, request: Request, computed: int, wanted: int) -> int:
         budget = self.plan.budget or self.plan.close()
         is_running, is_first = request.status is RUNNING, not budget.has_offline
-        if is_running and not request.is_prefill_chunk:
-            blocks = 0
-            if self._counts_decode_blocks:
-                blocks = self._state.blocks_to_add(request, computed + wanted)
-            result = grant_decode(budget, wanted, computed, blocks)
-        elif self._is_rate_capped(request, is_running):
-            result = Refusal.RATE
+        if self._is_rate_capped(request, is_running):
+            result: int | Refusal = Refusal.RATE
         else:
             result = self._grant_prefill(budget, request, computed, wanted)
         if not isinstance(result, Refusal):
             if not is_running:
                 self._note_grant(request)
-            elif self._too_long:
-                self._too_long.pop(request.request_id, None)
+            self._too_long.pop(request.request_id, None)
             return result
-        self.refused.append(result)
         if is_running:
-            self.offline_is_stuck |= result is Refusal.BLOCKS
-            if result is Refusal.LATENCY and not self._is_too_long(request, is_first):
-                # no newcomer takes the seconds that it waits for
-                self._queue.offline_is_open = False
-            return 0
+            return self._skip(request, result, is_first)
+        self.refused.append(result)
         if request.num_computed_tokens > 0:
             # It holds KV blocks while it waits: only running can it finish or be preempted. So it
             # gets a little although it was refused, and nothing of the plan.
             is_padded = _is_padded(request, computed, wanted)
             return wanted if is_padded else min(wanted, self._min_chunk_tokens)
         self._do_not_start(request, result)
+        return 0
+
+    def _skip(self, request: Request, reason: Refusal, is_first: bool) -> int:
+        """Note that a running request gets nothing in this step.
+
+        Args: is_first: no other offline request has got anything.
+        """
+        self.refused.append(reason)
+        self.offline_is_stuck |= reason is Refusal.BLOCKS
+        if reason is Refusal.LATENCY and not self._is_too_long(request, is_first):
+            # no newcomer takes the seconds that it waits for
+            self._queue.offline_is_open = False
         return 0
 
     def _keep_hits(self) -> None:

@@ -18,6 +18,8 @@ from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.gate import BATCH_GATE, Gate
 from hygen_vllm.step.plan import OnlineShare, StepPlan
 
+NO_PACE = Pace()
+
 
 def chunk_caps(
     state: EngineState, num_online: int, num_waiting_online: int, num_waiting_offline: int
@@ -70,7 +72,7 @@ class StepPlanner:
             blocks_left: KV blocks that are left for offline.
         """
         is_priced = gate.mode != "off"
-        pace = Pace()
+        pace = NO_PACE
         if is_priced and next_offline is not None:
             pace = self._pace(next_offline, blocks_left)
         tokens = self.state.max_step_tokens

@@ -156,10 +156,6 @@ MECHANISMS: dict[str, Mechanism] = {
         "those make way that lose least for what they still have to make",
         replaced={P + "engine.make_room:RoomMaker._loss_of": _smallest_context},
     ),
-    "one large victim": Mechanism(
-        "one that frees enough alone goes before several",
-        replaced={P + "engine.victims:BlockVictims.first_for": lambda self, _: self.first()},
-    ),
     "steady steps": Mechanism(
         "steps among others of another kind teach nothing",
         replaced={P + "step.feedback:MeasuredStep.is_like": lambda *_: True},

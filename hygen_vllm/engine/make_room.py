@@ -7,9 +7,8 @@ looks: slots, LoRA adapters, encoder cache, KV blocks. Where running offline req
 for themselves, one of them is preempted for the others.
 
 Victims are those that lose least: blocks that nobody else holds, over the tokens that they are
-expected to go on to make, plus PATIENCE_TOKENS. One that frees enough alone goes before several
-that lose more. A request that waits with the KV that a connector loaded for it, which vLLM would
-leave it, is a victim like one that runs.
+expected to go on to make, plus PATIENCE_TOKENS. A request that waits with the KV that a connector
+loaded for it, which vLLM would leave it, is a victim like one that runs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -156,11 +155,8 @@ class RoomMaker:
         return [*self._offline(), *filter(self._state.has_loaded, self._holding)]
 
     def _loss(self, request: Request) -> tuple[float, int]:
-        return self._loss_of(request, self._state.num_unshared(request))
-
-    def _loss_of(self, request: Request, num_freed: int) -> tuple[float, int]:
         rest = self._remaining_tokens(request) + PATIENCE_TOKENS
-        return num_freed / rest, request.num_computed_tokens
+        return self._state.num_unshared(request) / rest, request.num_computed_tokens
 
     def _free(self) -> int:
         """As EngineState.free_blocks, which looks at every block that comes free each time."""
@@ -236,18 +232,12 @@ class RoomMaker:
 
     def _preempt_until_free(self, wanted: Callable[[], int]) -> None:
         """Preempt until as many blocks are free as are wanted; victims may change how many."""
-        short = wanted() - self._free()
-        if short <= 0:
-            return
-        victims = self._victims
-        if victims:
-            self._take_blocks(victims.first_for(short))
-        while victims and self._free() < wanted():
-            self._take_blocks(victims.first())
+        while self._free() < wanted() and self._victims:
+            self._take_blocks(self._victims.first())
 
     @cached_property
     def _victims(self) -> BlockVictims:
-        return BlockVictims(self._state, self._holders(), self._loss_of)
+        return BlockVictims(self._state, self._holders(), self._loss)
 
     def _take_blocks(self, victim: Request) -> None:
         block_ids = self._state.block_ids(victim)

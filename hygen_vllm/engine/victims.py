@@ -29,10 +29,8 @@ class BlockVictims:
         self._state = state
         self._requests = [*requests]
         self._loss = loss
-        self._freed = [0] * len(self._requests)
-        """Blocks that each would free, by its number in `requests`."""
         self._places: dict[Request, tuple[float, int, int]] = {}
-        """Loss and number of each that was not taken."""
+        """Loss of each that was not taken, and its number in `requests`."""
         self._sharers: defaultdict[int, list[int]] = defaultdict(list)
         """Numbers of those that hold a block with others, and none behind it, by block id."""
         for number in range(len(self._requests)):
@@ -45,17 +43,6 @@ class BlockVictims:
     def first(self) -> Request:
         """Return the one that loses least."""
         return self._requests[self._order[0][-1]]
-
-    def first_for(self, short: int) -> Request:
-        """Return the first that is enough alone, or the first of all if several would lose less."""
-        total = 0
-        for *_, number in self._order:
-            freed = self._freed[number]
-            if total < short:
-                total += freed
-            if freed >= short:
-                return self._requests[number] if freed <= total else self.first()
-        return self.first()
 
     def taken(self, victim: Request, block_ids: Iterable[int]) -> None:
         """Note that a request let go of its blocks."""
@@ -70,10 +57,12 @@ class BlockVictims:
 
     def _look_at(self, number: int) -> tuple[float, int, int]:
         request = self._requests[number]
-        self._freed[number] = self._state.num_unshared(request)
         for block_id in self._state.last_shared(request):
             self._sharers[block_id].append(number)
-        place = self._places[request] = *self._loss(request, self._freed[number]), number
+        place = self._places[request] = (
+            *self._loss(request, self._state.num_unshared(request)),
+            number,
+        )
         return place
 
     def _remove(self, request: Request) -> None:

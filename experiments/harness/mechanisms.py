@@ -43,7 +43,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Stand for a method that changes something."""
 
 
-def _smallest_context(_: Any, request: Any, __: int) -> tuple[float, int]:
+def _smallest_context(_: Any, request: Any) -> tuple[float, int]:
     return 0.0, request.num_computed_tokens
 
 
@@ -154,7 +154,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "victim choice": Mechanism(
         "those make way that lose least for what they still have to make",
-        replaced={P + "engine.make_room:RoomMaker._loss_of": _smallest_context},
+        replaced={P + "engine.make_room:RoomMaker._loss": _smallest_context},
     ),
     "steady steps": Mechanism(
         "steps among others of another kind teach nothing",

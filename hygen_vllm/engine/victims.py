@@ -17,14 +17,14 @@ class BlockVictims:
     blocks of hundreds one by one.
 
     Args:
-        loss: of a request that would free so many blocks; where it is the same, order is kept.
+        loss: of a request; where it is the same, order is kept.
     """
 
     def __init__(
         self,
         state: EngineState,
         requests: Iterable[Request],
-        loss: Callable[[Request, int], tuple[float, int]],
+        loss: Callable[[Request], tuple[float, int]],
     ) -> None:
         self._state = state
         self._requests = [*requests]
@@ -59,10 +59,7 @@ class BlockVictims:
         request = self._requests[number]
         for block_id in self._state.last_shared(request):
             self._sharers[block_id].append(number)
-        place = self._places[request] = (
-            *self._loss(request, self._state.num_unshared(request)),
-            number,
-        )
+        place = self._places[request] = *self._loss(request), number
         return place
 
     def _remove(self, request: Request) -> None:

@@ -60,6 +60,8 @@ SET_ASIDE_SEEN = 4
 """Those that were set aside which are looked at in a scan: the first two, and two in turn."""
 LEVELS_SEEN = 8
 """Urgencies whose blocked requests are looked at in a scan: the highest, and as many in turn."""
+OFFERED_SCANS = 8
+"""Scans for which the next request stays the same where only time passes."""
 PAUSE_SHARE = 0.1
 """Of the bound of waiting: so long nobody is held up after somebody was."""
 
@@ -281,13 +283,14 @@ class OfflineQueue(Generic[R]):
             least: requests that are to be in order, whatever the time.
         """
         self._now_s = now_s
+        self._num_scans += 1
         if self._taken:
             self._stuck_since_s = math.inf
             self._taken.clear()
-        self._offered = None
-        self._num_scans += 1
         if self._blocked:
             self._begin_blocked()
+        if self._blocked or self._held_for is not None or self._num_scans % OFFERED_SCANS == 0:
+            self._offered = None
         owed_s = min(0.0, self._order_left_s)
         self._order_left_s = order_s + max(owed_s, -SCANS_OWED * order_s)
         if self._inbox:
@@ -406,6 +409,7 @@ class OfflineQueue(Generic[R]):
         """Correct what a request was charged to what it had, in tokens. No matter if unknown."""
         charge = self._charged.pop(request.request_id, None)
         if charge is not None and charge.urgency in self._levels:
+            self._offered = None
             self._levels[charge.urgency].in_order.charge(charge.tenant, tokens - charge.tokens)
 
     def num_shared(self, hashes: Hashes) -> int:
@@ -464,6 +468,7 @@ class OfflineQueue(Generic[R]):
     def _put_in_order(self, waiting: Waiting[R]) -> None:
         level, labels = self._find_level(waiting)
         level.in_order.add(waiting, labels.hashes)
+        self._offered = None
 
     def _find_level(self, waiting: Waiting[R]) -> tuple[_Level[R], Labels]:
         """Label a request and return its level."""

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,20 @@ def days_task(flags: Mapping[str, Any]) -> Outcome:
 
 
 def ablation_task(flags: Mapping[str, Any]) -> Outcome:
-    """Run `hygen simulate` without a part of the policy; see mechanisms.py.
+    """Run `hygen simulate` without a part of the policy, or with another constant.
 
-    `of_limit` is measured / limit over all parts of `target`.
+    `without` names the part, "" for none, see mechanisms.py; `constant` and `factor` a constant and
+    what it is multiplied by, see constants.py. `of_limit` is measured / limit over all parts of
+    `target`.
     """
+    from harness.constants import scaled
     from harness.mechanisms import without
 
     flags = dict(flags)
-    name, targets = flags.pop("without"), flags.pop("target").split()
+    name, targets = flags.pop("without", ""), flags.pop("target").split()
+    constant, factor = flags.pop("constant", ""), flags.pop("factor", 1.0)
     alone = _alone({**flags, "policy": ALONE})
-    with without(name) as settings:
+    with without(name) as settings, scaled(constant, factor) if constant else nullcontext():
         flags["setting"] = [*flags.get("setting", []), *settings]
         figures, kept = simulate_task(flags)
     parts = {target: f"{target.partition('=')[0]}_ms" for target in targets}

@@ -18,9 +18,11 @@ from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState
 
 REMEMBERED = 4096
+"""Blocks: those of several hundred requests, one for each."""
 REGRET_FADES = 1 / 256
 """A regret keeps what some 180 requests leave."""
 MOST_REGRET = 0.5
+"""Regrets above which all is kept: one that is some 180 requests old."""
 
 
 class Leftovers(Follower):

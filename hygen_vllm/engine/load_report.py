@@ -21,6 +21,7 @@ from hygen_vllm.price.cost import StepCost
 AHEAD_S = 2.0
 """Offline requests are wanted for so long, at the rate at which they started lately."""
 LEAST_AHEAD = 4
+"""Offline requests that are wanted at least: one that starts is replaced while it runs."""
 SHORTEST_S = 0.2
 """Two reports that are closer count as one for the rate."""
 

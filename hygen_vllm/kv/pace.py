@@ -6,7 +6,9 @@ from dataclasses import dataclass
 MANY = 6.5
 """Offline requests for which there is room if KV blocks are plenty."""
 NO_ROOM_PRICE = 1.3
+"""Price of prefill without room: above 1 a chunk ends where tokens are no longer nearly free."""
 NO_ROOM_WORTH = 3.0
+"""What a decode is worth without room: it frees blocks for a request that is prefilled next."""
 ENOUGH_RUNNING = 4
 """Offline requests from which the others use the blocks while one is prefilled slowly."""
 

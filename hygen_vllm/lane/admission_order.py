@@ -26,6 +26,7 @@ R = TypeVar("R")
 NumCached = Callable[[Sequence[Hashable], int], int]
 """How many of the first n blocks of a prefix the KV cache holds now."""
 SHARERS = 16
+"""Requests that an overdue one may bring along: a prefix is computed for one in so many."""
 BRANCHES_REMEMBERED = 16
 """Branches that were left; a KV cache holds what was used last."""
 

@@ -24,6 +24,7 @@ R = TypeVar("R")
 DEFAULT_TENANT = ""
 """Of requests without a label."""
 TENANTS_SEARCHED = 8
+"""Tenants whose requests are asked what they share, so that it takes bounded time."""
 MOST_TENANTS = 64
 """Tenants without a weight that are told apart at a time; those that come then share OTHERS."""
 OLDEST_EVERY = 7

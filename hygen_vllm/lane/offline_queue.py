@@ -48,6 +48,7 @@ ORDER_S = 1.25e-5
 SCANS_OWED = 50
 """Scans that may have to pay for a request that took long; the process may have slept meanwhile."""
 TAKEN_PER_SCAN = 64
+"""Requests that a step may take at most, of which some cannot run: it bounds their time."""
 PARKED_PER_SCAN = 32
 """Requests that could not run which are offered again in a step; fewer than TAKEN_PER_SCAN."""
 LEVELS_KEPT = 16

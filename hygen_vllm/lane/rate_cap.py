@@ -27,3 +27,4 @@ class OfflineRate:
 
 
 _ROUNDING = 1e-9
+"""Of a sum of parts that should be whole."""

@@ -24,6 +24,7 @@ from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.curve import TokenCurve
 
 NUM_COEFFICIENTS = 7
+"""Of the sums: the base, and one for each of FEATURES."""
 FLAT = TokenCurve()
 
 

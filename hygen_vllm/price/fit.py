@@ -24,6 +24,7 @@ LAUNCHES_AND_CONTEXTS = [
     i for i, name in enumerate(SUMS) if name not in ("base", "decode_tokens", "prefill_tokens")
 ]
 NUM_ROUNDS = 8
+"""Of reweighting; a solution hardly changes after some five."""
 SMALL_ERROR = 5e-3
 """Relative errors below this weigh alike."""
 BASE_RIDGE, TOKEN_RIDGE = 0.01, 0.1

@@ -25,14 +25,18 @@ from hygen_vllm.price.curve import COARSE_KNEES
 from hygen_vllm.price.fit import Matrix, fit_cost, predict_seconds, refit_cost
 
 STEPS_PER_KIND = 32
+"""Steps that tell the form of a kind: several for each of the nine prices."""
 REFIT_EVERY = 32
 """Steps between two fits once there are many; the first steps are all fitted at once."""
 RIDGE = 1e-3
+"""Of a fit to few steps: a price that they say little about stays as it was."""
 LEVEL_GAIN = 0.1
+"""Share of a step's difference by which the level follows."""
 LARGEST_SURPRISE = 0.1
 """Logarithm of measured / predicted beyond which a step says no more: 10 times as long moves the
 level by LEVEL_GAIN * LARGEST_SURPRISE, 1 %."""
 LEVEL_TO_PUBLISH = 0.005
+"""Change of the level below which prices stay as they are: half a percent decides nothing."""
 CLEARLY_BETTER = 0.01
 """Difference of mean relative errors that decides between a change of level and a new form."""
 

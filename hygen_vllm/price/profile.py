@@ -20,6 +20,7 @@ from hygen_vllm.price.engine_info import EngineInfo
 
 FORMAT = "hygen-profile"
 VERSION = 1
+"""Of the file's format."""
 SOURCES = ("measured", "modelled", "derived")
 FILE_NAME = "profile.json"
 _PACKAGE = Path(__file__).parents[1]

@@ -35,6 +35,7 @@ logger = logging.getLogger("vllm.hygen")
 
 FORMAT = "hygen-step-trace"
 VERSION = 1
+"""Of the file's format."""
 COLUMNS = (
     "step",
     "completed_s",

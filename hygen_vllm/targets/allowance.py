@@ -39,6 +39,7 @@ LEAST_LEFT = 1e-3
 SHORTEST_S = 300.0
 """Shares are of a window so long at least: controlling takes a few seconds, however short it is."""
 FLOW_S = 20.0
+"""Time over which it is averaged what is allowed and taken in a second: some hundred steps."""
 
 
 class Allowance:

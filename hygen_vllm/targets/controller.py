@@ -22,11 +22,13 @@ from hygen_vllm.targets.prediction_error import PredictionError
 from hygen_vllm.targets.steered_slo import Measures, SteeredSlo, TailTbt, steered
 
 REFRESH_S = 1.0
+"""Time between two looks at what was measured: a third of the shortest span of an allowance."""
 ENOUGH_SAMPLES = 100
 """Samples from which a target can be said to be out of reach."""
 KEPT_SAMPLES = 300
 """What online has alone is known from so many samples at least, however old they are."""
 RATE_S = 30.0
+"""Time over which arrivals are counted for their rate: 30 requests at one a second."""
 STALL_RATIO, UNKNOWN_STALL_RATIO, STALL_S = 20.0, 100.0, 1.0
 """A step that takes so many times what it should, and STALL_S at least, had to wait for something
 else (a neighbour on the device, a process that was stopped): that is no interference. One without a

@@ -32,6 +32,7 @@ PLANNED = 0.99
 """Share of a limit that is planned for a percentile of TTFT: with some ten requests a quarter of an
 hour beyond P99, it comes out one or two percent higher or lower by chance."""
 DELAY_GAIN = 0.03
+"""Share of the last request in the mean delay: that of some thirty requests."""
 QUIET_GAPS = 5.0
 """Requests that come by chance leave one gap in 150 that is so many times the mean one."""
 RECENT_SAMPLES = 1000

@@ -15,11 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "experiments"))
 from harness import pool, store, tasks
 from harness.claims import claim_of, largest
 from harness.comparison import cells_of, comparison_cases, of_limit, table_of
+from harness.constants import constants, scaled
 from harness.experiment import Case, Done, load_config
 from harness.record import check_backlog
 from harness.spread import Spread, bars_of
 from harness.tables import markdown, write_csv
 from harness.troubles import findings_of_troubles
+
+from hygen_vllm.lane import fair_share, inbox
 
 CONFIG: dict[str, Any] = {
     "setups": {"one": {"title": "One", "flags": {"profile": "p", "online": "azure"}}},
@@ -303,3 +306,19 @@ def test_a_run_in_which_offline_requests_ran_out_is_refused() -> None:
     check_backlog([lasted, drained])
     with pytest.raises(ValueError, match="offline requests ran out"):
         check_backlog([lasted, ran_out])
+
+
+def test_each_number_of_the_policy_has_a_reason() -> None:
+    """In the line below it."""
+    found = constants()
+    assert len(found) > 50
+    assert [] == [each.place for each in found if not each.why]
+
+
+def test_number_is_another_wherever_it_is_used_and_comes_back() -> None:
+    """In its own module and where it was imported; whole ones stay whole."""
+    before = fair_share.MOST_TENANTS
+    with scaled("lane.fair_share:MOST_TENANTS", 2.0):
+        assert (2 * before, 2 * before) == (fair_share.MOST_TENANTS, inbox.MOST_TENANTS)
+        assert isinstance(inbox.MOST_TENANTS, int)
+    assert (before, before) == (fair_share.MOST_TENANTS, inbox.MOST_TENANTS)

@@ -169,13 +169,6 @@ MECHANISMS: dict[str, Mechanism] = {
         ("offline_order=fcfs",),
         setups=("mmlu", "mooncake"),
     ),
-    "cached branches": Mechanism(
-        setups=("mmlu", "mooncake"),
-        does="the order goes on at a branch that is still cached",
-        replaced={
-            P + "lane.admission_order:AdmissionOrder._choose_branch": lambda _, node, __: node
-        },
-    ),
     "level": Mechanism(
         "predictions follow the level of steps at once",
         replaced={P + "price.learner:LEVEL_GAIN": 0.0},

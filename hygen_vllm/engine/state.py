@@ -319,26 +319,6 @@ class EngineState:
         """Whether the KV cache of the first group of layers holds a block."""
         return self._pool.get_cached_block(block_hash, [0]) is not None
 
-    def num_cached_blocks(self, hashes: Sequence[BlockHash], most: int) -> int:
-        """Return how many of the first `most` blocks of a prefix the KV cache holds now.
-
-        The blocks of a prefix are evicted from its end, so they are found by bisection. Layers that
-        keep a part of the context only are not looked at.
-        """
-        pool = self._pool
-        groups = [
-            group
-            for group, manager in enumerate(self._managers)
-            if self.are_prefixes[group] and manager.block_size == self.hash_block_size
-        ][:1]
-        if not (groups and most):
-            return most
-
-        def is_missing(number: int) -> bool:
-            return pool.get_cached_block(hashes[number], groups) is None
-
-        return bisect_left(range(most), True, key=is_missing) if is_missing(most - 1) else most
-
     def blocks_to_admit(self, request: Request) -> int:
         """Free blocks that a waiting request takes once it holds all its tokens."""
         hits, _ = self.prefix_hit(request)

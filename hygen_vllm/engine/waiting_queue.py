@@ -225,8 +225,7 @@ class QueueParts:
     def lanes(self) -> Lanes:
         """Return the queues of an engine, empty."""
         config = self.config
-        num_cached = self.state.num_cached_blocks
-        rules = QueueRules(OrderRules.of(config), config.tenant_weights or {}, num_cached)
+        rules = QueueRules(OrderRules.of(config), config.tenant_weights or {})
         return Lanes(
             self._queue(lambda: OfflineQueue(self._label, rules, self.clock, self._place)),
             self._queue(lambda: OfflineQueue(lambda _: Labels())),

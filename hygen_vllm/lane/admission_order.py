@@ -4,31 +4,25 @@
 Prefix sharing maximisation (HyGen, arXiv 2501.14808, section 4.3): requests are admitted depth
 first in the tree of their prefixes, so that those which share a prefix run together and compute it
 once. The next one is the one that shares most with the one before; so a request that arrives while
-its siblings run joins them. Where nothing is left that shares, the order goes on at what the KV
-cache still holds of the branches it left, else where most is to be saved.
+its siblings run joins them. Where nothing is left that shares, the order goes on where most is to
+be saved.
 
 A request that has waited longer than `max_wait_s` is next, whatever its prefix. With it come up to
 SHARERS of those that share its prefix and have waited as long: were they left behind where
 everything has waited too long, each would compute the prefix again.
 """
 
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sortedcontainers import SortedList
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.lane.prefix_tree import Hashes, Leaf, Node, PrefixTree, num_common
+from hygen_vllm.lane.prefix_tree import Hashes, Leaf, PrefixTree
 
 R = TypeVar("R")
-NumCached = Callable[[Sequence[Hashable], int], int]
-"""How many of the first n blocks of a prefix the KV cache holds now."""
 SHARERS = 16
 """Requests that an overdue one may bring along: a prefix is computed for one in so many."""
-BRANCHES_REMEMBERED = 16
-"""Branches that were left; a KV cache holds what was used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +82,16 @@ class Waiting(Generic[R]):
 
 
 class AdmissionOrder(Generic[R]):
-    """Offline requests of one tenant; see the module docstring.
+    """Offline requests of one tenant; see the module docstring. Args: rules: how to order them."""
 
-    Args:
-        rules: how to order them.
-        num_cached: asked when a branch has to be chosen, at most BRANCHES_REMEMBERED + 1 times for
-            an admission.
-    """
-
-    def __init__(self, rules: OrderRules, num_cached: NumCached) -> None:
+    def __init__(self, rules: OrderRules) -> None:
         self._rules = rules
-        self._num_cached = num_cached
         self._tree: PrefixTree[Waiting[R]] = PrefixTree()
         self._by_age: SortedList[tuple[float, int, Waiting[R]]] = SortedList()
         """(when it came, number, request), oldest first."""
         self._last_number = 0
         self._last: Hashes = ()
         """The prefix that was admitted last."""
-        self._left: deque[Hashes] = deque(maxlen=BRANCHES_REMEMBERED)
         self._sharers_left = 0
 
     def __len__(self) -> int:
@@ -155,9 +141,6 @@ class AdmissionOrder(Generic[R]):
         if self._is_overdue(waiting, now_s):
             is_oldest = waiting is self._oldest()
             self._sharers_left = SHARERS if is_oldest else self._sharers_left - 1
-        if _is_elsewhere(self._last, waiting.hashes):
-            left = [each for each in self._left if _is_elsewhere(each, waiting.hashes)]
-            self._left = deque([*left, self._last], maxlen=BRANCHES_REMEMBERED)
         self._last = waiting.hashes
 
     def num_shared(self, hashes: Hashes) -> int:
@@ -188,24 +171,5 @@ class AdmissionOrder(Generic[R]):
         return self._tree.first(node).item if depth else None
 
     def _nearest(self) -> Waiting[R]:
-        """Return the request that shares most with the last one, or with what is still cached."""
-        node, depth = self._tree.match(self._last)
-        cached = self._num_cached(self._last, depth)
-        if cached < depth or 2 * depth < len(self._last):
-            node = self._choose_branch(node, cached)
-        return self._tree.first(node).item
-
-    def _choose_branch(self, node: Node, cached: int) -> Node:
-        """Return the node with most cached blocks among the present and those that were left."""
-        for hashes in self._left:
-            other, depth = self._tree.match(hashes)
-            if depth > cached:
-                num_cached = self._num_cached(hashes, depth)
-                if num_cached > cached:
-                    node, cached = other, num_cached
-        return node if cached else self._tree.root
-
-
-def _is_elsewhere(left: Hashes, now: Hashes) -> bool:
-    """Whether a prefix shares less than half of itself with the present one."""
-    return 2 * num_common(left, now, 0, min(len(left), len(now))) < len(left)
+        """Return the request that shares most with the last one."""
+        return self._tree.first(self._tree.match(self._last)[0]).item

@@ -31,12 +31,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sortedcontainers import SortedDict
 
-from hygen_vllm.lane.admission_order import (
-    AdmissionOrder,
-    NumCached,
-    OrderRules,
-    Waiting,
-)
+from hygen_vllm.lane.admission_order import AdmissionOrder, OrderRules, Waiting
 from hygen_vllm.lane.fair_share import DEFAULT_TENANT, FairShare
 from hygen_vllm.lane.inbox import Inbox
 from hygen_vllm.lane.prefix_tree import Hashes
@@ -105,12 +100,10 @@ class QueueRules:
     Args:
         order: of the requests of one tenant.
         weights: of tenants; 1 for those not named.
-        num_cached: how many of the first n blocks of a prefix the KV cache holds now.
     """
 
     order: OrderRules = field(default_factory=lambda: OrderRules(by_prefix=False))
     weights: Mapping[str, float] = field(default_factory=dict)
-    num_cached: NumCached = lambda _, num_blocks: num_blocks
 
 
 class _Charge(NamedTuple):
@@ -137,9 +130,7 @@ class _Level(Generic[R]):
         self.has_room: Waiting[R] | None = None
         """One of those set aside for which there is room now."""
         self._order = rules.order
-        self.in_order: FairShare[R] = FairShare(
-            rules.weights, lambda: AdmissionOrder(rules.order, rules.num_cached)
-        )
+        self.in_order: FairShare[R] = FairShare(rules.weights, lambda: AdmissionOrder(rules.order))
 
     def __bool__(self) -> bool:
         return bool(self.parked or self.preempted or self.set_aside or self.in_order)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """AdmissionOrder: who is next by prefix, by age, and by having waited too long."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from hygen_vllm.lane.admission_order import (
-    BRANCHES_REMEMBERED,
     SHARERS,
     AdmissionOrder,
     OrderRules,
@@ -19,21 +17,12 @@ Order = AdmissionOrder[str]
 
 
 class Lane:
-    """An AdmissionOrder with a clock and a KV cache of named prefixes."""
+    """An AdmissionOrder with a clock."""
 
-    def __init__(self, cached: Iterable[Sequence[int]] | None = None, **rules: Any) -> None:
+    def __init__(self, **rules: Any) -> None:
         self.now_s = 0.0
-        self.cached = None if cached is None else [chain(words) for words in cached]
-        self.num_asked = 0
-        self.order: Order = AdmissionOrder(OrderRules(**rules), self._num_cached)
+        self.order: Order = AdmissionOrder(OrderRules(**rules))
         self.waiting: dict[str, Waiting[str]] = {}
-
-    def _num_cached(self, hashes: Sequence[Any], most: int) -> int:
-        self.num_asked += 1
-        if self.cached is None:
-            return most
-        held = {each for prefix in self.cached for each in prefix}
-        return next((i for i in range(most) if hashes[i] not in held), most)
 
     def add(self, *words: int, name: str = "") -> None:
         name = name or "".join(map(str, words))
@@ -75,56 +64,6 @@ def test_request_that_comes_while_its_sharers_run_joins_them() -> None:
     assert ["21", "22"] == lane.admit(2)
     lane.add(2, 9)
     assert ["23", "29", "11"] == lane.admit(3)
-
-
-def test_branch_that_was_left_is_taken_up_again_if_it_is_still_cached() -> None:
-    """Cached blocks count more than how much there is to save elsewhere."""
-    for cached, expected in (([[2, 2]], "222"), ([], "330")):
-        lane = Lane(cached=cached, max_wait_s=10.0)
-        lane.add(5, 5, name="old")
-        lane.now_s = 1.0
-        for i in range(8):
-            lane.add(2, 2, i)
-        assert ["220", "221"] == lane.admit(2)
-        for i in range(32):
-            lane.add(3, 3, i)
-        lane.now_s = 10.5
-        assert ["old", expected] == lane.admit(2)
-
-
-def test_present_branch_is_left_if_it_is_evicted_and_another_is_cached() -> None:
-    """What the cache holds is used before it goes as well."""
-    lane = Lane()
-    for family in (1, 2):
-        for i in range(3):
-            lane.add(family, family, i)
-    assert ["110"] == lane.admit()
-    lane.order.remove(lane.waiting.pop("111"))
-    lane.order.remove(lane.waiting.pop("112"))
-    assert ["220"] == lane.admit()
-    lane.add(1, 1, 7)
-    lane.cached = [chain([1, 1])]
-    assert ["117"] == lane.admit()
-
-
-def test_where_nothing_is_cached_the_branch_that_saves_most_is_next() -> None:
-    """Prefixes that are gone are no reason to stay."""
-    lane = Lane(cached=[])
-    for words in ([1, 1], [1, 2], *([2, 2, 2, 2, i] for i in range(4))):
-        lane.add(*words)
-    assert ["22220", "22221", "22222", "11", "12", "22223"] == lane.admit(6)
-
-
-def test_cache_is_asked_a_bounded_number_of_times() -> None:
-    """Whatever was left, an admission asks about the present branch and a few others."""
-    lane = Lane()
-    for family in range(200):
-        lane.add(family, 1)
-        lane.add(family, 2)
-    for _ in range(400):
-        lane.num_asked = 0
-        lane.admit()
-        assert lane.num_asked <= BRANCHES_REMEMBERED + 1
 
 
 def test_request_that_waited_too_long_is_next_whatever_its_prefix() -> None:
@@ -174,13 +113,12 @@ def test_stream_of_a_popular_prefix_starves_nobody_for_longer_than_the_bound(
 
 
 def test_first_come_first_served_knows_no_prefixes() -> None:
-    """The order in which they came, and nothing is asked of the cache."""
+    """The order in which they came."""
     lane = Lane(by_prefix=False)
     for words in ([1, 1], [2, 2], [1, 2], [2, 3]):
         lane.add(*words)
     lane.order.remove(lane.waiting["22"])
     assert ["11", "12", "23"] == lane.admit(3)
-    assert 0 == lane.num_asked
 
 
 def test_num_shared_is_the_longest_prefix_that_somebody_here_shares() -> None:
@@ -201,3 +139,11 @@ def test_requests_that_left_by_themselves_are_not_kept() -> None:
         lane.order.remove(lane.waiting["goes"])
     assert len(lane.order._by_age) <= 2 + SHARERS + 1
     assert ["stays"] == lane.admit()
+
+
+def test_where_a_branch_ends_the_one_that_saves_most_is_next() -> None:
+    """Of those that are left, not the one that came first."""
+    lane = Lane()
+    for words in ([9], [1, 1], [1, 2], *([2, 2, 2, i] for i in range(3))):
+        lane.add(*words)
+    assert ["2220", "2221", "2222", "11", "12", "9"] == lane.admit(6)

@@ -17,9 +17,7 @@ class Lane:
         self, weights: Mapping[str, float] | None = None, max_wait_s: float | None = None
     ) -> None:
         rules = OrderRules(by_prefix=False, max_wait_s=max_wait_s)
-        self.share: FairShare[str] = FairShare(
-            weights or {}, lambda: AdmissionOrder(rules, lambda _, most: most)
-        )
+        self.share: FairShare[str] = FairShare(weights or {}, lambda: AdmissionOrder(rules))
         self.waiting: dict[str, Waiting[str]] = {}
         self.tokens: Counter[str] = Counter()
 

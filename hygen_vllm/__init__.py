@@ -12,21 +12,24 @@ Reading guide, in the order a request travels:
                             `lane` is the offline one: tenants, prefixes, age
 4. `engine.step_builder`    opens a step; `engine.arrivals` says which waiting online requests could
                             start in it
-5. `engine.make_room`       what is preempted for them
-6. `engine.kv_reserve`      the KV blocks that an offline request has to leave when it starts,
+5. `engine.make_room`       what is preempted for them, in the order of `engine.victims`
+6. `engine.kv_reserve`      the KV blocks that have to be free for an offline request to start,
                             by `kv`
-7. `engine.planner`         makes the `step.plan`: what online takes of the step
+7. `engine.planner`         makes the `step.plan`: what online takes of the step;
+                            `engine.slo_control` may shorten online prefills in it
 8. `engine.hook`            asked for each request while vLLM builds the step. The first offline one
                             closes online's share into a `step.budget`, with the limit that
-                            `targets.controller` sets, or a `step.gate`; `step.grant` says how many
-                            tokens each offline one gets of it, by the prices of `price.cost`
-9. `engine.step_meter`      what was expected of the step; `step.feedback` says how long it took
+                            `targets.controller` sets, or a `step.gate`, as `step.terms`;
+                            `step.grant` says how many tokens each offline one gets of it, by the
+                            prices of `price.cost`
+9. `engine.step_meter`      what is in the step; `step.feedback` says how long it took
 10. `price.learner`         learns the seconds of a step from that
 11. `targets`               learns what online requests had, and would have had alone; `steered_slo`
                             has one class for each kind of target
 
 `operate` is what an operator sees. `fleet` is several engines as one, `ray_serving` and `batch` are
-that on Ray. `lab` measures profiles, simulates and draws; nothing that serves imports it.
+that on Ray. `engine.state` is what all ask about vLLM's scheduler. `lab` measures profiles,
+simulates and draws; nothing that serves imports it.
 
 Importing this package imports neither vLLM nor torch; the names below load on first use.
 """

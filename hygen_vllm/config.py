@@ -86,10 +86,10 @@ class HyGenConfig:
 
     idle_step_s: float = 0.1
     """Mode `slo`: seconds a step may take while no online request is in it, or where those in it
-    only wait for their first token. The next online arrival waits
-    for at most one such step (two with asynchronous scheduling). Twice the smallest step that this
-    engine can make is always allowed. Not kept before the first online request: an engine for batch
-    work alone takes full steps."""
+    only wait for their first token. The next online arrival waits for at most one such step (two
+    with asynchronous scheduling). Twice the smallest step that this engine can make is allowed,
+    too, unless a target for TTFT says less. Not kept before the first online request: an engine for
+    batch work alone takes full steps."""
 
     default_class: str = "online"
     """Class of a request without a label: `online` or `offline`."""

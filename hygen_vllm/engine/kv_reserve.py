@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KV blocks that a new offline request has to leave: those that run will grow into them."""
+"""How many KV blocks have to be free for an offline request to start.
+
+Its own, and those that running offline requests will grow into before some of them end.
+"""
 
 from vllm.v1.request import Request, RequestStatus
 
@@ -9,7 +12,7 @@ from hygen_vllm.kv.forecast import KvForecast
 from hygen_vllm.kv.output_lengths import OutputLengths
 
 UPDATED_EVERY = 8
-"""What is reserved changes with requests, not with steps."""
+"""Steps for which the forecast is good, unless an offline request starts."""
 FINISHED_ITSELF = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 

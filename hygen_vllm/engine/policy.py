@@ -70,7 +70,7 @@ class Policy(Follower):
         self.state = EngineState(scheduler)
         self.requests = Requests(config.class_rule(vllm_policy.value), faults)
         self.kv_reserve = KvReserve(self.state)
-        """KV blocks that a new offline request has to leave."""
+        """How many KV blocks have to be free for an offline request to start."""
         self.lanes = QueueParts(
             config,
             vllm_policy,

@@ -7,7 +7,7 @@ vLLM passes every request through. Without offline requests in the engine nothin
 nothing capped: the schedule is vLLM's. Here vLLM's calls come in; what is made of them is in
 `policy.Policy`, and no exception of it leaves this class.
 
-vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :754 and :1216 after all other caps;
+vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :751 and :1213 after all other caps;
 0 skips a running request and ends the admission of waiting ones (0.33: skips those too).
 """
 

@@ -291,11 +291,20 @@ class OfflineQueue(Generic[R]):
             self._look_for_room(room)
 
     def _begin_blocked(self) -> None:
+        """Say how many parked requests each level may offer, evenly, each being the first in turn.
+
+        What one has no use for, those after it have.
+        """
         for urgency, level in [*self._blocked.items()]:
-            level.parked_left = min(PARKED_PER_SCAN, len(level.parked))
             level.has_room = None
             if not level.is_blocked:
                 del self._blocked[urgency]
+        levels = [*self._blocked.values()]
+        first = self._num_scans % max(1, len(levels))
+        left = PARKED_PER_SCAN
+        for number, level in enumerate([*levels[first:], *levels[:first]]):
+            level.parked_left = min(math.ceil(left / (len(levels) - number)), len(level.parked))
+            left -= level.parked_left
 
     def _look_for_room(self, room: Callable[[R], Start]) -> None:
         """Say who of those set aside has room now, and for whom all others have to wait."""

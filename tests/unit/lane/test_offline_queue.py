@@ -396,14 +396,14 @@ def test_preempted_request_is_charged_once() -> None:
 
 def test_priorities_without_number_are_served_in_their_order() -> None:
     """A level that is empty for a while is none the less there for who comes back to it."""
-    requests = [Request(number, urgency=number) for number in range(40)]
+    requests = [Request(number, urgency=number) for number in range(PARKED_PER_SCAN)]
     queue = queue_of(*requests)
-    assert list(range(40)) == scan(queue, runs=lambda _: False)
-    assert list(range(40)) == scan(queue)
+    assert list(range(PARKED_PER_SCAN)) == scan(queue, runs=lambda _: False)
+    assert list(range(PARKED_PER_SCAN)) == scan(queue)
     for request in reversed(requests):
         queue.add_first(request)
         queue.settle(request, 1.0)
-    assert list(range(40)) == scan(queue)
+    assert list(range(PARKED_PER_SCAN)) == scan(queue)
 
 
 def test_requests_that_left_before_they_were_put_in_order_are_forgotten() -> None:
@@ -782,3 +782,21 @@ def test_queue_is_like_a_dictionary_whatever_happens() -> None:
         Machine,
         settings=settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True),
     )
+
+
+@pytest.mark.parametrize("num_urgencies", [1, 2, 5, 40])
+def test_blocked_requests_of_many_urgencies_hide_nobody_and_come_in_turn(
+    num_urgencies: int,
+) -> None:
+    """Those that could not run share a part of each scan, evenly over the urgencies."""
+    blocked = [Request(i, i % num_urgencies) for i in range(40 * num_urgencies)]
+    queue = queue_of(*blocked)
+    for _ in range(2 * num_urgencies):
+        scan(queue, runs=lambda _: False)
+    offered: set[int] = set()
+    for number in range(3 * num_urgencies):
+        queue.add(Request(-1 - number, num_urgencies), 0.0)
+        found = scan(queue, runs=lambda request: request.request_id < 0)
+        assert -1 - number in found
+        offered.update(found)
+    assert {request.request_id for request in blocked} <= offered

@@ -59,7 +59,7 @@ class Slo:
 
     @property
     def share(self) -> float | None:
-        """The share of samples that may not exceed the limit; None for a mean."""
+        """The share of samples that must be within the limit, 0.99 for p99; None for a mean."""
         return None if self.statistic == "mean" else int(self.statistic[1:]) / 100
 
     @classmethod

@@ -10,14 +10,14 @@ A request waits in one place at a time:
     set aside   it was next and found no room for NO_ROOM_S
 
 From the inbox as many are put in order in each step as the scheduler has time for: the most urgent
-first, and of those each tenant's in turn. Next is a request of the highest urgency (vLLM's priority
-policy): one set aside that has room now, then a few of those parked, each in its turn, then one
-preempted, then one in order. It is offered, and taken for admission; then it runs, or is put back
-and parked. No operation takes time in proportion to the queue.
+first, and of those each tenant's in turn. Next is one of the most urgent requests (by vLLM's
+priority policy): one set aside that has room now, then a few of those parked, each in its turn,
+then one preempted, then one in order. It is offered, and taken for admission; then it runs, or is
+put back and parked. No operation takes time in proportion to the queue.
 
 Others go before one that is set aside as long as it has no room. Once it has waited longer than the
-bound, all others wait until what runs has left it the room that it needs, if that can be (EASY
-backfilling, Lifka 1995). The same goes for one that is parked for want of a LoRA slot.
+bound, all others wait until what runs has left it the room that it needs, if that can be (a
+reservation, as in EASY backfilling, Lifka 1995). The same goes for one that is parked for want of a LoRA slot.
 """
 
 import math

@@ -88,7 +88,7 @@ class OpenStep:
         self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
 
     def _set_decode_blocks_aside(self, num_online: int) -> bool:
-        """Where blocks are plenty, take a decode's for each running offline request; say if done."""
+        """Where blocks are plenty, take those of a decode for each offline request; say if done."""
         num_offline = len(self._state.running) - num_online
         blocks = num_offline * self._state.most_blocks_per_decode
         if 4 * blocks > self.plan.blocks_left:

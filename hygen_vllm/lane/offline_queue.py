@@ -17,7 +17,8 @@ put back and parked. No operation takes time in proportion to the queue.
 
 Others go before one that is set aside as long as it has no room. Once it has waited longer than the
 bound, all others wait until what runs has left it the room that it needs, if that can be (a
-reservation, as in EASY backfilling, Lifka 1995). The same goes for one that is parked for want of a LoRA slot.
+reservation, as in EASY backfilling, Lifka 1995). The same goes for one that is parked for want of a
+LoRA slot.
 """
 
 import math

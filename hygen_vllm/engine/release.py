@@ -6,7 +6,9 @@ import logging
 import os
 
 SUPPORTED_FROM = (0, 31)
+"""The first release on which the tests run."""
 SUPPORTED_BELOW = (0, 34)
+"""The first after the last of them."""
 ALLOW_VARIABLE = "HYGEN_ALLOW_UNSUPPORTED_VLLM"
 
 # Below vLLM's logger, so that a warning is a line of vLLM's log; without vLLM it goes to stderr.

@@ -24,6 +24,7 @@ class Mechanism:
         settings: with which it is off.
         targets: beginnings of the targets under which it can act.
         setups: in which it can act, () for all.
+        is_cold: it acts only where nothing is known of online alone beforehand.
         replaced: by "module:name" or "module:Class.name", what stands there instead.
     """
 
@@ -31,11 +32,12 @@ class Mechanism:
     settings: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("",)
     setups: tuple[str, ...] = ()
+    is_cold: bool = False
     replaced: Mapping[str, Any] = field(default_factory=dict)
 
-    def can_act(self, setup: str, target: str) -> bool:
+    def can_act(self, setup: str, target: str, *, is_cold: bool) -> bool:
         """Whether leaving it out can change anything there; `target` may have several parts."""
-        has_place = not self.setups or setup in self.setups
+        has_place = (not self.setups or setup in self.setups) and (is_cold or not self.is_cold)
         return has_place and any(part.startswith(self.targets) for part in target.split())
 
 
@@ -108,6 +110,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "limit to come": Mechanism(
         targets=("tbt_p",),
+        is_cold=True,
         does="the limit of a percentile of TBT as it may still turn out to be",
         replaced={P + "targets.steered_slo:TailTbt._limit_to_come_s": lambda self, _: self.limit_s},
     ),

@@ -28,9 +28,14 @@ def test_mechanism_can_be_left_out_and_comes_back(name):
 
 def test_mechanism_acts_where_its_target_or_set_up_is():
     """One for percentiles of TBT does so under any of several targets, and no other."""
-    tails, stages = MECHANISMS["spending of tails"], MECHANISMS["stages"]
-    assert tails.can_act("azure", "ttft_mean=+20% tbt_p99=+10%")
-    assert not tails.can_act("azure", "ttft_p99=+10%")
-    assert stages.can_act("yi-34b", "tbt_mean=+20%")
-    assert not stages.can_act("azure", "tbt_mean=+20%")
-    assert MECHANISMS["growth forecast"].can_act("azure", "tbt_mean=+20%")
+
+    def can_act(name, *where, is_cold=False):
+        return MECHANISMS[name].can_act(*where, is_cold=is_cold)
+
+    assert can_act("spending of tails", "azure", "ttft_mean=+20% tbt_p99=+10%")
+    assert not can_act("spending of tails", "azure", "ttft_p99=+10%")
+    assert can_act("stages", "yi-34b", "tbt_mean=+20%")
+    assert not can_act("stages", "azure", "tbt_mean=+20%")
+    assert can_act("growth forecast", "azure", "tbt_mean=+20%")
+    assert can_act("limit to come", "azure", "tbt_p99=+10%", is_cold=True)
+    assert not can_act("limit to come", "azure", "tbt_p99=+10%")

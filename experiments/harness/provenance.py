@@ -106,7 +106,9 @@ RAY = (
     "hygen_vllm/ray_serving/*.py",
 )
 PLANS = _modules("hygen_vllm/lab/plan", "plan report sampled_slots slot_job slots")
-DECIDES = _modules("experiments/harness", "tasks mechanisms predictors days kv_store memory")
+DECIDES = _modules(
+    "experiments/harness", "tasks constants mechanisms predictors days kv_store memory"
+)
 RUNS = (*SIMULATES, *FITS, *PLANS, *DECIDES, "profiles/*/*/*.json", "profiles/*/*/trace.csv.gz")
 """What runs.csv of an experiment depends on, beside its own folder."""
 FINDINGS = _modules(

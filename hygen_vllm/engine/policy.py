@@ -74,7 +74,6 @@ class Policy(Follower):
         self.lanes = QueueParts(
             config,
             vllm_policy,
-            self.state,
             self.requests.is_offline,
             self._prefix_of,
             self.kv_reserve.remaining_tokens,

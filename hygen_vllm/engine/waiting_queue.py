@@ -17,7 +17,7 @@ from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
 from hygen_vllm.engine.requests import Follower
-from hygen_vllm.engine.state import EngineState, extra_args
+from hygen_vllm.engine.state import extra_args
 from hygen_vllm.labels import tenant_of
 from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
@@ -215,7 +215,6 @@ class QueueParts:
 
     config: HyGenConfig
     policy: SchedulingPolicy
-    state: EngineState
     is_offline: Callable[[Request], bool]
     prefix_of: Callable[[Request], Sequence[Any]]
     remaining_tokens: Callable[[Request], float]

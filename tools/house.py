@@ -7,17 +7,20 @@ Lines are those of the files, blank ones and comments included.
 """
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments.harness.constants import constants  # noqa: E402
+
 PACKAGE = ROOT / "hygen_vllm"
 SCHEDULER = PACKAGE / "engine" / "scheduler.py"
 STATE = PACKAGE / "engine" / "state.py"
 """The one part that may hold the scheduler."""
-POLICY = ("kv", "lane", "price", "step", "targets", "engine")
-"""Folders whose constants decide something."""
 
 
 def main() -> None:
@@ -89,29 +92,7 @@ def any_outside_the_engine() -> int:
 
 def policy_constants() -> int:
     """Count the numbers with a name, in what decides, below which nothing says why."""
-    return sum(
-        isinstance(node, ast.Assign)
-        and not _is_text(below)
-        and isinstance(node.value, ast.Constant | ast.BinOp | ast.Tuple | ast.UnaryOp)
-        and not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.value))
-        and any(
-            isinstance(part, ast.Constant)
-            and isinstance(part.value, int | float)
-            and not isinstance(part.value, bool)
-            for part in ast.walk(node.value)
-        )
-        for path in files(lab=False)
-        if set(POLICY) & set(path.parts)
-        for node, below in _with_next(ast.parse(path.read_text(encoding="utf-8")).body)
-    )
-
-
-def _with_next(body: list[ast.stmt]) -> Iterator[tuple[ast.stmt, ast.stmt | None]]:
-    return zip(body, [*body[1:], None], strict=True)
-
-
-def _is_text(node: ast.stmt | None) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return sum(not each.why for each in constants())
 
 
 def cycles() -> int:

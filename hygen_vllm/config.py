@@ -166,7 +166,7 @@ class HyGenConfig:
             )
         if self.slo_reference is not None and self.gate_mode != "slo":
             raise ConfigError(f'slo_reference has no effect in mode "{self.gate_mode}"; remove it')
-        if self.gate_mode in ("slo", "off") and self.latency_budget_s is not None:
+        if self.gate_mode != "fixed" and self.latency_budget_s is not None:
             raise ConfigError(
                 f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
                 f'"{self.gate_mode}"; remove it or set mode "fixed"'

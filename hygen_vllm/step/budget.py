@@ -49,11 +49,11 @@ class OfflineBudget:
         return not (self.has_online or self.has_offline)
 
     def begin_alone(self, seconds: float) -> None:
-        """Let a step of offline work alone take two of its first request, if that is its smallest.
+        """Let a step of offline work alone take two of its first request; its terms are idle.
 
         A price that is wrong about what a step takes at least would keep a second one out.
         """
-        if self.terms.is_idle and self.is_alone:
+        if self.is_alone:
             limit_s = IDLE_STEPS * (self.seconds + seconds)
             self.terms.limit_s = max(self.terms.limit_s, limit_s)
 

@@ -111,7 +111,7 @@ def grant_chunk(
     seconds = 0.0
     if budget.cost is not None:
         seconds = budget.cost.added_chunk_seconds(budget, tokens, chunk.computed_tokens)
-        if tokens == least:
+        if tokens == least and budget.terms.is_idle:
             budget.begin_alone(seconds)
     budget.take(tokens, blocks_needed(tokens), seconds)
     budget.has_prefill = True

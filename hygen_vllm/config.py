@@ -7,20 +7,18 @@ Prefer a file for values that change: vLLM hashes the text of --additional-confi
 its torch.compile cache, so another number there means compiling again.
 """
 
-import dataclasses
 import difflib
 import json
 import os
-import sys
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.labels import ClassRule, RequestClass
@@ -28,18 +26,11 @@ from hygen_vllm.slo import Slo
 
 CONFIG_KEY = "hygen"
 CONFIG_ENV = "HYGEN_CONFIG"
-MODES = ("slo", "fixed", "off")
-ORDERS = ("prefix", "fcfs")
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
 
-GONE = {
-    "headroom_quantile": "online requests find their KV blocks by preempting offline ones",
-    "interference_tolerance": "slos says how much offline work may lengthen what users wait for",
-    "utility_ratio": "offline_max_wait_s bounds how long one waits for others to share a prefix",
-}
-"""Settings of earlier versions, and what there is instead."""
-
 _LONGEST_LINE = 600
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+"""What pydantic calls a key that is no field."""
 
 
 class ConfigError(ValueError):
@@ -56,16 +47,98 @@ class ConfigError(ValueError):
         super().__init__(text)
 
 
-@dataclass(frozen=True)
-class HyGenConfig:
+class Settings(BaseModel):
+    """Fields that people set, checked when they are made; raises ConfigError."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    gone: ClassVar[Mapping[str, str]] = {}
+    """Settings of earlier versions, and what there is instead."""
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(self._first_line(error.errors(), values)) from None
+
+    @classmethod
+    def _first_line(cls, errors: Sequence[ErrorDetails], values: JsonView) -> str:
+        """Say what is wrong: with the first key that is no field, or else the first value."""
+        for error in errors:
+            if error["type"] in _UNKNOWN:
+                return cls._unknown(str(error["loc"][0]))
+        error = errors[0]
+        name = str(error["loc"][0]) if error["loc"] else ""
+        if error["type"] == "missing":
+            return f"{name} is missing"
+        if error["type"] == "value_error":
+            return f"{name}: {_text_of(error)}" if name else _text_of(error)
+        return cls._misfit(name, errors, values[name])
+
+    @classmethod
+    def _misfit(cls, name: str, errors: Sequence[ErrorDetails], value: object) -> str:
+        """Say what the value of a field must be, or what is in it must."""
+        first, given = errors[0], errors[0]["input"]
+        place, wanted = name, _text_of(first)
+        if len(first["loc"]) > 1 and given is value:  # it fits none of several types
+            kinds = [_text_of(each) for each in errors if each["loc"][0] == name]
+            wanted = " or ".join(kinds).replace(" or be ", " or ")
+        else:
+            place += "".join(f"[{part!r}]" for part in first["loc"][1:] if part != "[key]")
+        line = f"{place} must {wanted}, got {given!r:.80}"
+        close = _closest(
+            str(given), re.findall("'(.*?)'", first.get("ctx", {}).get("expected", ""))
+        )
+        if close:
+            return f'{line}; did you mean "{close}"?'
+        line = f"{line} ({type(given).__name__})"
+        field = cls.model_fields[name]
+        if field.is_required():
+            return line
+        default = field.get_default(call_default_factory=True, validated_data={})
+        return f"{line}; the default is {json.dumps(default)}"
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        if key in cls.gone:
+            return f"{key} is no setting any more: {cls.gone[key]}; remove it"
+        close = _closest(key, cls.model_fields)
+        hint = f'did you mean "{close}"? ' if close else ""
+        return f"unknown key {key!r}; {hint}valid keys: {', '.join(cls.model_fields)}"
+
+
+def _slo_text(text: str) -> str:
+    Slo.parse(text)
+    return text
+
+
+def _one_target_each(slos: list[str]) -> list[str]:
+    names = [text.partition("=")[0] for text in slos]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two targets for {name}")
+    return slos
+
+
+Positive = Annotated[float, Field(gt=0)]
+SloText = Annotated[str, AfterValidator(_slo_text)]
+
+
+class HyGenConfig(Settings):
     """Settings of the scheduler. All have defaults that can be left alone."""
 
-    mode: str | None = None
+    gone: ClassVar[Mapping[str, str]] = {
+        "headroom_quantile": "online requests find their KV blocks by preempting offline ones",
+        "interference_tolerance": "slos says how much longer users may wait",
+        "offline_rate_per_s": "slos bounds what offline work costs the online class",
+        "utility_ratio": "offline_max_wait_s bounds the wait for others that share a prefix",
+    }
+
+    mode: Literal["slo", "fixed", "off"] | None = None
     """What bounds the seconds of a step: `slo`, `fixed` or `off`. Default: `fixed` if
     latency_budget_s is set and slos is not, else `slo`. `off` is online first without a gate:
     offline work fills whatever tokens, slots and KV blocks the online class leaves."""
 
-    slos: list[str] | None = None
+    slos: Annotated[list[SloText], AfterValidator(_one_target_each)] | None = None
     """Mode `slo`: latency targets of the online class, such as `tbt_p99=45ms`, `ttft_mean=+10%`.
     Metrics ttft and tbt, statistics mean, p50, p90, p95 and p99; a percentage is relative to the
     same online requests served alone. All are kept at once; a metric without a target is not
@@ -76,39 +149,39 @@ class HyGenConfig:
     made by `hygen tune` or `hygen simulate --policy online-only`. Default: online-alone.json in the
     profile's folder, if it is there; else estimated while serving, which follows the load."""
 
-    slo_window_s: float = 900.0
+    slo_window_s: float = Field(default=900.0, gt=0.001)
     """Mode `slo`: the time over which the targets are kept, whenever it begins. A fifteenth of it
     is the most that can be saved up in a quiet time."""
 
-    latency_budget_s: float | None = None
+    latency_budget_s: Positive | None = None
     """Mode `fixed`: seconds one step may take, with or without online work in it (HyGen, section
     4). Offline work gets what online leaves of it; online itself is never gated."""
 
-    idle_step_s: float = 0.1
+    idle_step_s: Positive = 0.1
     """Mode `slo`: seconds a step may take while no online request is in it, or where those in it
     only wait for their first token. The next online arrival waits for at most one such step (two
     with asynchronous scheduling). Twice the smallest step that this engine can make is allowed,
     too, unless a target for TTFT says less. Not kept before the first online request: an engine for
     batch work alone takes full steps."""
 
-    default_class: str = "online"
+    default_class: Literal["online", "offline"] = "online"
     """Class of a request without a label: `online` or `offline`."""
 
     offline_priority_above: int | None = None
     """Requests with a priority above this are offline. Default: 0 under vLLM's fcfs policy, where
     priority has no other meaning; under vLLM's priority policy, none."""
 
-    offline_order: str = "prefix"
+    offline_order: Literal["prefix", "fcfs"] = "prefix"
     """Order of the waiting offline requests: `prefix` admits those that share a prefix together, so
     that it is computed once (prefix sharing maximisation; needs vLLM's prefix caching), `fcfs` is
     first come, first served. Under vLLM's priority policy, among requests of equal priority."""
 
-    offline_max_wait_s: float | None = 3600.0
+    offline_max_wait_s: Positive | None = 3600.0
     """An offline request that has waited longer is the next to be admitted, whatever its prefix;
     of several the oldest, with some that share its prefix. Among its tenant's, and under vLLM's
     priority policy among those of equal priority. null: no bound."""
 
-    tenant_weights: dict[str, float] | None = None
+    tenant_weights: dict[str, Positive] | None = None
     """Shares of the offline tokens by tenant (the label `tenant` in vllm_xargs), where several have
     work; 1 for a tenant that is not named. Requests without the label belong to one tenant, ""."""
 
@@ -117,12 +190,7 @@ class HyGenConfig:
     while the engine has offline work, too. By default the room there is for offline requests, which
     find their KV there when they were preempted."""
 
-    offline_rate_per_s: float | None = None
-    """Offline requests that may start in a second, for comparison with rate-capped serving (HyGen*
-    in the paper) and for sparing what comes behind the engine. Default: no cap. Requests that were
-    preempted start again without counting."""
-
-    min_chunk_tokens: int = 16
+    min_chunk_tokens: int = Field(default=16, gt=0)
     """Smallest offline prefill chunk worth a place in a step; what fits less waits."""
 
     profile: str | None = None
@@ -136,41 +204,29 @@ class HyGenConfig:
     `hygen evaluate`. A file that exists is kept; NAME.1.csv is the next. Default: none;
     recording takes some 4 us a step, and every step is looked at instead of one in four."""
 
-    trace_max_steps: int = 200_000
+    trace_max_steps: int = Field(default=200_000, gt=0)
     """Steps after which recording ends; 200,000 take about 20 MB."""
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        _check_choice("mode", self.mode, (None, *MODES))
-        _check_choice("default_class", self.default_class, [c.value for c in RequestClass])
-        _check_choice("offline_order", self.offline_order, ORDERS)
-        _check_slos(self.slos)
-        _check_weights(self.tenant_weights)
-        _check_above("slo_window_s", self.slo_window_s, 0.001, "the default is 900")
-        _check_above("latency_budget_s", self.latency_budget_s, 0, "set null for latency targets")
-        _check_above("idle_step_s", self.idle_step_s, 0, "the default is 0.1")
-        _check_above("offline_rate_per_s", self.offline_rate_per_s, 0, "set null for no cap")
-        _check_above("offline_max_wait_s", self.offline_max_wait_s, 0, "set null for no bound")
-        _check_above("min_chunk_tokens", self.min_chunk_tokens, 0, "the default is 16")
-        _check_above(
-            "trace_max_steps", self.trace_max_steps, 0, "leave out trace to record nothing"
-        )
-        if self.mode == "fixed" and self.latency_budget_s is None:
-            raise ConfigError(
+    @model_validator(mode="after")
+    def _check_mode(self) -> Self:
+        mode = self.gate_mode
+        if mode == "fixed" and self.latency_budget_s is None:
+            raise ValueError(
                 'mode "fixed" needs latency_budget_s (seconds one step may take); '
                 "set it or leave out the mode"
             )
-        if self.slos and self.gate_mode != "slo":
-            raise ConfigError(
-                f'slos = {self.slos} has no effect in mode "{self.mode}"; remove it or the mode'
-            )
-        if self.slo_reference is not None and self.gate_mode != "slo":
-            raise ConfigError(f'slo_reference has no effect in mode "{self.gate_mode}"; remove it')
-        if self.gate_mode != "fixed" and self.latency_budget_s is not None:
-            raise ConfigError(
-                f"latency_budget_s = {self.latency_budget_s} has no effect in mode "
-                f'"{self.gate_mode}"; remove it or set mode "fixed"'
-            )
+        of_a_mode = {
+            "slos": (self.slos or None, "slo"),
+            "slo_reference": (self.slo_reference, "slo"),
+            "latency_budget_s": (self.latency_budget_s, "fixed"),
+        }
+        for name, (value, its_mode) in of_a_mode.items():
+            if value is not None and mode != its_mode:
+                raise ValueError(
+                    f'{name} = {value} has no effect in mode "{mode}"; '
+                    f'remove it or set mode "{its_mode}"'
+                )
+        return self
 
     @property
     def gate_mode(self) -> str:
@@ -195,8 +251,7 @@ class HyGenConfig:
     def from_mapping(cls, values: JsonView, source: str) -> "HyGenConfig":
         """Return the configuration in `values`; errors name `source`."""
         try:
-            check_keys(values, cls)
-            return cls(**values)
+            return cls(**{str(key): value for key, value in values.items()})
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
 
@@ -209,7 +264,7 @@ class HyGenConfig:
         if values is None:  # empty, or everything commented out
             values = {}
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{path} must hold key: value pairs, got {_kind(values)}")
+            raise ConfigError(f"{path} must hold key: value pairs, got {type(values).__name__}")
         return cls.from_mapping(with_mode_off(values), path)
 
     @classmethod
@@ -225,30 +280,11 @@ class HyGenConfig:
         if section is not None:
             raise ConfigError(
                 f'additional_config["{CONFIG_KEY}"] must be an object or the path of a file, '
-                f"got {_kind(section)}"
+                f"got {type(section).__name__}"
             )
         if environ.get(CONFIG_ENV):
             return cls.from_file(environ[CONFIG_ENV])
         return cls()
-
-
-def check_keys(values: typing.Iterable[object], kind: type) -> None:
-    """Raise ConfigError for a key that is no field of a dataclass."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
-        if key in GONE and kind is HyGenConfig:
-            raise ConfigError(f"{key} is no setting any more: {GONE[str(key)]}; remove it")
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f'did you mean "{close[0]}"? ' if close else ""
-            raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
-
-
-def check_types(settings: Any) -> None:
-    """Raise ConfigError for a field of a dataclass whose value is not of the type it says."""
-    types_of_fields = typing.get_type_hints(type(settings))
-    for each in dataclasses.fields(settings):
-        _check_type(each, getattr(settings, each.name), types_of_fields[each.name])
 
 
 def with_mode_off(values: JsonView) -> Json:
@@ -300,64 +336,12 @@ def _check_yaml_keys(node: object, path: str) -> None:
             _check_yaml_keys(value, path)
 
 
-def _check_type(field: "dataclasses.Field[Any]", value: object, kind: object) -> None:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    allowed = tuple(typing.get_origin(each) or each for each in kinds)
-    accepted = (*allowed, int) if float in allowed else allowed
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
-        names = " or ".join("null" if k is type(None) else _TYPE_NAMES[k] for k in allowed)
-        remedy = ""
-        if field.default is not dataclasses.MISSING:
-            remedy = f"; leave it out for the default, {json.dumps(field.default)}"
-        raise ConfigError(f"{field.name} must be {names}, got {value!r} ({_kind(value)}){remedy}")
+def _text_of(error: ErrorDetails) -> str:
+    """Return what a value must be, or what one of our own checks said."""
+    text = error["msg"].removeprefix("Value error, ")
+    return re.sub(r"^\w+ should ", "", text)
 
 
-def _check_slos(slos: list[str] | None) -> None:
-    found: set[tuple[str, str]] = set()
-    for text in slos or ():
-        if not isinstance(text, str):
-            raise ConfigError(f"slos: each must be a text such as tbt_p99=45ms, got {text!r}")
-        try:
-            slo = Slo.parse(text)
-        except ValueError as error:
-            raise ConfigError(f"slos: {error}") from None
-        if (slo.metric, slo.statistic) in found:
-            raise ConfigError(f"slos has two targets for {slo.metric}_{slo.statistic}")
-        found.add((slo.metric, slo.statistic))
-
-
-def _check_weights(weights: dict[str, float] | None) -> None:
-    for tenant, weight in (weights or {}).items():
-        if not isinstance(tenant, str):
-            raise ConfigError(f"tenant_weights: names are strings, got {tenant!r}; quote it")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (is_number and 0 < weight <= sys.float_info.max):
-            raise ConfigError(f"tenant_weights: {tenant} must be a number > 0, got {weight!r}")
-
-
-def _check_choice(field: str, value: object, choices: typing.Iterable[str | None]) -> None:
-    choices = list(choices)
-    if value not in choices:
-        names = [choice for choice in choices if choice is not None]
-        close = difflib.get_close_matches(str(value), names, n=1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise ConfigError(f"{field} must be one of {', '.join(names)}, got {value!r}{hint}")
-
-
-def _check_above(field: str, value: float | None, limit: float, remedy: str) -> None:
-    if value is not None and not limit < value <= sys.float_info.max:
-        raise ConfigError(f"{field} must be > {limit} and finite, got {value}; {remedy}")
-
-
-_TYPE_NAMES = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    list: "a list of strings",
-    dict: "key: value pairs",
-    bool: "true or false",
-}
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
+def _closest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was meant, None if none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)

@@ -51,7 +51,11 @@ def our_application() -> Any:
     from hygen_vllm.ray_serving import AppConfig, build_app
 
     model = str(prepare_small_model())
-    return build_app(AppConfig(model, MODEL, 2, engine=ENGINE, on_cpu=True, env=ENVIRONMENT))
+    return build_app(
+        AppConfig(
+            model=model, model_id=MODEL, num_replicas=2, engine=ENGINE, on_cpu=True, env=ENVIRONMENT
+        )
+    )
 
 
 def rays_application() -> Any:

@@ -66,7 +66,7 @@ MODELS = (
 SIMULATES = (
     *SERVES,
     *REQUESTS,
-    *_modules("hygen_vllm/lab", "bare_scheduler policies"),
+    *_modules("hygen_vllm/lab", "bare_scheduler policies rate_capped"),
     "hygen_vllm/fleet/*.py",
     "hygen_vllm/lab/profile/batch_shapes.py",
     "hygen_vllm/lab/report/result_file.py",

@@ -34,6 +34,7 @@ from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.slo import LatencyStats, Slo
 
 HYGEN = "hygen_vllm.HyGenScheduler"
+RATE_CAPPED = "hygen_vllm.lab.rate_capped.RateCappedScheduler"
 STOCK = {
     "online-only": "fcfs",
     "offline-only": "fcfs",
@@ -100,7 +101,7 @@ def prepare(server: EngineServer, policy: str, settings: Mapping[str, Any]) -> N
         return
     config = server.scheduler.vllm_config
     config.additional_config = {**config.additional_config, "hygen": dict(settings)}
-    server.use_scheduler(HYGEN)
+    server.use_scheduler(RATE_CAPPED if policy == RATE else HYGEN)
 
 
 def serve(server: EngineServer, policy: str, requests: Requests, seconds: float) -> dict[str, Any]:

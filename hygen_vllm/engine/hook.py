@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
-from collections.abc import Callable, Container, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, MutableMapping, Sequence
 from functools import partial
 from math import ceil
 
@@ -36,7 +36,6 @@ class OpenStep:
         blocks_to_start: free KV blocks with which an offline request may start.
         num_online: running online requests.
         min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
-        starts_left: offline requests that may start for the first time; None for any number.
         is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
     """
 
@@ -55,7 +54,6 @@ class OpenStep:
         num_online: int,
         min_chunk_tokens: int,
         max_chunk_tokens: int,
-        starts_left: int | None,
         is_throttled: bool,
     ) -> None:
         self.num_online_running = num_online
@@ -63,9 +61,8 @@ class OpenStep:
         self.refused: list[Refusal] = []
         self.offline_is_stuck = False
         """A running offline request lacked KV blocks."""
-        self.granted: dict[Request, bool] = {}
-        """Offline requests that may start in this step, or load their KV; whether for the first
-        time."""
+        self.granted: list[Request] = []
+        """Offline requests that may start in this step, or load their KV."""
         self._state = state
         self._queue = queue
         self._offline_ids = offline_ids
@@ -83,7 +80,6 @@ class OpenStep:
         self._adapters = set(room.adapters)
         self._min_chunk_tokens = min_chunk_tokens
         self._max_chunk_tokens = max_chunk_tokens
-        self._starts_left = starts_left
         self._is_throttled = is_throttled
         self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
 
@@ -158,13 +154,10 @@ class OpenStep:
     def _limit_offline_prefill(self, request: Request, computed: int, wanted: int) -> int:
         budget = self.plan.budget or self.plan.close()
         is_running, is_first = request.status is RUNNING, not budget.has_offline
-        if self._is_rate_capped(request, is_running):
-            result: int | Refusal = Refusal.RATE
-        else:
-            result = self._grant_prefill(budget, request, computed, wanted)
+        result = self._grant_prefill(budget, request, computed, wanted)
         if not isinstance(result, Refusal):
             if not is_running:
-                self._note_grant(request)
+                self.granted.append(request)
             self._too_long.pop(request.request_id, None)
             return result
         if is_running:
@@ -211,20 +204,12 @@ class OpenStep:
         since_s = self._too_long.get(request.request_id, self._now_s)
         return self._now_s - since_s >= PATIENCE_S
 
-    def _note_grant(self, request: Request) -> None:
-        is_first = self.granted[request] = _is_first_start(request)
-        if self._starts_left is not None:
-            self._starts_left -= is_first
-
     def _do_not_start(self, request: Request, reason: Refusal) -> None:
         """Let no offline request start in this step after one that was refused."""
         if reason in LACKS_ROOM:
             self._queue.offline.no_room(request)
         self._queue.offline_is_open = False
         self._state.free_encoder_cache(request)
-
-    def _is_rate_capped(self, request: Request, is_running: bool) -> bool:
-        return self._starts_left == 0 and not is_running and _is_first_start(request)
 
     def _grant_prefill(
         self, budget: OfflineBudget, request: Request, computed: int, wanted: int
@@ -297,7 +282,7 @@ class OnlineOnlyStep:
     refused: Sequence[Refusal] = ()
 
     def __init__(
-        self, offline_ids: Container[str], num_online: int, granted: Mapping[Request, bool]
+        self, offline_ids: Container[str], num_online: int, granted: Sequence[Request]
     ) -> None:
         self.num_online_running = num_online
         self.granted = granted
@@ -310,11 +295,6 @@ class OnlineOnlyStep:
     def may_load(self, _: Request) -> bool:
         """Whether the KV of an offline request may be loaded: not now."""
         return False
-
-
-def _is_first_start(request: Request) -> bool:
-    """Whether a request that waits has never run, and has loaded nothing."""
-    return not (request.num_preemptions or request.num_computed_tokens)
 
 
 def _is_padded(request: Request, computed: int, wanted: int) -> bool:

@@ -25,7 +25,6 @@ from hygen_vllm.engine.state import EngineState
 from hygen_vllm.engine.step_builder import StepBuilder
 from hygen_vllm.engine.step_meter import StepMeter
 from hygen_vllm.engine.waiting_queue import QueueParts
-from hygen_vllm.lane.rate_cap import OfflineRate
 from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.operate.log import engine_logger, remarks, start_line
 from hygen_vllm.operate.offline_log import OfflineLog
@@ -96,8 +95,6 @@ class Policy(Follower):
         control = self.slo_control
         self.gate: Gate = control.controller if control else LatencyGate.from_config(config)
         """Says what offline may do in a step; another one may be set between two steps."""
-        rate_per_s = config.offline_rate_per_s
-        self._rate = None if rate_per_s is None else OfflineRate(rate_per_s, self.clock())
         self.builder = StepBuilder(
             self.state,
             config,
@@ -105,7 +102,6 @@ class Policy(Follower):
             self.requests.offline_ids,
             self.kv_reserve,
             StepPlanner(self.state, config, self.kv_reserve, self.slo_control),
-            self._rate,
         )
         num_stages = vllm_config.parallel_config.pipeline_parallel_size
         trace = new_trace(config, vllm_config, self.clock())
@@ -220,7 +216,7 @@ class Policy(Follower):
         self.lanes.waiting.offline_is_open = self.lanes.holding.offline_is_open = not has_online
         if not has_online:
             return None
-        granted = {} if step is None else step.granted
+        granted = [] if step is None else step.granted
         return OnlineOnlyStep(self.requests.offline_ids, num_online, granted)
 
     def step_made(
@@ -252,11 +248,9 @@ class Policy(Follower):
             terms = StepTerms() if budget is None else budget.terms
             self.step_limit_s, self.step_price = terms.limit_s, terms.price
         waiting = self.lanes.waiting.offline
-        for request, is_first in step.granted.items():
+        for request in step.granted:
             if request in waiting:  # vLLM had no room for it
                 waiting.no_room(request)
-            elif self._rate is not None:
-                self._rate.started(is_first)
         self.offline_log.count(step.refused, step.num_preempted)
 
     def step_done(

@@ -52,6 +52,7 @@ class HyGenScheduler(Scheduler):
     has_policy = False
     """Whether the constructor has run. Without it, as vLLM's own tests build some schedulers, every
     method is vLLM's."""
+    policy_class: type[Policy] = Policy
     hygen: Policy
     _step: OpenStep | OnlineOnlyStep | None = None
     """What the hook asks while vLLM builds a step with offline requests in the engine."""
@@ -59,7 +60,7 @@ class HyGenScheduler(Scheduler):
     def __new__(cls, vllm_config: Any = None, *_: Any, **__: Any) -> Any:
         is_async = vllm_config is not None and vllm_config.scheduler_config.async_scheduling
         if is_async and not issubclass(cls, AsyncScheduler):
-            return super().__new__(_asynchronous(cls))
+            return super().__new__(asynchronous(cls))
         return super().__new__(cls)
 
     def __init__(
@@ -74,7 +75,8 @@ class HyGenScheduler(Scheduler):
         config = HyGenConfig.load(vllm_config.additional_config)
         kv_offloading = KvOffloading(vllm_config, config.offload_online)
         super().__init__(vllm_config, *args, **kwargs)
-        self.hygen = Policy(self, config, kv_offloading, self.faults, Clocks(clock, wall_clock))
+        clocks = Clocks(clock, wall_clock)
+        self.hygen = self.policy_class(self, config, kv_offloading, self.faults, clocks)
         lanes = self.hygen.lanes
         self.waiting: TwoLaneQueue = lanes.waiting
         self.kv_holding_waiting: TwoLaneQueue = lanes.holding
@@ -226,7 +228,7 @@ class HyGenAsyncScheduler(HyGenScheduler, AsyncScheduler):
     """HyGenScheduler for engines that schedule the next step before the last one is done."""
 
 
-def _asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
+def asynchronous(cls: type[HyGenScheduler]) -> type[HyGenScheduler]:
     """Return the asynchronous variant of the scheduler class or of a user's subclass of it."""
     if cls is HyGenScheduler:
         return HyGenAsyncScheduler

@@ -18,7 +18,6 @@ from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import EngineState, lora_id
 from hygen_vllm.engine.waiting_queue import Lanes
 from hygen_vllm.lane.offline_queue import Start
-from hygen_vllm.lane.rate_cap import OfflineRate
 from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.gate import Gate
 
@@ -35,7 +34,6 @@ class StepBuilder(Follower):
 
     Args:
         offline_ids: requests of the offline class.
-        rate: caps how many offline requests start, None for any number.
         offline_is_stuck: a running offline request lacked KV blocks in the last step.
         too_long: since when no step has had the seconds that a running offline request needs, by
             its id.
@@ -47,7 +45,6 @@ class StepBuilder(Follower):
     offline_ids: Collection[str]
     kv_reserve: KvReserve
     planner: StepPlanner
-    rate: OfflineRate | None
     offline_is_stuck: bool = False
     too_long: dict[str, float] = field(default_factory=dict)
     _in_order: tuple[int, int] | None = None
@@ -141,7 +138,6 @@ class StepBuilder(Follower):
             num_online=num_online,
             min_chunk_tokens=self.config.min_chunk_tokens,
             max_chunk_tokens=offline_cap,
-            starts_left=self.rate.num_ready(now_s) if self.rate else None,
             is_throttled=is_throttled,
         )
         return step, defers_prefills

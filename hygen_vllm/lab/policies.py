@@ -10,6 +10,9 @@ from hygen_vllm.slo import Slo
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler
 
+RATE = "offline_rate_per_s"
+"""A setting of `rate_capped.RateCappedScheduler` beside the fields of HyGenConfig."""
+
 
 @dataclass(frozen=True)
 class PolicyInput:
@@ -31,6 +34,7 @@ class Policy:
     Args:
         settings: fields of HyGenConfig; used by HyGen's scheduler only.
         modes: those of HyGenConfig that go by this policy's name.
+        own_settings: of its scheduler, beside the fields of HyGenConfig.
         vllm_policy: vLLM's own --scheduling-policy.
     """
 
@@ -42,17 +46,20 @@ class Policy:
     vllm_policy: str = "fcfs"
     settings: Callable[[PolicyInput], dict[str, Any]] = _no_settings
     modes: tuple[str, ...] = ("off",)
+    own_settings: frozenset[str] = frozenset()
 
     def scheduler_class(self, is_async: bool) -> "type[Scheduler]":
         """Return the class of the scheduler."""
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
         from vllm.v1.core.sched.scheduler import Scheduler
 
-        from hygen_vllm.engine.scheduler import HyGenAsyncScheduler, HyGenScheduler
+        from hygen_vllm.engine.scheduler import HyGenScheduler, asynchronous
+        from hygen_vllm.lab.rate_capped import RateCappedScheduler
 
-        if self.is_hygen:
-            return HyGenAsyncScheduler if is_async else HyGenScheduler
-        return AsyncScheduler if is_async else Scheduler
+        if not self.is_hygen:
+            return AsyncScheduler if is_async else Scheduler
+        cls = RateCappedScheduler if RATE in self.own_settings else HyGenScheduler
+        return asynchronous(cls) if is_async else cls
 
     def clocks(self, clock: Callable[[], float]) -> dict[str, Callable[[], float]]:
         """Return the arguments of the scheduler's class that give it a clock; vLLM's has none."""
@@ -62,7 +69,7 @@ class Policy:
 def _rate_capped(given: PolicyInput) -> dict[str, Any]:
     if given.offline_rate_per_s is None:
         raise ValueError("policy rate-capped needs --offline-rate, offline requests per second")
-    return {"mode": "off", "offline_rate_per_s": given.offline_rate_per_s}
+    return {"mode": "off", RATE: given.offline_rate_per_s}
 
 
 def _fixed_budget(given: PolicyInput) -> dict[str, Any]:
@@ -91,6 +98,7 @@ POLICIES = (
         "online-first and a cap on offline starts (HyGen*)",
         is_hygen=True,
         settings=_rate_capped,
+        own_settings=frozenset({RATE}),
     ),
     Policy(
         "fixed-budget",

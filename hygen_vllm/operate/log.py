@@ -4,7 +4,6 @@
 import difflib
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
 
 from hygen_vllm import __version__
 from hygen_vllm.config import CONFIG_KEY, HyGenConfig
@@ -81,10 +80,9 @@ def remarks(config: HyGenConfig, additional_config: object) -> Iterator[str]:
 
 
 def _misplaced(additional_config: Json) -> Iterator[str]:
-    known = {field.name for field in fields(HyGenConfig)}
     for key in additional_config:
         name = str(key)
-        if name in known:
+        if name in HyGenConfig.model_fields:
             yield f'{name} beside "{CONFIG_KEY}" in additional_config has no effect; put it inside'
         elif name != CONFIG_KEY and difflib.get_close_matches(
             name.lower(), [CONFIG_KEY], cutoff=0.75

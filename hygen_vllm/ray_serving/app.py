@@ -19,7 +19,7 @@ from hygen_vllm.config import ConfigError
 from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.lane.admission_order import OrderRules
 from hygen_vllm.ray_serving import offline_pool
-from hygen_vllm.ray_serving.app_config import AUTO, AppConfig
+from hygen_vllm.ray_serving.app_config import AppConfig
 from hygen_vllm.ray_serving.ingress import HyGenIngress
 from hygen_vllm.ray_serving.resources import missing_resources
 from hygen_vllm.ray_serving.server import HyGenServer
@@ -82,7 +82,7 @@ def _most_counted(config: AppConfig) -> int:
     scaling = config.deployment.get("autoscaling_config")
     if isinstance(scaling, AutoscalingConfig):
         scaling = scaling.model_dump(exclude_unset=True)
-    if config.deployment.get("num_replicas", config.num_replicas) == AUTO:
+    if config.deployment.get("num_replicas", config.num_replicas) == "auto":
         scaling = {**AutoscalingConfig.default().model_dump(), **(scaling or {})}
     if scaling is None:
         return 0

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """AppConfig: what of an application on Ray Serve can be set. Imports neither Ray nor vLLM."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, check_keys, check_types
+from pydantic import BeforeValidator, Field, model_validator
+
+from hygen_vllm.config import CONFIG_KEY, ConfigError, HyGenConfig, Positive, Settings
 from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.labels import ClassRule
 
@@ -16,13 +16,24 @@ SCHEDULER = "hygen_vllm.HyGenScheduler"
 OURS = ("scheduler_cls", "model", "served_model_name", "tensor_parallel_size")
 """Engine arguments that are set from fields of AppConfig."""
 
-AUTO = "auto"
-SECTIONS = ("engine", "deployment", "ingress", "env")
-"""Fields that hold key: value pairs."""
+
+def _section(values: object) -> object:
+    return {} if values is None else values  # everything in it commented out
 
 
-@dataclass(frozen=True)
-class AppConfig:
+def _as_texts(values: object) -> object:
+    """Turn numbers into the text that environment variables are."""
+    if not isinstance(values, Mapping):
+        return _section(values)
+    is_number = {name: type(value) in (int, float) for name, value in values.items()}
+    return {name: str(value) if is_number[name] else value for name, value in values.items()}
+
+
+Section = Annotated[Json, BeforeValidator(_section)]
+Environment = Annotated[dict[str, str], BeforeValidator(_as_texts)]
+
+
+class AppConfig(Settings):
     """Replicas of one model; raises ConfigError, one line, for what cannot be used.
 
     Args:
@@ -44,71 +55,46 @@ class AppConfig:
         check_resources: refuse at once what the cluster has not got; False where it grows.
     """
 
-    model: str
+    model: str = Field(min_length=1)
     model_id: str | None = None
-    num_replicas: int | str | None = 1
+    num_replicas: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 1
     hygen: Json | str | None = None
-    engine: Json = field(default_factory=dict)
-    tensor_parallel_size: int = 1
+    engine: Section = Field(default_factory=dict)
+    tensor_parallel_size: int = Field(default=1, ge=1)
     accelerator_type: str | None = None
     on_cpu: bool = False
     placement_group_config: Json | None = None
-    deployment: Json = field(default_factory=dict)
-    ingress: Json = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
-    lease_s: float = 10.0
+    deployment: Section = Field(default_factory=dict)
+    ingress: Section = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
+    lease_s: Positive = 10.0
     check_resources: bool = True
 
-    def __post_init__(self) -> None:
-        for name in SECTIONS:
-            if getattr(self, name) is None:  # everything in it commented out
-                object.__setattr__(self, name, {})
-        check_types(self)
-        object.__setattr__(self, "env", {name: _text(name, self.env[name]) for name in self.env})
-        if not self.model:
-            raise ConfigError("model must be a name on a model hub or a folder, got nothing")
-        self._check_replicas()
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_replicas is None and "autoscaling_config" not in self.deployment:
+            raise ValueError("num_replicas null needs autoscaling_config in deployment")
         if self.on_cpu and self.accelerator_type is not None:
-            raise ConfigError(
+            raise ValueError(
                 f"accelerator_type {self.accelerator_type} has no effect with on_cpu; remove one"
             )
-        self._check_engine()
-        if not 0 < self.lease_s < math.inf:
-            raise ConfigError(f"lease_s must be > 0 and finite, got {self.lease_s}")
-        self.scheduler_config  # noqa: B018 - raises what is wrong with it
-
-    def _check_replicas(self) -> None:
-        given = self.num_replicas
-        if isinstance(given, str) and given != AUTO:
-            raise ConfigError(
-                f'num_replicas must be a whole number, "{AUTO}" or null, got {given!r:.80}'
-            )
-        if isinstance(given, int) and given < 1:
-            raise ConfigError(f"num_replicas must be >= 1, got {given}")
-        if given is None and "autoscaling_config" not in self.deployment:
-            raise ConfigError("num_replicas null needs autoscaling_config in deployment")
-        if self.tensor_parallel_size < 1:
-            raise ConfigError(f"tensor_parallel_size must be >= 1, got {self.tensor_parallel_size}")
-
-    def _check_engine(self) -> None:
         for name in OURS:
             if name in self.engine:
-                raise ConfigError(f"engine: {name} is set by this application; remove it")
+                raise ValueError(f"engine: {name} is set by this application; remove it")
         additional = self.engine.get("additional_config", {})
         if not isinstance(additional, Mapping):
-            raise ConfigError(
+            raise ValueError(  # noqa: TRY004 - pydantic passes these on
                 f"engine: additional_config must be key: value pairs, got {additional!r:.80}"
             )
+        self.scheduler_config  # noqa: B018 - raises what is wrong with it
+        return self
 
     @classmethod
     def from_mapping(cls, values: JsonView) -> "AppConfig":
         """Return the configuration in the `args` of a Serve config file."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"args must hold key: value pairs, got {values!r:.80}")
-        check_keys(values, cls)
-        if "model" not in values:
-            raise ConfigError("model is missing: a name on a model hub or a folder")
-        return cls(**values)
+        return cls(**{str(key): value for key, value in values.items()})
 
     @property
     def name(self) -> str:
@@ -128,13 +114,7 @@ class AppConfig:
     @property
     def engine_kwargs(self) -> Json:
         """Arguments of vLLM's AsyncEngineArgs; the settings are in them, not in a file there."""
-        config = self.scheduler_config
-        defaults = HyGenConfig()
-        settings = {
-            each.name: getattr(config, each.name)
-            for each in dataclasses.fields(config)
-            if getattr(config, each.name) != getattr(defaults, each.name)
-        }
+        settings = self.scheduler_config.model_dump(exclude_defaults=True)
         additional = {**self.engine.get("additional_config", {}), CONFIG_KEY: settings}
         return {
             **self.engine,
@@ -142,12 +122,3 @@ class AppConfig:
             "tensor_parallel_size": self.tensor_parallel_size,
             "additional_config": additional,
         }
-
-
-def _text(name: object, value: object) -> str:
-    """Return the value of an environment variable. Raises ConfigError."""
-    if not isinstance(name, str) or not isinstance(value, str | int | float):
-        raise ConfigError(f"env: {name} must be a string, got {value!r:.80}")
-    if isinstance(value, bool):
-        raise ConfigError(f"env: {name} must be a string, got {value!r}; quote what is meant")
-    return str(value)

@@ -22,8 +22,6 @@ class Refusal(Enum):
     ENCODER = "encoder"
     PRICE = "price"
     """Online requests would pay more for it than it is worth (mode `slo`)."""
-    RATE = "rate"
-    """No more may start for now: `offline_rate_per_s`."""
     THROTTLED = "throttled"
     """Data parallel ranks defer their prefills in this step."""
 

@@ -190,19 +190,6 @@ def test_load_of_online_waits_for_no_offline_prefill(is_async):
     assert expected_tokens(again.prompt_token_ids, 6) == engine.outputs["online-0-again"]
 
 
-def test_offline_over_the_rate_is_not_loaded(is_async):
-    """`offline_rate_per_s` counts requests that start by loading."""
-    engine = engine_of(is_async, {"offline_rate_per_s": 0.001})
-    evicted(engine, 0)
-    add_again(engine, offline(0))
-    for _ in range(6):
-        engine.step()
-    assert not engine.worker.offloading.loaded
-    engine.abort("offline-0-again")
-    engine.run()
-    check_empty(engine.scheduler)
-
-
 def test_aborted_while_it_is_loaded_leaves_nothing(is_async):
     """Blocks of a request that goes while its KV comes are given back."""
     engine = engine_of(is_async)

@@ -44,10 +44,9 @@ def schedules_of(is_async, hygen, started_s):
     [
         {},
         {"slos": TARGETS, "slo_window_s": 10.0},
-        {"mode": "off", "offline_rate_per_s": 2.0},
         {"offline_max_wait_s": 2.0},
     ],
-    ids=["default", "slos", "rate", "wait"],
+    ids=["default", "slos", "wait"],
 )
 def test_schedule_is_the_same_however_long_the_machine_has_been_up(is_async, hygen):
     """Just started, for a quarter of an hour, for years."""

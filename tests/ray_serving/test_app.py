@@ -24,13 +24,13 @@ GIVEN = {"bundles": [{"GPU": 1, "CPU": 2}] * 2, "strategy": "SPREAD"}
 )
 def test_replica_asks_for_its_devices(settings, bundles, strategy):
     """Accelerator, tensor parallelism and placement group reach Ray as they were given."""
-    engine = _llm_config(AppConfig("model", **settings)).get_engine_config()
+    engine = _llm_config(AppConfig(model="model", **settings)).get_engine_config()
     assert (bundles, strategy) == (engine.placement_bundles, engine.placement_strategy)
 
 
 def test_settings_reach_every_replica():
     """In the engine's arguments, with the scheduler."""
-    config = AppConfig("model", hygen={"mode": "off"}, engine={"max_model_len": 100})
+    config = AppConfig(model="model", hygen={"mode": "off"}, engine={"max_model_len": 100})
     engine = _llm_config(config).get_engine_config().engine_kwargs
     assert ("hygen_vllm.HyGenScheduler", 100) == (engine["scheduler_cls"], engine["max_model_len"])
     assert {"hygen": {"mode": "off"}} == engine["additional_config"]
@@ -53,4 +53,4 @@ AUTO = {"autoscaling_config": {"max_replicas": 3, "target_ongoing_requests": 5}}
 )
 def test_no_more_offline_requests_count_than_all_replicas_are_for(settings, most):
     """Serve's default is two calls for each of up to 100 replicas."""
-    assert most == _most_counted(AppConfig("model", **settings))
+    assert most == _most_counted(AppConfig(model="model", **settings))

@@ -19,7 +19,7 @@ def test_mechanism_can_be_left_out_and_comes_back(name):
     mechanism = MECHANISMS[name]
     assert mechanism.settings or mechanism.replaced
     for setting in mechanism.settings:
-        assert setting.partition("=")[0] in HyGenConfig.__dataclass_fields__
+        assert setting.partition("=")[0] in HyGenConfig.model_fields
     with without(name) as settings:
         assert [*mechanism.settings] == settings
     with without(name):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HyGenConfig: every setting that cannot be used is refused in one line that says what to do."""
 
-import dataclasses
 import json
 import string
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.config import DEFAULT_SLOS, GONE, ConfigError, HyGenConfig
+from hygen_vllm.config import DEFAULT_SLOS, ConfigError, HyGenConfig
 
-FIELDS = [field.name for field in dataclasses.fields(HyGenConfig)]
+FIELDS = [*HyGenConfig.model_fields]
 ONE_LINE_TEXT = st.text(string.ascii_letters + string.digits + string.punctuation, max_size=12)
 ANY_VALUE = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), ONE_LINE_TEXT, st.lists(st.integers())
@@ -85,17 +84,18 @@ def test_gate_mode_without_a_mode_follows_what_is_set(
 def test_config_field_assignment_is_refused() -> None:
     """A configuration never changes after start-up."""
     config = HyGenConfig()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValueError, match="frozen"):
         config.idle_step_s = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("field", "remedy"),
     [
-        ("latency_budget_s", "set null for latency targets"),
+        ("latency_budget_s", "the default is null"),
         ("idle_step_s", "the default is 0.1"),
+        ("offline_max_wait_s", "the default is 3600.0"),
         ("min_chunk_tokens", "the default is 16"),
-        ("trace_max_steps", "leave out trace to record nothing"),
+        ("trace_max_steps", "the default is 200000"),
     ],
 )
 @pytest.mark.parametrize("value", [0, -1])
@@ -103,14 +103,15 @@ def test_config_number_not_above_zero_is_refused_with_limit_and_remedy(
     field: str, remedy: str, value: int
 ) -> None:
     """Seconds and tokens that allow no work at all are a mistake, not a setting."""
-    assert _error({field: value}) == f"{field} must be > 0 and finite, got {value}; {remedy}"
+    expected = f"{field} must be greater than 0, got {value} (int); {remedy}"
+    assert _error({field: value}) == expected
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1e-310])
 def test_window_in_which_nothing_can_happen_is_refused(value: float) -> None:
     """A moment that a clock cannot tell is none."""
-    expected = f"slo_window_s must be > 0.001 and finite, got {value}; the default is 900"
-    assert expected == _error({"slo_window_s": value})
+    expected = f"slo_window_s must be greater than 0.001, got {value} ("
+    assert _error({"slo_window_s": value}).startswith(expected)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -118,33 +119,33 @@ def test_window_in_which_nothing_can_happen_is_refused(value: float) -> None:
 def test_config_number_not_finite_is_refused_with_its_value(field: str, value: float) -> None:
     """No setting is infinite or NaN: comparisons with it would decide nothing."""
     message = _error({field: value})
-    assert message.startswith(f"{field} must be ")
-    assert f"got {value}; " in message
+    assert message.startswith(f"{field} must be a finite number, got {value} (float); ")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("mode", 3, "mode must be a string or null, got 3 (int)"),
-        ("latency_budget_s", "0.1", "latency_budget_s must be a number or null, got '0.1' (str)"),
-        ("latency_budget_s", True, "latency_budget_s must be a number or null, got True (bool)"),
-        ("idle_step_s", None, "idle_step_s must be a number, got None (NoneType)"),
-        ("latency_budget_s", [1], "latency_budget_s must be a number or null, got [1] (list)"),
-        ("min_chunk_tokens", 1.5, "min_chunk_tokens must be a whole number, got 1.5 (float)"),
-        ("min_chunk_tokens", True, "min_chunk_tokens must be a whole number, got True (bool)"),
+        ("mode", 3, "mode must be 'slo', 'fixed' or 'off', got 3 (int)"),
+        ("latency_budget_s", "0.1", "latency_budget_s must be a valid number, got '0.1' (str)"),
+        ("latency_budget_s", True, "latency_budget_s must be a valid number, got True (bool)"),
+        ("idle_step_s", None, "idle_step_s must be a valid number, got None (NoneType)"),
+        ("latency_budget_s", [1], "latency_budget_s must be a valid number, got [1] (list)"),
+        ("min_chunk_tokens", 1.5, "min_chunk_tokens must be a valid integer, got 1.5 (float)"),
+        ("min_chunk_tokens", True, "min_chunk_tokens must be a valid integer, got True (bool)"),
         (
             "offline_priority_above",
             "0",
-            "offline_priority_above must be a whole number or null, got '0' (str)",
+            "offline_priority_above must be a valid integer, got '0' (str)",
         ),
-        ("profile", 1, "profile must be a string or null, got 1 (int)"),
-        ("trace", True, "trace must be a string or null, got True (bool)"),
-        ("slos", "tbt", "slos must be a list of strings or null, got 'tbt' (str)"),
-        ("slos", {"tbt": 1}, "slos must be a list of strings or null, got {'tbt': 1} (dict)"),
-        ("slo_reference", 1, "slo_reference must be a string or null, got 1 (int)"),
-        ("slo_window_s", "60", "slo_window_s must be a number, got '60' (str)"),
-        ("slo_window_s", None, "slo_window_s must be a number, got None (NoneType)"),
-        ("trace_max_steps", 1.5, "trace_max_steps must be a whole number, got 1.5 (float)"),
+        ("profile", 1, "profile must be a valid string, got 1 (int)"),
+        ("trace", True, "trace must be a valid string, got True (bool)"),
+        ("slos", "tbt", "slos must be a valid list, got 'tbt' (str)"),
+        ("slos", {"tbt": 1}, "slos must be a valid list, got {'tbt': 1} (dict)"),
+        ("slos", [7], "slos[0] must be a valid string, got 7 (int)"),
+        ("slo_reference", 1, "slo_reference must be a valid string, got 1 (int)"),
+        ("slo_window_s", "60", "slo_window_s must be a valid number, got '60' (str)"),
+        ("slo_window_s", None, "slo_window_s must be a valid number, got None (NoneType)"),
+        ("trace_max_steps", 1.5, "trace_max_steps must be a valid integer, got 1.5 (float)"),
     ],
 )
 def test_config_value_of_wrong_type_is_refused_with_field_and_type(
@@ -157,22 +158,23 @@ def test_config_value_of_wrong_type_is_refused_with_field_and_type(
 @pytest.mark.parametrize(
     ("field", "value", "choices", "closest"),
     [
-        ("mode", "fixd", "slo, fixed, off", "fixed"),
-        ("mode", "Slo", "slo, fixed, off", "slo"),
-        ("default_class", "ofline", "online, offline", "offline"),
+        ("mode", "fixd", "'slo', 'fixed' or 'off'", "fixed"),
+        ("mode", "Slo", "'slo', 'fixed' or 'off'", "slo"),
+        ("default_class", "ofline", "'online' or 'offline'", "offline"),
     ],
 )
 def test_config_unknown_choice_names_all_and_the_closest(
     field: str, value: str, choices: str, closest: str
 ) -> None:
     """A misspelt word is answered with the words there are and the one that was meant."""
-    expected = f'{field} must be one of {choices}, got {value!r}; did you mean "{closest}"?'
+    expected = f'{field} must be {choices}, got {value!r}; did you mean "{closest}"?'
     assert _error({field: value}) == expected
 
 
 def test_config_choice_like_no_other_names_all_and_guesses_none() -> None:
     """Where no word is close there is no guess."""
-    assert _error({"mode": "xyz"}) == "mode must be one of slo, fixed, off, got 'xyz'"
+    expected = "mode must be 'slo', 'fixed' or 'off', got 'xyz' (str); the default is null"
+    assert _error({"mode": "xyz"}) == expected
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -185,7 +187,7 @@ def test_config_misspelt_key_names_the_closest_key_and_all_keys(field: str) -> N
 @pytest.mark.parametrize("key", ["zzz", 7])
 def test_config_key_like_no_other_lists_all_keys_and_guesses_none(key: Any) -> None:
     """Where no key is close there is no guess, only the list."""
-    assert _error({key: 1}) == f"unknown key {key!r}; valid keys: " + ", ".join(FIELDS)
+    assert _error({key: 1}) == f"unknown key '{key}'; valid keys: " + ", ".join(FIELDS)
 
 
 def test_mode_fixed_without_latency_budget_is_refused_with_the_remedy() -> None:
@@ -207,8 +209,8 @@ def test_slo_that_is_none_is_refused_with_its_text(bad: Any) -> None:
     """Wherever in the list it stands; what is no text is refused by its type."""
     for slos in ([bad], ["ttft_mean=+10%", bad]):
         message = _error({"slos": slos})
-        assert message.startswith("slos: ")
-        assert message.endswith(f"got {bad!r}")
+        assert message.startswith("slos")
+        assert f"got {bad!r}" in message
 
 
 @pytest.mark.parametrize("second", ["tbt_p99=45ms", "tbt_p99=+5%"])
@@ -216,7 +218,7 @@ def test_slo_of_a_statistic_that_has_one_is_refused(second: str) -> None:
     """One of the two would have no effect; other statistics and metrics may have theirs."""
     slos = ["tbt_p99=45ms", "tbt_p95=45ms", "ttft_p99=1s"]
     assert HyGenConfig(slos=slos).slos == slos
-    assert _error({"slos": [*slos, second]}) == "slos has two targets for tbt_p99"
+    assert _error({"slos": [*slos, second]}) == "slos: two targets for tbt_p99"
 
 
 @pytest.mark.parametrize("values", [{}, {"slos": []}, {"mode": "slo"}])
@@ -225,7 +227,7 @@ def test_slos_that_are_none_are_the_default_targets(values: dict[str, Any]) -> N
     config = HyGenConfig(**values, slo_reference="a.json")
     assert config.targets == DEFAULT_SLOS
     assert HyGenConfig(mode="off").targets == []
-    expected = 'slo_reference has no effect in mode "off"; remove it'
+    expected = 'slo_reference = a.json has no effect in mode "off"; remove it or set mode "slo"'
     assert _error({"slo_reference": "a.json", "mode": "off"}) == expected
 
 
@@ -233,8 +235,8 @@ def test_slos_that_are_none_are_the_default_targets(values: dict[str, Any]) -> N
 def test_slos_in_a_mode_without_them_are_refused(mode: str) -> None:
     """As is a latency budget where there are targets."""
     values = {"slos": ["tbt_p99=1s"], "latency_budget_s": 0.5 if mode == "fixed" else None}
-    expected = f"slos = ['tbt_p99=1s'] has no effect in mode \"{mode}\"; remove it or the mode"
-    assert _error({"mode": mode, **values}) == expected
+    expected = f"slos = ['tbt_p99=1s'] has no effect in mode \"{mode}\"; remove it or set mode"
+    assert _error({"mode": mode, **values}) == f'{expected} "slo"'
     expected = 'latency_budget_s = 0.5 has no effect in mode "slo"; remove it or set mode "fixed"'
     assert _error({**values, "latency_budget_s": 0.5}) == expected
 
@@ -314,7 +316,7 @@ def test_config_file_that_is_missing_or_a_folder_is_named_with_the_reason(tmp_pa
         (b"just words", "FILE must hold key: value pairs, got str"),
         (b"- mode\n", "FILE must hold key: value pairs, got list"),
         (b"idle_step: 1\n", "FILE: unknown key 'idle_step'; did you mean \"idle_step_s\"?"),
-        (b"hygen: {idle_step_s: -1}\n", "FILE: idle_step_s must be > 0 and finite, got -1"),
+        (b"hygen: {idle_step_s: -1}\n", "FILE: idle_step_s must be greater than 0, got -1"),
         (b"hygen: 7\n", "FILE"),
     ],
 )
@@ -380,8 +382,8 @@ def test_config_file_with_odd_yaml_is_refused_in_one_line(tmp_path: Path, text: 
 
 
 def test_config_number_beyond_floats_is_refused() -> None:
-    """A whole number that no float can hold is not finite."""
-    with pytest.raises(ConfigError, match="finite"):
+    """A whole number that no float can hold is none."""
+    with pytest.raises(ConfigError, match="idle_step_s must be a valid number"):
         HyGenConfig(idle_step_s=10**400)
 
 
@@ -394,13 +396,13 @@ def test_config_file_in_an_unknown_home_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"offline_max_wait_s": 0}, "offline_max_wait_s must be > 0 and finite, got 0; set null"),
-        ({"offline_order": "fifo"}, "offline_order must be one of prefix, fcfs, got 'fifo'"),
-        ({"tenant_weights": {"a": 0}}, "tenant_weights: a must be a number > 0, got 0"),
-        ({"tenant_weights": {"a": True}}, "tenant_weights: a must be a number > 0, got True"),
-        ({"tenant_weights": {"a": "2"}}, "tenant_weights: a must be a number > 0, got '2'"),
-        ({"tenant_weights": {7: 1.0}}, "tenant_weights: names are strings, got 7; quote it"),
-        ({"tenant_weights": ["a"]}, "tenant_weights must be key: value pairs or null, got ['a']"),
+        ({"offline_max_wait_s": 0}, "offline_max_wait_s must be greater than 0, got 0"),
+        ({"offline_order": "fifo"}, "offline_order must be 'prefix' or 'fcfs', got 'fifo'"),
+        ({"tenant_weights": {"a": 0}}, "tenant_weights['a'] must be greater than 0, got 0"),
+        ({"tenant_weights": {"a": True}}, "tenant_weights['a'] must be a valid number, got True"),
+        ({"tenant_weights": {"a": "2"}}, "tenant_weights['a'] must be a valid number, got '2'"),
+        ({"tenant_weights": {7: 1.0}}, "tenant_weights[7] must be a valid string, got 7"),
+        ({"tenant_weights": ["a"]}, "tenant_weights must be a valid dictionary, got ['a']"),
     ],
 )
 def test_config_of_the_offline_lane_is_checked(values: dict[str, Any], message: str) -> None:
@@ -420,7 +422,7 @@ def test_config_of_the_offline_lane_may_be_at_its_limits() -> None:
         HyGenConfig(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", GONE)
+@pytest.mark.parametrize("name", HyGenConfig.gone)
 def test_setting_of_an_earlier_version_is_answered_with_what_there_is_instead(name: str) -> None:
     """In one line; a misspelt one is no such setting."""
     assert _error({name: 1}).startswith(f"{name} is no setting any more: ")

@@ -111,7 +111,10 @@ def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> 
                 f"which set it to {settings[name]}; leave out one"
             )
     settings.update(given)
-    mode = HyGenConfig.from_mapping(settings, "--setting").gate_mode
+    of_the_config = {
+        key: value for key, value in settings.items() if key not in policy.own_settings
+    }
+    mode = HyGenConfig.from_mapping(of_the_config, "--setting").gate_mode
     if policy.is_hygen and mode not in policy.modes:
         other = next(each.name for each in POLICIES if each.is_hygen and mode in each.modes)
         raise ValueError(

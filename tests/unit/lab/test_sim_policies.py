@@ -52,8 +52,11 @@ def test_policies_use_vllms_fcfs_but_for_one():
 )
 def test_policy_makes_its_settings_of_the_flags(name, expected):
     """Each takes the flags that concern it, and HyGen accepts what comes out."""
-    settings = find_policy(name).settings(GIVEN)
+    policy = find_policy(name)
+    settings = policy.settings(GIVEN)
     assert expected == settings
+    for own in policy.own_settings:
+        settings.pop(own)
     HyGenConfig.from_mapping(settings, "test")
 
 

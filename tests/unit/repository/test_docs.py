@@ -219,7 +219,10 @@ class Names:
 
     def is_closed(self, name: str) -> bool:
         """Whether a class has nothing from classes of others."""
-        return all(base in self.bases and self.is_closed(base) for base in self.bases[name])
+        return all(
+            base == "BaseModel" or (base in self.bases and self.is_closed(base))
+            for base in self.bases[name]
+        )
 
     def add_class(self, node: ast.ClassDef) -> None:
         attributes = [each for each in ast.walk(node) if isinstance(each, ast.Attribute)]
@@ -682,7 +685,7 @@ def setting_errors(text: str) -> list[str]:
         return [error for each in values["applications"] for error in app_errors(each)]
     values = values.get(CONFIG_KEY, values)
     is_file = isinstance(values, str)
-    if is_file or values.keys() <= {field.name for field in dataclasses.fields(AppConfig)}:
+    if is_file or values.keys() <= AppConfig.model_fields.keys():
         return []
     return errors_of(HyGenConfig.from_mapping, with_mode_off(values), "settings")
 
@@ -726,11 +729,13 @@ def wrong_imports(tree: ast.AST) -> Iterator[str]:
 
 
 def wrong_arguments(tree: ast.AST) -> Iterator[str]:
-    """Dataclasses of ours get their fields; keys of requests, labels among them, are known."""
+    """Dataclasses and settings get their fields; keys of requests, labels among them, are known."""
     names = project_names()
     for call in calls_in(tree):
         name = next(identifiers(call.func), "")
-        if name in names.classes and "__init__" not in names.members(name):
+        if name not in names.classes:
+            continue
+        if "Settings" in names.bases[name] or "__init__" not in names.members(name):
             wrong = [each.arg for each in call.keywords if not names.is_member(name, each.arg)]
             yield from (f"argument {name}.{each}" for each in wrong)
     for node in ast.walk(tree):
@@ -947,10 +952,10 @@ def test_table_of_settings_is_that_of_the_configuration() -> None:
     """It has one row for each field, with its default, and no other."""
     section = in_section("operate.md", "## Settings")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE)
-    assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(HyGenConfig)]
+    assert [name for name, _ in rows] == [*HyGenConfig.model_fields]
     for name, default in rows:
         if re.fullmatch(r"[\d.]+", default):
-            assert float(default) == getattr(HyGenConfig, name)
+            assert float(default) == HyGenConfig.model_fields[name].default
 
 
 def test_table_of_policies_has_those_that_can_be_simulated() -> None:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[3] / "hygen_vllm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SERVES = [path for path in FILES if "lab" not in path.parts]
-PLAIN = {"numpy", "scipy", "sortedcontainers", "yaml", "tqdm"}
+PLAIN = {"numpy", "pydantic", "pydantic_core", "scipy", "sortedcontainers", "yaml", "tqdm"}
 """What any folder may use."""
 ENGINES = {"vllm", "torch", "transformers"}
 MAY_IMPORT = {

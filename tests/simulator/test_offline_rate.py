@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hygen_vllm.lane.rate_cap import OfflineRate
+from hygen_vllm.lab.rate_capped import OfflineRate
 
 
 def starts(rate, times_s, wanted=100):

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`offline_rate_per_s` caps how many offline requests start a second. Virtual time throughout."""
+"""RateCappedScheduler caps how many offline requests start a second. Virtual time throughout."""
 
 import pytest
 
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.step.grant import Refusal
-from tests.support.classes import HYGEN
+from hygen_vllm.lab.policies import find_policy
 from tests.support.fake_engine import FakeEngine
-from tests.support.kv_transfer import storing, write_loaded
 
 pytestmark = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 START_S = 1000.0
@@ -22,7 +20,8 @@ class CappedEngine:
         hygen = {"mode": "off", "offline_rate_per_s": rate_per_s}
         self.now_s = START_S
         limits = Limits(**{"num_blocks": 2000, **limits})
-        self.scheduler = make_scheduler(HYGEN[is_async], limits, hygen, clock=lambda: self.now_s)
+        cls = find_policy("rate-capped").scheduler_class(is_async)
+        self.scheduler = make_scheduler(cls, limits, hygen, clock=lambda: self.now_s)
         self.starts = {}
         self.preempted = []
         self._engine = FakeEngine(self.scheduler, depth=2 if is_async else 1)
@@ -102,16 +101,6 @@ def test_start_that_is_not_made_is_not_counted(is_async):
     assert 1 == len(engine.start_times_s)
 
 
-def test_refusals_for_the_rate_are_counted(is_async):
-    """Once a step, for the request that stands first; there are none while nobody waits."""
-    engine = CappedEngine(is_async, 1.0)
-    engine.add_offline(2, max_tokens=30)
-    engine.run_for(1.0)
-    assert {Refusal.RATE: 16} == engine.scheduler.hygen.offline_log.refusals
-    engine.run_for(1.0)
-    assert {Refusal.RATE: 16} == engine.scheduler.hygen.offline_log.refusals
-
-
 def test_online_requests_are_not_capped(is_async):
     """They start in the next step, however many come, and take nothing from the rate."""
     engine = CappedEngine(is_async, 2.0, max_num_seqs=12, max_num_batched_tokens=256)
@@ -141,37 +130,3 @@ def test_preempted_request_starts_again_without_counting(v2_runner, is_async):
     assert engine.now_s - START_S < 2.0, "long before the next one may start"
     engine.run_for(4.0)
     assert [0.0, 4.0] == engine.start_times_s
-
-
-def test_request_whose_kv_is_loaded_counts_when_its_load_begins(is_async):
-    """And not again when it runs, which no cap holds up."""
-    engine = CappedEngine(
-        is_async, 2.0, prefix_caching=False, kv_transfer=storing(100), max_num_seqs=64
-    )
-    store, worker = engine.scheduler.connector, engine._engine.worker
-    engine.add_offline(30, num_tokens=20)
-    for _ in range(round(4 / STEP_S)):
-        engine.step()
-    num_loads = len(store.loads)
-    assert num_loads in {8, 9}
-    execute = worker.execute
-
-    def execute_and_load(output):
-        result = execute(output)
-        for name in store.loads:
-            write_loaded(worker, store.loads[name], len(store.loads[name].block_ids))
-        result.kv_connector_output = store.finished([*store.loads])
-        return result
-
-    worker.execute = execute_and_load
-    for _ in range(4):
-        engine.step()
-    assert len(engine.start_times_s) >= num_loads
-
-
-def test_no_cap_starts_all_at_once(is_async):
-    """Without the setting only slots and tokens bound what starts."""
-    engine = CappedEngine(is_async, None)
-    engine.add_offline(5)
-    engine.step()
-    assert [0.0] * 5 == engine.start_times_s

@@ -79,7 +79,10 @@ def refusal_of(arguments, capsys):
             "--policy slo --setting idle_step_s=0",
             "idle_step_s must be greater than 0, got 0",
         ),
-        ("--policy slo --setting offload_online=1", "offload_online must be a valid boolean, got 1"),
+        (
+            "--policy slo --setting offload_online=1",
+            "offload_online must be a valid boolean, got 1",
+        ),
         (
             "--policy slo --slo tbt_p99=45ms --setting slos=[tbt_p99=+5%]",
             "--setting slos=['tbt_p99=+5%'] contradicts --policy slo and its flags",

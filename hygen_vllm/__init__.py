@@ -15,7 +15,7 @@ Reading guide, in the order a request travels:
 5. `engine.make_room`       what is preempted for them, in the order of `engine.victims`
 6. `engine.kv_reserve`      the KV blocks that have to be free for an offline request to start,
                             by `kv`
-7. `engine.planner`         makes the `step.plan`: what online takes of the step;
+7. `step.plan`              made by the builder, with the `step.online_share`;
                             `engine.slo_control` may shorten online prefills in it
 8. `engine.hook`            asked for each request while vLLM builds the step. The first offline one
                             closes online's share into a `step.budget`, with the limit that

@@ -50,7 +50,7 @@ SERVES = (
     *(f"hygen_vllm/{name}/*.py" for name in ("kv", "lane", "operate", "price", "step", "targets")),
     *_modules(
         "hygen_vllm/engine",
-        "arrivals hook identity kv_reserve leftovers load_report make_room offload_tier planner "
+        "arrivals hook identity kv_reserve leftovers load_report make_room offload_tier "
         "policy release requests scheduler slo_control state step_builder step_meter victims "
         "waiting_queue",
     ),

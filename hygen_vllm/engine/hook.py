@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step vLLM is building: asks the plan for each request that vLLM passes through the hook."""
 
+import math
 from collections.abc import Callable, Container, MutableMapping, Sequence
-from functools import partial
-from math import ceil
+from dataclasses import InitVar, dataclass, field
+from functools import cache, partial
 
 from vllm.v1.request import Request, RequestStatus
 
@@ -22,6 +23,7 @@ PATIENCE_S = 30.0
 """A running request that no step has the seconds for keeps newcomers out for so long."""
 
 
+@dataclass(eq=False)
 class OpenStep:
     """Lives from the plan of a step to the end of vLLM's schedule().
 
@@ -29,64 +31,50 @@ class OpenStep:
         queue: of the requests that wait; its offline lane closes at the first that is refused.
         plan: what is left for offline; arrivals are charged to it at once, running online requests
             as they pass.
-        room: what was set aside for online.
-        arrivals: waiting online requests that can start.
+        room: what is left for offline after online's share is set aside.
+        waiting_online: waiting online requests that can start.
         offline_ids: requests of the offline class.
         too_long: since when no step has had the seconds that a running one needs, by id.
         blocks_to_start: free KV blocks with which an offline request may start.
-        num_online: running online requests.
+        num_online_running: running online requests.
         min_chunk_tokens, max_chunk_tokens: smallest offline chunk worth granting, largest allowed.
         is_throttled: prefills are to be deferred for the sake of other data-parallel ranks.
     """
 
-    def __init__(  # noqa: PLR0913 - made in one place, once a step
-        self,
-        state: EngineState,
-        queue: TwoLaneQueue,
-        plan: StepPlan,
-        room: Room,
-        arrivals: Sequence[Arrival],
-        *,
-        offline_ids: Container[str],
-        too_long: MutableMapping[str, float],
-        blocks_to_start: Callable[[Request], float],
-        now_s: float,
-        num_online: int,
-        min_chunk_tokens: int,
-        max_chunk_tokens: int,
-        is_throttled: bool,
-    ) -> None:
-        self.num_online_running = num_online
-        self.num_preempted = room.num_preempted
-        self.refused: list[Refusal] = []
-        self.offline_is_stuck = False
-        """A running offline request lacked KV blocks."""
-        self.granted: list[Request] = []
-        """Offline requests that may start in this step, or load their KV."""
-        self._state = state
-        self._queue = queue
-        self._offline_ids = offline_ids
-        self._too_long = too_long
-        self._blocks_to_start_of = blocks_to_start
-        self._now_s = now_s
-        self.plan = plan
-        self._arrivals = {
-            arrival.request.request_id: self._charge_arrival(arrival) for arrival in arrivals
-        }
-        """Most tokens of each; None for as many as vLLM gives."""
-        self._hits_in_danger = room.hits
-        """Hits of arrivals that offline work could evict before vLLM comes to them."""
-        self._encoder_is_reserved = room.encoder_is_reserved
-        self._adapters = set(room.adapters)
-        self._min_chunk_tokens = min_chunk_tokens
-        self._max_chunk_tokens = max_chunk_tokens
-        self._is_throttled = is_throttled
-        self._counts_decode_blocks = not self._set_decode_blocks_aside(num_online)
+    state: EngineState
+    queue: TwoLaneQueue
+    plan: StepPlan
+    room: Room
+    waiting_online: InitVar[Sequence[Arrival]]
+    offline_ids: Container[str]
+    too_long: MutableMapping[str, float]
+    blocks_to_start: Callable[[Request], float]
+    now_s: float
+    num_online_running: int
+    min_chunk_tokens: int
+    max_chunk_tokens: int
+    is_throttled: bool
+    refused: list[Refusal] = field(default_factory=list)
+    offline_is_stuck: bool = False
+    """A running offline request lacked KV blocks."""
+    granted: list[Request] = field(default_factory=list)
+    """Offline requests that may start in this step, or load their KV."""
 
-    def _set_decode_blocks_aside(self, num_online: int) -> bool:
+    def __post_init__(self, waiting_online: Sequence[Arrival]) -> None:
+        self.num_preempted = self.room.num_preempted
+        self._arrivals = {
+            arrival.request.request_id: self._charge_arrival(arrival) for arrival in waiting_online
+        }
+        """Most tokens of each."""
+        self._hits_in_danger = self.room.hits
+        """Hits of arrivals that offline work could evict before vLLM comes to them."""
+        self._adapters = set(self.room.adapters)
+        self._counts_decode_blocks = not self._set_decode_blocks_aside()
+
+    def _set_decode_blocks_aside(self) -> bool:
         """Where blocks are plenty, take those of a decode for each offline request; say if done."""
-        num_offline = len(self._state.running) - num_online
-        blocks = num_offline * self._state.most_blocks_per_decode
+        num_offline = len(self.state.running) - self.num_online_running
+        blocks = num_offline * self.state.most_blocks_per_decode
         if 4 * blocks > self.plan.blocks_left:
             return False
         self.plan.blocks_left -= blocks
@@ -101,19 +89,18 @@ class OpenStep:
         if wanted == 0:
             return 0
         request_id = request.request_id
-        if request_id in self._offline_ids:
+        if request_id in self.offline_ids:
             if self._hits_in_danger:
                 self._keep_hits()
             if request.status is RUNNING and not request.is_prefill_chunk:
                 return self._limit_offline_decode(request, computed, wanted)
             return self._limit_offline_prefill(request, computed, wanted)
         if request_id in self._arrivals:
-            most = self._arrivals[request_id]
-            return wanted if most is None else min(wanted, most)
+            return int(min(wanted, self._arrivals[request_id]))
         plan, is_prefill = self.plan, request.is_prefill_chunk
-        if is_prefill and self._state.can_split(request):
+        if is_prefill and self.state.can_split(request):
             wanted = plan.share.cap_prefill(wanted)
-        if plan.budget is None:
+        if plan.budget is None:  # as in charge_online, with a call less
             plan.share.charge(wanted, computed, not is_prefill)
         else:
             plan.charge_online(wanted, computed, not is_prefill)
@@ -127,14 +114,14 @@ class OpenStep:
         """
         return self.limit(request, request.num_tokens - 1, 1) > 0
 
-    def _charge_arrival(self, arrival: Arrival) -> int | None:
-        """Charge a waiting online request; return the most tokens it may get, None for any."""
+    def _charge_arrival(self, arrival: Arrival) -> float:
+        """Charge a waiting online request; return the most tokens it may get."""
         request, computed, tokens = arrival.request, arrival.cached_tokens, arrival.new_tokens
-        is_last, most = is_decode(request, computed), None
-        is_capped = self.plan.share.arrival_prefill_left is not None and not is_last
-        if is_capped and self._state.can_split(request):
+        is_last, most = is_decode(request, computed), math.inf
+        is_capped = self.plan.share.arrival_prefill_left < math.inf and not is_last
+        if is_capped and self.state.can_split(request):
             tokens = most = self.plan.share.cap_arrival_prefill(tokens)
-        if most != 0:
+        if most:
             self.plan.charge_online(tokens, computed, is_last)
         return most
 
@@ -143,12 +130,12 @@ class OpenStep:
         is_first = not budget.has_offline
         blocks = 0
         if self._counts_decode_blocks:
-            blocks = self._state.blocks_to_add(request, computed + wanted)
+            blocks = self.state.blocks_to_add(request, computed + wanted)
         result = grant_decode(budget, wanted, computed, blocks)
         if isinstance(result, Refusal):
             return self._skip(request, result, is_first)
-        if self._too_long:
-            self._too_long.pop(request.request_id, None)
+        if self.too_long:
+            self.too_long.pop(request.request_id, None)
         return result
 
     def _limit_offline_prefill(self, request: Request, computed: int, wanted: int) -> int:
@@ -158,7 +145,7 @@ class OpenStep:
         if not isinstance(result, Refusal):
             if not is_running:
                 self.granted.append(request)
-            self._too_long.pop(request.request_id, None)
+            self.too_long.pop(request.request_id, None)
             return result
         if is_running:
             return self._skip(request, result, is_first)
@@ -167,7 +154,7 @@ class OpenStep:
             # It holds KV blocks while it waits: only running can it finish or be preempted. So it
             # gets a little although it was refused, and nothing of the plan.
             is_padded = _is_padded(request, computed, wanted)
-            return wanted if is_padded else min(wanted, self._min_chunk_tokens)
+            return wanted if is_padded else min(wanted, self.min_chunk_tokens)
         self._do_not_start(request, result)
         return 0
 
@@ -180,7 +167,7 @@ class OpenStep:
         self.offline_is_stuck |= reason is Refusal.BLOCKS
         if reason is Refusal.LATENCY and not self._is_too_long(request, is_first):
             # no newcomer takes the seconds that it waits for
-            self._queue.offline_is_open = False
+            self.queue.offline_is_open = False
         return 0
 
     def _keep_hits(self) -> None:
@@ -188,10 +175,10 @@ class OpenStep:
 
         What online requests have evicted by now they would have evicted without it.
         """
-        num_offline = len(self._state.running) - self.num_online_running
-        most = num_offline * self._state.most_blocks_per_decode
-        most += self._state.most_blocks_to_grow(self.plan.share.max_tokens)
-        self._state.keep_cached(self._hits_in_danger, most)
+        num_offline = len(self.state.running) - self.num_online_running
+        most = num_offline * self.state.most_blocks_per_decode
+        most += self.state.most_blocks_to_grow(self.plan.share.max_tokens)
+        self.state.keep_cached(self._hits_in_danger, most)
         self._hits_in_danger = frozenset()
 
     def _is_too_long(self, request: Request, is_first: bool) -> bool:
@@ -200,71 +187,61 @@ class OpenStep:
         Args: is_first: no other offline request has taken any in this step.
         """
         if is_first:
-            self._too_long.setdefault(request.request_id, self._now_s)
-        since_s = self._too_long.get(request.request_id, self._now_s)
-        return self._now_s - since_s >= PATIENCE_S
+            self.too_long.setdefault(request.request_id, self.now_s)
+        since_s = self.too_long.get(request.request_id, self.now_s)
+        return self.now_s - since_s >= PATIENCE_S
 
     def _do_not_start(self, request: Request, reason: Refusal) -> None:
         """Let no offline request start in this step after one that was refused."""
         if reason in LACKS_ROOM:
-            self._queue.offline.no_room(request)
-        self._queue.offline_is_open = False
-        self._state.free_encoder_cache(request)
+            self.queue.offline.no_room(request)
+        self.queue.offline_is_open = False
+        self.state.free_encoder_cache(request)
 
     def _grant_prefill(
         self, budget: OfflineBudget, request: Request, computed: int, wanted: int
     ) -> int | Refusal:
-        if self._is_throttled and request.num_tokens - computed > 1:
+        if self.is_throttled and request.num_tokens - computed > 1:
             return Refusal.THROTTLED
-        if self._encoder_is_reserved and request.has_encoder_inputs:
+        if self.room.encoder_is_reserved and request.has_encoder_inputs:
             return Refusal.ENCODER
         if not self._join_adapters(lora_id(request)):
             return Refusal.ADAPTERS
         is_padded = _is_padded(request, computed, wanted)
-        can_split = self._state.can_chunk and wanted > 1
+        can_split = self.state.can_chunk and wanted > 1
         chunk = ChunkView(
-            wanted_tokens=wanted if is_padded else min(wanted, self._max_chunk_tokens),
+            wanted_tokens=wanted if is_padded else min(wanted, self.max_chunk_tokens),
             computed_tokens=computed,
             can_split=can_split and not is_padded,
-            min_tokens=self._min_chunk_tokens,
+            min_tokens=self.min_chunk_tokens,
+            end_at=partial(self._end_of_chunk, budget, request, computed, wanted),
         )
-        blocks_needed = (
-            partial(self._blocks_to_grow, request, computed)
-            if request.status is RUNNING
-            else self._blocks_to_start(request)
-        )
-        is_alone = budget.is_alone
-        granted = grant_chunk(budget, chunk, blocks_needed)
-        if isinstance(granted, Refusal) or granted == wanted:
-            return granted
-        allowed = self._state.allowed_chunk(request, computed, granted)
-        return allowed or (wanted if is_alone else Refusal.LATENCY)
+        if request.status is RUNNING:
+            return grant_chunk(budget, chunk, partial(self._blocks_to_grow, request, computed))
+        # a waiting request needs the same blocks however small its first chunk is
+        blocks = cache(lambda: math.ceil(self.blocks_to_start(request)))
+        return grant_chunk(budget, chunk, lambda _: blocks())
+
+    def _end_of_chunk(
+        self, budget: OfflineBudget, request: Request, computed: int, wanted: int, tokens: int
+    ) -> int:
+        """Return the largest chunk of at most `tokens` that may end where it does, 0 for none."""
+        if tokens == wanted:
+            return tokens
+        allowed = self.state.allowed_chunk(request, computed, tokens)
+        return allowed or (wanted if budget.is_alone else 0)
 
     def _join_adapters(self, adapter: int) -> bool:
         """Count an adapter among those that running requests hold; False if there is no slot."""
         if not adapter or adapter in self._adapters:
             return True
-        if len(self._adapters) >= (self._state.max_loras or 0):
+        if len(self._adapters) >= (self.state.max_loras or 0):
             return False
         self._adapters.add(adapter)
         return True
 
     def _blocks_to_grow(self, request: Request, computed: int, new_tokens: int) -> int:
-        return self._state.blocks_to_add(request, computed + new_tokens)
-
-    def _blocks_to_start(self, request: Request) -> Callable[[int], int]:
-        """Blocks a waiting request needs, however small its first chunk is.
-
-        So they are counted once, when first asked for.
-        """
-        counted: list[int] = []
-
-        def blocks_needed(_: int) -> int:
-            if not counted:
-                counted.append(ceil(self._blocks_to_start_of(request)))
-            return counted[0]
-
-        return blocks_needed
+        return self.state.blocks_to_add(request, computed + new_tokens)
 
 
 class OnlineOnlyStep:

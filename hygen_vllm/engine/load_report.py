@@ -6,10 +6,13 @@ The report is asked for by name through vLLM's EngineCore (`call_utility`), what
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import Request
 
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, tokens_waiting
 from hygen_vllm.engine.waiting_queue import Lanes
@@ -26,39 +29,35 @@ SHORTEST_S = 0.2
 """Two reports that are closer count as one for the rate."""
 
 
-class LoadReport:
+@dataclass
+class LoadReport(Follower):
     """The loads of one engine, one after the other.
 
     Args:
         offline_ids: requests of the offline class.
-        num_started: how many offline requests have started so far.
+        cost: what a step costs, as it is known now.
+        control: None in modes that do not steer by SLOs.
+        clock: monotonic seconds.
     """
 
-    def __init__(  # noqa: PLR0913 - made in one place
-        self,
-        state: EngineState,
-        lanes: Lanes,
-        offline_ids: Collection[str],
-        *,
-        cost: Callable[[], StepCost | None],
-        num_started: Callable[[], int],
-        control: SloControl | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._state = state
-        self._lanes = lanes
-        self._offline_ids = offline_ids
-        self._cost = cost
-        self._num_started_now = num_started
-        self._control = control
-        self._clock = clock
-        self._num_started = 0
-        self._counted_s: float | None = None
-        self._starts_per_s = 0.0
+    state: EngineState
+    lanes: Lanes
+    offline_ids: Collection[str]
+    cost: Callable[[], StepCost | None]
+    control: SloControl | None
+    clock: Callable[[], float]
+    num_started: int = 0
+    """Offline requests that began to run, or went on after a preemption."""
+    _num_counted: int = 0
+    _counted_s: float | None = None
+    _starts_per_s: float = 0.0
+
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
+        self.num_started += is_offline
 
     def now(self) -> EngineLoad:
         """Return the present load. Takes O(requests that run or hold KV)."""
-        state, lanes, offline_ids = self._state, self._lanes, self._offline_ids
+        state, lanes, offline_ids = self.state, self.lanes, self.offline_ids
         holding = [*lanes.holding.online]
         offline = [r for r in state.running if r.request_id in offline_ids]
         running = [r for r in state.running if r.request_id not in offline_ids]
@@ -79,9 +78,9 @@ class LoadReport:
 
     def interference(self) -> Interference | None:
         """Return what offline work has cost online requests; None where it is not estimated."""
-        if self._control is None:
+        if self.control is None:
             return None
-        controller = self._control.controller
+        controller = self.control.controller
         real, alone = controller.online.windows, controller.measures.alone
         windows = (real["ttft"], real["tbt"], alone["ttft"], alone["tbt"])
         return Interference(*(x for each in windows for x in (each.total_s, each.total_count)))
@@ -90,33 +89,33 @@ class LoadReport:
         """Return the load, and what is said of online requests, as plain values."""
         interference = self.interference()
         return {
-            "load": self.now().to_dict(),
-            "interference": None if interference is None else interference.to_dict(),
-            "targets": "" if self._control is None else self._control.controller.status(),
+            "load": asdict(self.now()),
+            "interference": None if interference is None else asdict(interference),
+            "targets": "" if self.control is None else self.control.controller.status(),
         }
 
     def _seconds(self, decodes: list[Any]) -> tuple[float, float]:
-        cost = self._cost()
+        cost = self.cost()
         if cost is None:
             return 0.0, 0.0
         context = sum(r.num_computed_tokens for r in decodes)
         step = StepComposition(decode_tokens=len(decodes), decode_context_tokens=context)
-        most = self._state.max_step_tokens
+        most = self.state.max_step_tokens
         prefill_s = cost.base_s + cost.added_chunk_seconds(StepComposition(), most, 0)
         return (cost.seconds(step) if decodes else 0.0), prefill_s / most
 
     def _most_ahead(self) -> int:
         """Return how many offline requests may wait here."""
-        now_s, num_started = self._clock(), self._num_started_now()
+        now_s = self.clock()
         if self._counted_s is None:
-            self._num_started, self._counted_s = num_started, now_s
+            self._num_counted, self._counted_s = self.num_started, now_s
         passed_s = now_s - self._counted_s
         if passed_s >= SHORTEST_S:
-            rate = (num_started - self._num_started) / passed_s
+            rate = (self.num_started - self._num_counted) / passed_s
             self._starts_per_s = max(rate, 0.5 * self._starts_per_s)
-            self._num_started, self._counted_s = num_started, now_s
+            self._num_counted, self._counted_s = self.num_started, now_s
         ahead = max(LEAST_AHEAD, math.ceil(AHEAD_S * self._starts_per_s))
-        return min(ahead, self._state.max_running)
+        return min(ahead, self.state.max_running)
 
 
 def answer_through_engine_core() -> None:

@@ -18,13 +18,12 @@ from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.leftovers import Leftovers
 from hygen_vllm.engine.load_report import LoadReport
 from hygen_vllm.engine.offload_tier import KvOffloading
-from hygen_vllm.engine.planner import StepPlanner
-from hygen_vllm.engine.requests import Follower, Requests
+from hygen_vllm.engine.requests import Requests
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState
 from hygen_vllm.engine.step_builder import StepBuilder
 from hygen_vllm.engine.step_meter import StepMeter
-from hygen_vllm.engine.waiting_queue import QueueParts
+from hygen_vllm.engine.waiting_queue import make_lanes
 from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.operate.log import engine_logger, remarks, start_line
 from hygen_vllm.operate.offline_log import OfflineLog
@@ -44,7 +43,7 @@ class Clocks(NamedTuple):
     wall: Clock
 
 
-class Policy(Follower):
+class Policy:
     """HyGen beside one scheduler of vLLM.
 
     Args:
@@ -70,15 +69,15 @@ class Policy(Follower):
         self.requests = Requests(config.class_rule(vllm_policy.value), faults)
         self.kv_reserve = KvReserve(self.state)
         """How many KV blocks have to be free for an offline request to start."""
-        self.lanes = QueueParts(
+        self.lanes = make_lanes(
             config,
-            vllm_policy,
-            self.requests.is_offline,
-            self._prefix_of,
-            self.kv_reserve.remaining_tokens,
-            self.clock,
-            faults,
-        ).lanes()
+            policy=vllm_policy,
+            is_offline=self.requests.is_offline,
+            prefix_of=self._prefix_of,
+            remaining_tokens=self.kv_reserve.remaining_tokens,
+            clock=self.clock,
+            faults=faults,
+        )
         self.leftovers = Leftovers(
             self.state,
             config.offline_order == "prefix",
@@ -92,6 +91,7 @@ class Policy(Follower):
             limits = self.state.limits()
             self.slo_control = SloControl(config, limits, self.clock, self.wall_clock)
         self.learner = CostLearner(given_cost(config, vllm_config))
+        """What a step costs; another one may be set between two steps."""
         control = self.slo_control
         self.gate: Gate = control.controller if control else LatencyGate.from_config(config)
         """Says what offline may do in a step; another one may be set between two steps."""
@@ -101,7 +101,7 @@ class Policy(Follower):
             self.lanes,
             self.requests.offline_ids,
             self.kv_reserve,
-            StepPlanner(self.state, config, self.kv_reserve, self.slo_control),
+            self.slo_control,
         )
         num_stages = vllm_config.parallel_config.pipeline_parallel_size
         trace = new_trace(config, vllm_config, self.clock())
@@ -112,17 +112,21 @@ class Policy(Follower):
             self.lanes,
             self.requests.offline_ids,
             cost=self._cost,
-            num_started=self._num_started,
             control=self.slo_control,
             clock=self.clock,
         )
         """What this engine has to do, for those who send requests to several."""
         kv_offloading.offline_ids = self.requests.offline_ids
-        parts = (
-            *(kv_offloading, self.leftovers, self.slo_control, self.lanes, self.kv_reserve),
-            *(self.builder, self),
-        )
-        self.requests.followers = [part for part in parts if part is not None]
+        steering = [] if self.slo_control is None else [self.slo_control]
+        self.requests.followers = [
+            kv_offloading,
+            self.leftovers,
+            *steering,
+            self.lanes,
+            self.kv_reserve,
+            self.builder,
+            self.load_report,
+        ]
         self.step_limit_s: float | None = None
         """Seconds that the last step could take, None without offline requests in the engine."""
         self.step_price = 0.0
@@ -153,18 +157,10 @@ class Policy(Follower):
     def _cost(self) -> Any:
         return self.learner.cost
 
-    def _num_started(self) -> int:
-        return self.offline_log.num_started
-
     @property
     def expects_online(self) -> bool:
         """Whether an online request may come at any moment."""
         return self.requests.has_seen_online or self.gate.mode == "fixed"
-
-    # --- requests ------------------------------------------------------------------------------
-
-    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
-        self.offline_log.num_started += is_offline
 
     # --- a step --------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
-from hygen_vllm.step.plan import OnlineShare, StepPlan
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.plan import StepPlan
 from hygen_vllm.step.terms import StepForecast
 from hygen_vllm.targets.controller import TargetController
 from hygen_vllm.targets.online_alone import EngineLimits

@@ -9,21 +9,28 @@ from itertools import chain
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, ready_with_kv
+from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, is_ready, ready_with_kv
 from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.make_room import Room, RoomMaker, room_of_decodes
-from hygen_vllm.engine.planner import StepPlanner, chunk_caps, num_ready_of
 from hygen_vllm.engine.requests import Follower
-from hygen_vllm.engine.state import EngineState, lora_id
+from hygen_vllm.engine.slo_control import SloControl
+from hygen_vllm.engine.state import EngineState, lora_id, sum_over
 from hygen_vllm.engine.waiting_queue import Lanes
+from hygen_vllm.kv.pace import Pace, pace_of
 from hygen_vllm.lane.offline_queue import Start
 from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.step.gate import Gate
+from hygen_vllm.step.gate import BATCH_GATE, Gate
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.plan import StepPlan
 
 ORDERING_SHARE = 0.011
 """Share of the time of steps that putting a backlog in order may take by itself. With what it does
 to caches and to the collector steps are 2 % longer at most (experiments/05-offline-lane)."""
+SIZES_SEEN = 2
+"""While step times are unknown, so many times the largest prefill that was measured may be tried:
+what is learned of one size tells of the next, not of one ten times as large."""
+NO_PACE = Pace()
 UNKNOWN_STEP_S = 0.01
 """Taken for the seconds of a step before one has completed."""
 
@@ -44,7 +51,7 @@ class StepBuilder(Follower):
     lanes: Lanes
     offline_ids: Collection[str]
     kv_reserve: KvReserve
-    planner: StepPlanner
+    slo_control: SloControl | None
     offline_is_stuck: bool = False
     too_long: dict[str, float] = field(default_factory=dict)
     _in_order: tuple[int, int] | None = None
@@ -93,7 +100,7 @@ class StepBuilder(Follower):
             if with_kv or (can_admit and waiting.online):
                 coming = chain(with_kv, waiting.online if can_admit else ())
                 arrivals = [*expected_arrivals(state, coming, num_online, cap, defers_prefills)]
-            num_ready = len(with_kv) + num_ready_of(state, waiting.online)
+            num_ready = len(with_kv) + sum_over(waiting.online, partial(is_ready, state))
             num_behind = max(0, num_ready - len(arrivals))
         room = None
         if is_decoding and not (arrivals or self.offline_is_stuck):
@@ -115,15 +122,22 @@ class StepBuilder(Follower):
         is_open = can_admit and not room.num_preempted
         room_for = partial(self._room_for, room, num_online)
         waiting.start_step(is_open, now_s, *self._ordering(num_online, step_s), room_for)
-        plan = self.planner.plan(
-            gate,
-            learner,
-            expects_online=expects_online,
-            num_online=num_online,
-            arrivals=arrivals,
+        share = OnlineShare(
+            cost=learner.cost if gate.mode != "off" else None,
+            max_tokens=state.max_step_tokens,
+            slots_per_request=state.draft_slots,
+            has_online=bool(num_online or arrivals),
             num_behind=num_behind,
-            next_offline=waiting.offline.next_candidate(),
+        )
+        if self.slo_control is not None:
+            arriving_tokens = sum(arrival.new_tokens for arrival in arrivals)
+            self.slo_control.shorten_online(share, state.running[:num_online], arriving_tokens)
+        plan = StepPlan(
+            gate=gate if expects_online else BATCH_GATE,
+            share=share,
             blocks_left=room.blocks_left,
+            prefill_tokens_left=self._trusted_prefill(gate, learner, expects_online),
+            pace=self._pace(gate, room.blocks_left),
         )
         step = OpenStep(
             state,
@@ -135,12 +149,27 @@ class StepBuilder(Follower):
             too_long=self.too_long,
             blocks_to_start=self.kv_reserve.blocks_to_start,
             now_s=now_s,
-            num_online=num_online,
+            num_online_running=num_online,
             min_chunk_tokens=self.config.min_chunk_tokens,
             max_chunk_tokens=offline_cap,
             is_throttled=is_throttled,
         )
         return step, defers_prefills
+
+    def _trusted_prefill(self, gate: Gate, learner: CostLearner, expects_online: bool) -> int:
+        """Return the offline prefill tokens up to which the prices are trusted."""
+        if gate.mode == "off" or not expects_online or learner.trusts_any_size:
+            return self.state.max_step_tokens
+        seen = learner.largest_prefill_tokens
+        return int(max(self.config.min_chunk_tokens, SIZES_SEEN * seen))
+
+    def _pace(self, gate: Gate, blocks_left: int) -> Pace:
+        """Return what the KV blocks that are left make of offline work."""
+        following = None if gate.mode == "off" else self.lanes.waiting.offline.next_candidate()
+        if following is None:
+            return NO_PACE
+        its_blocks = max(1.0, following.num_tokens / self.state.block_size)
+        return pace_of(blocks_left, its_blocks, self.kv_reserve.num_running)
 
     def _put_online_first(self) -> tuple[int, bool]:
         """Order `running`: online, offline decodes, offline prefills.
@@ -224,3 +253,14 @@ class StepBuilder(Follower):
 
     def _is_offline(self, request: Request) -> bool:
         return request.request_id in self.offline_ids
+
+
+def chunk_caps(
+    state: EngineState, num_online: int, num_waiting_online: int, num_waiting_offline: int
+) -> tuple[int, int]:
+    """Return vLLM's caps of a chunk: counting online requests only, and counting all."""
+    if not state.has_chunk_cap():
+        return state.max_step_tokens, state.max_step_tokens
+    online_cap = state.chunk_cap(num_online + num_waiting_online)
+    num_waiting = num_waiting_online + num_waiting_offline
+    return online_cap, state.chunk_cap(len(state.running) + num_waiting)

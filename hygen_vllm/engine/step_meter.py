@@ -2,6 +2,7 @@
 """Measures the steps of an engine: prices, targets and the trace learn from what they took."""
 
 from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -15,9 +16,10 @@ from hygen_vllm.step.feedback import MeasuredStep, StepFeedback
 from hygen_vllm.step.plan import StepPlan
 
 MEASURE_EVERY = 4
-"""Once the device is known one step in so many is measured; the others stay as cheap as stock."""
+"""Once the device is known, what is in a step is noted for one step in so many."""
 
 
+@dataclass
 class StepMeter:
     """The steps of one engine.
 
@@ -26,14 +28,14 @@ class StepMeter:
         num_stages: of the pipeline, each with a part of the layers.
     """
 
-    def __init__(
-        self, state: EngineState, slo_control: SloControl | None, trace: Any, num_stages: int
-    ) -> None:
-        self.trace = trace
-        self._state = state
-        self._slo_control = slo_control
+    state: EngineState
+    slo_control: SloControl | None
+    trace: Any
+    num_stages: InitVar[int]
+    _num_traced: int = 0
+
+    def __post_init__(self, num_stages: int) -> None:
         self._feedback = StepFeedback(num_stages)
-        self._num_traced = 0
 
     @property
     def step_s(self) -> float:
@@ -63,12 +65,12 @@ class StepMeter:
         """
         step = MeasuredStep(len(output.num_scheduled_tokens), output.total_num_scheduled_tokens)
         is_wanted = self.trace is not None or (
-            is_priced and (learner.is_new or self._state.step_number % MEASURE_EVERY == 0)
+            is_priced and (learner.is_new or self.state.step_number % MEASURE_EVERY == 0)
         )
         if is_wanted and step.num_tokens:
-            step.composition = self._state.composition(output)
-        if self._slo_control is not None:
-            self._slo_control.foresee(step, plan, learner.cost, started_s)
+            step.composition = self.state.composition(output)
+        if self.slo_control is not None:
+            self.slo_control.foresee(step, plan, learner.cost, started_s)
         self._feedback.scheduled(output, started_s, step)
 
     def completed(
@@ -89,8 +91,8 @@ class StepMeter:
         step = self._feedback.completed(output, now_s, is_busy)
         if step is not None and step.composition is not None:
             self._learn(step, learner, now_s)
-        if self._slo_control is not None:
-            self._slo_control.completed(outputs, step, learner.cost, now_s)
+        if self.slo_control is not None:
+            self.slo_control.completed(outputs, step, learner.cost, now_s)
 
     def _learn(self, step: MeasuredStep, learner: CostLearner, now_s: float) -> None:
         assert step.composition is not None

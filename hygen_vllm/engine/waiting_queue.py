@@ -20,7 +20,7 @@ from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.state import extra_args
 from hygen_vllm.labels import tenant_of
 from hygen_vllm.lane.admission_order import OrderRules
-from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
+from hygen_vllm.lane.offline_queue import LaneKey, OfflineQueue, QueueRules
 from hygen_vllm.lane.plain_queue import PlainQueue
 from hygen_vllm.operate.faults import PolicyFaults
 
@@ -89,7 +89,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         if request is None and self.online:
             return self.online.pop_request()
         if request is not None and not self.offline_is_open:
-            # The gate refused it: vLLM 0.33 pops it to prepend it again. It keeps its place.
+            # The hook refused it: vLLM 0.33 pops it to prepend it again. It keeps its place.
             return request
         request = request or self.peek_offline()
         if request is None:
@@ -203,47 +203,38 @@ class Lanes(Follower):
             self.holding.offline.settle(request, 0.0)
 
 
-@dataclass(frozen=True)
-class QueueParts:
-    """What the waiting queues of an engine are made of.
+def make_lanes(  # noqa: PLR0913 - made in one place
+    config: HyGenConfig,
+    *,
+    policy: SchedulingPolicy,
+    is_offline: Callable[[Request], bool],
+    prefix_of: Callable[[Request], Sequence[Any]],
+    remaining_tokens: Callable[[Request], float],
+    clock: Callable[[], float],
+    faults: PolicyFaults,
+) -> Lanes:
+    """Return the waiting queues of an engine, empty.
 
     Args:
         policy: vLLM's; orders the online lane, and by urgency the offline one.
         prefix_of: the chained block hashes of a prompt.
         remaining_tokens: how many tokens an offline request is expected to go on to make.
     """
+    by_priority = policy == SchedulingPolicy.PRIORITY
+    rules = QueueRules(OrderRules.of(config), config.tenant_weights or {})
 
-    config: HyGenConfig
-    policy: SchedulingPolicy
-    is_offline: Callable[[Request], bool]
-    prefix_of: Callable[[Request], Sequence[Any]]
-    remaining_tokens: Callable[[Request], float]
-    clock: Callable[[], float]
-    faults: PolicyFaults
-
-    def lanes(self) -> Lanes:
-        """Return the queues of an engine, empty."""
-        config = self.config
-        rules = QueueRules(OrderRules.of(config), config.tenant_weights or {})
-        return Lanes(
-            self._queue(lambda: OfflineQueue(self._label, rules, self.clock, self._place)),
-            self._queue(lambda: OfflineQueue(lambda _: Labels())),
-        )
-
-    def _queue(self, make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
-        return TwoLaneQueue(self.policy, make_offline, self.is_offline, self.clock, self.faults)
-
-    def _label(self, request: Request) -> Labels:
-        """Return what decides the place of an offline request."""
-        urgency, tenant = self._place(request)
-        return Labels(
-            urgency=urgency,
-            tenant=tenant,
-            hashes=self.prefix_of(request),
-            tokens=request.num_prompt_tokens + self.remaining_tokens(request),
-        )
-
-    def _place(self, request: Request) -> tuple[int, str]:
-        """Return the urgency and the tenant of an offline request."""
-        by_priority = self.policy == SchedulingPolicy.PRIORITY
+    def place(request: Request) -> tuple[int, str]:
         return request.priority if by_priority else 0, tenant_of(extra_args(request))
+
+    def key(request: Request) -> LaneKey:
+        urgency, tenant = place(request)
+        tokens = request.num_prompt_tokens + remaining_tokens(request)
+        return LaneKey(urgency, tenant, prefix_of(request), tokens)
+
+    def queue(make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
+        return TwoLaneQueue(policy, make_offline, is_offline, clock, faults)
+
+    return Lanes(
+        queue(lambda: OfflineQueue(key, rules, clock, place)),
+        queue(lambda: OfflineQueue(lambda _: LaneKey())),
+    )

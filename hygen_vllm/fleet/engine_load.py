@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an engine has to do, as it tells those who send it requests. Pure."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
-from hygen_vllm.json_types import Json, JsonView
+from hygen_vllm.json_types import JsonView
 
 UTILITY = "hygen_load"
 """EngineCore's answer to it is that of its scheduler's LoadReport."""
@@ -31,12 +31,8 @@ class EngineLoad:
     decode_step_s: float = 0.0
     prefill_token_s: float = 0.0
 
-    def to_dict(self) -> Json:
-        """Return it as plain values, for another process."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: JsonView) -> "EngineLoad":
-        """Return what `to_dict` gave; names that are not known here are passed over."""
+        """Return what `dataclasses.asdict` gave; names that are not known here are passed over."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})

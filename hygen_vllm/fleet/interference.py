@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What offline work costs online requests, over some time and several engines. Pure."""
 
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 
 from hygen_vllm.json_types import JsonView
 
@@ -26,13 +26,9 @@ class Interference:
     alone_tbt_s: float = 0.0
     alone_num_tbt: float = 0.0
 
-    def to_dict(self) -> dict[str, float]:
-        """Return it as plain values, for another process."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: JsonView) -> "Interference":
-        """Return what `to_dict` gave."""
+        """Return what `dataclasses.asdict` gave."""
         return cls(**values)
 
     def __add__(self, other: "Interference") -> "Interference":

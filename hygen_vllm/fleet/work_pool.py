@@ -18,7 +18,7 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from hygen_vllm.lane.offline_queue import Labels, OfflineQueue, QueueRules
+from hygen_vllm.lane.offline_queue import LaneKey, OfflineQueue, QueueRules
 
 W = TypeVar("W")
 MOST_DEATHS = 2
@@ -33,12 +33,12 @@ class Work(Generic[W]):
 
     Args:
         request_id: unique in the pool.
-        labels: what decides its place.
+        key: what decides its place.
     """
 
     request_id: Hashable
     content: W
-    labels: Labels = field(default_factory=Labels)
+    key: LaneKey = field(default_factory=LaneKey)
     num_deaths: int = 0
     """Workers that were lost while they had it."""
     num_failures: int = 0
@@ -62,7 +62,7 @@ class WorkPool(Generic[W]):
 
     def __init__(self, lease_s: float, rules: QueueRules | None = None) -> None:
         self._lease_s = lease_s
-        self._queue: OfflineQueue[Work[W]] = OfflineQueue(lambda work: work.labels, rules)
+        self._queue: OfflineQueue[Work[W]] = OfflineQueue(lambda work: work.key, rules)
         self._suspects: dict[Hashable, Work[W]] = {}
         """Those that wait, in order."""
         self._alone: Hashable = None

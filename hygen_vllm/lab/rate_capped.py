@@ -12,6 +12,7 @@ from vllm.v1.request import Request, RequestStatus
 from hygen_vllm.config import CONFIG_KEY
 from hygen_vllm.engine.hook import OnlineOnlyStep, OpenStep
 from hygen_vllm.engine.policy import Policy
+from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.scheduler import HyGenScheduler
 from hygen_vllm.lab.policies import RATE
 
@@ -19,7 +20,7 @@ _ROUNDING = 1e-9
 """Of a sum of parts that should be whole."""
 
 
-class OfflineRate:
+class OfflineRate(Follower):
     """Counts the offline requests that start. Times are monotonic seconds."""
 
     def __init__(self, rate_per_s: float, now_s: float) -> None:
@@ -35,9 +36,12 @@ class OfflineRate:
         self._saved_at_s = now_s
         return int(self._saved + _ROUNDING)
 
-    def started(self, num_requests: int) -> None:
+    def count(self, num_requests: int) -> None:
         """Count requests that started."""
         self._saved -= num_requests
+
+    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:  # noqa: ARG002
+        self.count(is_offline and not request.num_preemptions)
 
 
 class CappedStep:
@@ -78,10 +82,6 @@ class RateCappedPolicy(Policy):
             capped = CappedStep(step, self, starts_left)
         return capped, defers_prefills
 
-    def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:
-        super().started(request, is_offline, computed_tokens)
-        self.rate.started(is_offline and not request.num_preemptions)
-
 
 class RateCappedScheduler(HyGenScheduler):
     """HyGenScheduler that starts so many offline requests a second; for comparisons.
@@ -99,3 +99,4 @@ class RateCappedScheduler(HyGenScheduler):
         vllm_config.additional_config = {CONFIG_KEY: settings}
         super().__init__(vllm_config, *args, **kwargs)
         self.hygen.rate = OfflineRate(rate_per_s, self.hygen.clock())
+        self.hygen.requests.followers = [*self.hygen.requests.followers, self.hygen.rate]

@@ -83,7 +83,7 @@ class Queued(Protocol):
 R = TypeVar("R", bound=Queued)
 
 
-class Labels(NamedTuple):
+class LaneKey(NamedTuple):
     """What decides the place of a request."""
 
     urgency: int = 0
@@ -172,21 +172,21 @@ class OfflineQueue(Generic[R]):
     `put_back`; a scan takes at most TAKEN_PER_SCAN, so those cost bounded time and hide nobody.
 
     Args:
-        label: asked for when a request is put in order, and when it is taken.
+        key: asked for when a request is put in order, and when it is taken.
         clock: monotonic seconds, to see how long putting in order takes.
-        place: urgency and tenant alone, asked for when a request comes; `label` is asked if not
+        place: urgency and tenant alone, asked for when a request comes; `key` is asked if not
             given.
     """
 
     def __init__(
         self,
-        label: Callable[[R], Labels],
+        key: Callable[[R], LaneKey],
         rules: QueueRules | None = None,
         clock: Callable[[], float] = time.monotonic,
         place: Callable[[R], tuple[int, str]] | None = None,
     ) -> None:
-        self._label = label
-        self._place = place or (lambda request: label(request)[:2])
+        self._key = key
+        self._place = place or (lambda request: key(request)[:2])
         self._clock = clock
         self._rules = rules or QueueRules()
         self._waiting: dict[Hashable, Waiting[R]] = {}
@@ -391,7 +391,7 @@ class OfflineQueue(Generic[R]):
         if waiting is self._held_for:
             self._pause()
         if request.request_id not in self._charged:
-            self._charge(waiting, self._label(request).tokens)
+            self._charge(waiting, self._key(request).tokens)
         self._forget_if_empty(waiting.urgency, level)
 
     def put_back(self, request: R) -> None:
@@ -468,16 +468,16 @@ class OfflineQueue(Generic[R]):
             started_s = now_s
 
     def _put_in_order(self, waiting: Waiting[R]) -> None:
-        level, labels = self._find_level(waiting)
-        level.in_order.add(waiting, labels.hashes)
+        level, key = self._find_level(waiting)
+        level.in_order.add(waiting, key.hashes)
         self._offered = None
 
-    def _find_level(self, waiting: Waiting[R]) -> tuple[_Level[R], Labels]:
+    def _find_level(self, waiting: Waiting[R]) -> tuple[_Level[R], LaneKey]:
         """Label a request and return its level."""
-        labels = self._label(waiting.request)
-        level = self._level(labels.urgency)
-        waiting.urgency, waiting.tenant = labels.urgency, level.in_order.tenant_named(labels.tenant)
-        return level, labels
+        key = self._key(waiting.request)
+        level = self._level(key.urgency)
+        waiting.urgency, waiting.tenant = key.urgency, level.in_order.tenant_named(key.tenant)
+        return level, key
 
     def _level(self, urgency: int) -> _Level[R]:
         level: _Level[R] | None = self._levels.get(urgency)

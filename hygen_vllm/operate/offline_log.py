@@ -15,8 +15,6 @@ class OfflineLog:
     def __init__(self) -> None:
         self.refusals: Counter[Refusal] = Counter()
         self.num_preemptions = 0
-        self.num_started = 0
-        """Offline requests that began to run, or went on after a preemption."""
         self._reported: Counter[Refusal] = Counter()
         self._reported_preemptions = 0
         self._line_due_s: float | None = None

@@ -26,7 +26,7 @@ from ray.serve.exceptions import RayServeException
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
 from hygen_vllm.json_types import Json, JsonView
 from hygen_vllm.lane.admission_order import OrderRules
-from hygen_vllm.lane.offline_queue import Labels, QueueRules
+from hygen_vllm.lane.offline_queue import LaneKey, QueueRules
 from hygen_vllm.openai_request import GIVEN_UP, INVALID, OpenAiRequest, error_of, problem_of
 
 logger = logging.getLogger("ray.serve")
@@ -109,12 +109,10 @@ class OfflinePool:
             yield {"result": json.dumps(error_of(problem, 400, INVALID))}
             return
         offline = OpenAiRequest(request["url"], body)
-        labels = Labels(
-            tenant=offline.tenant, hashes=offline.prefix_hashes(), tokens=offline.tokens
-        )
+        key = LaneKey(tenant=offline.tenant, hashes=offline.prefix_hashes(), tokens=offline.tokens)
         job = request.get("job")
         result = asyncio.get_running_loop().create_future()
-        row = _Row(Work(self._new_id(), offline, labels), job, result)
+        row = _Row(Work(self._new_id(), offline, key), job, result)
         if job is not None:
             await self.beat(job)
         self._add(row)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hygen_vllm.config import HyGenConfig
-from hygen_vllm.step.terms import OnlineLoad, StepTerms
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.terms import StepTerms
 
 
 class Gate(Protocol):
@@ -16,8 +17,8 @@ class Gate(Protocol):
     def mode(self) -> str:
         """Name of the mode, as in HyGenConfig; `batch` for BATCH_GATE."""
 
-    def terms(self, load: OnlineLoad) -> StepTerms:
-        """Return the terms of a step with this online load."""
+    def terms(self, share: OnlineShare) -> StepTerms:
+        """Return the terms of a step with this online share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class LatencyGate:
     def from_config(cls, config: HyGenConfig) -> "LatencyGate":
         return cls(config.gate_mode, config.latency_budget_s or math.inf)
 
-    def terms(self, _: OnlineLoad) -> StepTerms:
+    def terms(self, _: OnlineShare) -> StepTerms:
         """Return the terms of a step: a limit, no price."""
         return StepTerms(self.limit_s)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens one offline request gets of what the plan has left. Pure, O(1)."""
+"""How many tokens one offline request gets of what the plan has left. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -13,7 +13,7 @@ LEAST_PRICE = 0.5
 
 
 class Refusal(Enum):
-    """Why an offline request gets nothing in this step: of what lacks, or by the hook's rules."""
+    """Why an offline request gets nothing in this step: what was short, or what forbade it."""
 
     LATENCY = "latency"
     TOKENS = "tokens"
@@ -35,12 +35,14 @@ class ChunkView:
         computed_tokens: tokens computed before this step, prefix hits included.
         can_split: False if it must get all of `wanted_tokens` or none.
         min_tokens: smallest chunk worth granting, >= 1.
+        end_at: the largest chunk of at most so many tokens that may end where it does, 0 for none.
     """
 
     wanted_tokens: int
     computed_tokens: int
     can_split: bool
     min_tokens: int
+    end_at: Callable[[int], int] = int
 
 
 def grant_decode(
@@ -85,9 +87,9 @@ def grant_chunk(
 ) -> int | Refusal:
     """Grant the largest chunk that fits the budget, or say what refused it.
 
-    Args:
-        blocks_needed: new KV blocks for a chunk of so many tokens; never falls as tokens grow.
     A chunk of `min_tokens` alone in the step is granted whatever it costs, as in grant_decode.
+
+    Args: blocks_needed: new KV blocks for a chunk of so many tokens; never falls as tokens grow.
     """
     least = min(chunk.min_tokens, chunk.wanted_tokens) if chunk.can_split else chunk.wanted_tokens
     tokens = min(chunk.wanted_tokens, budget.tokens_left - budget.slots_per_request)
@@ -106,10 +108,13 @@ def grant_chunk(
         if tokens < least and not budget.is_alone:
             return Refusal.BLOCKS
         tokens = max(tokens, least)
+    tokens = chunk.end_at(tokens)
+    if not tokens:
+        return Refusal.LATENCY
     seconds = 0.0
     if budget.cost is not None:
         seconds = budget.cost.added_chunk_seconds(budget, tokens, chunk.computed_tokens)
-        if tokens == least and budget.terms.is_idle:
+        if tokens <= least and budget.terms.is_idle:
             budget.begin_alone(seconds)
     budget.take(tokens, blocks_needed(tokens), seconds)
     budget.has_prefill = True

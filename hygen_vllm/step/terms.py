@@ -3,45 +3,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class OnlineLoad(Protocol):
-    """The online class in a step, as known when offline first asks for a part of it."""
-
-    @property
-    def has_online(self) -> bool:
-        """Whether online requests run, or could start, in this step."""
-
-    @property
-    def alone_s(self) -> float:
-        """Seconds of the step without offline work."""
-
-    @property
-    def least_s(self) -> float:
-        """Seconds of the smallest step that there can be."""
-
-    @property
-    def full_s(self) -> float:
-        """Seconds of the step if prefill filled all its tokens."""
-
-    @property
-    def num_decodes(self) -> int:
-        """Online requests that get a token after their first."""
-
-    @property
-    def num_first(self) -> int:
-        """Online requests that wait for their first token, in this step or behind it."""
-
 
 IDLE_STEPS = 2.0
-"""Smallest steps that a step without online work may take, however long they are: else a slow
-engine would serve one offline request at a time while it waits for an online one."""
-
-
-def idle_limit_s(load: OnlineLoad, idle_step_s: float) -> float:
-    """Return the seconds that a step may take in which no online request waits for a token."""
-    return max(idle_step_s, IDLE_STEPS * load.least_s)
+"""A step in which no online request decodes may last this many times the shortest possible step,
+however long that is: else a slow engine would serve one offline request at a time while it waits
+for an online one."""
 
 
 @dataclass(slots=True)
@@ -50,10 +16,11 @@ class StepTerms:
 
     Args:
         limit_s: seconds that the step may take.
-        price: what a second added to the step costs, in seconds of offline work: what an offline
-            request gets is worth the seconds that it would take in a full step without online.
+        price: seconds of offline work that have to be gained for each second added to the step. An
+            offline request's tokens count as the seconds that they take in a full step without
+            online work.
         free_s: seconds up to which the step delays nobody, since others run at once.
-        is_idle: the limit is that of a step without online work: IDLE_STEPS of the smallest ones.
+        is_idle: the limit is that of a step in which no online request decodes.
     """
 
     limit_s: float = math.inf

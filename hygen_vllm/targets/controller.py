@@ -13,7 +13,8 @@ from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
-from hygen_vllm.step.terms import OnlineLoad, StepTerms, idle_limit_s
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.terms import StepTerms
 from hygen_vllm.targets.latency_window import LatencyWindow
 from hygen_vllm.targets.online_alone import AloneRequest, EngineLimits, OnlineAlone
 from hygen_vllm.targets.online_latency import OnlineLatency
@@ -98,16 +99,16 @@ class TargetController:
 
     # --- steps ---------------------------------------------------------------------------------
 
-    def terms(self, load: OnlineLoad) -> StepTerms:
+    def terms(self, share: OnlineShare) -> StepTerms:
         """Return what offline work may do in a step."""
-        self._pipeline.enter(load)
+        self._pipeline.enter(share)
         self.measures.decodes_at_once = self._pipeline.num_decodes
         terms = StepTerms(free_s=self._pipeline.others_s)
         idle_s = None
-        if load.num_decodes == 0:
-            idle_s = terms.limit_s = max(load.alone_s, idle_limit_s(load, self._idle_step_s))
+        if share.num_decodes == 0:
+            idle_s = terms.limit_s = max(share.alone_s, share.idle_limit_s(self._idle_step_s))
         for target in self.targets:
-            target.bound(terms, load)
+            target.bound(terms, share)
         terms.is_idle = terms.limit_s == idle_s
         return terms
 

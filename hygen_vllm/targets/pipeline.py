@@ -8,7 +8,7 @@ than the others delays nobody, what is added to the longest delays the requests 
 
 from collections import deque
 
-from hygen_vllm.step.terms import OnlineLoad
+from hygen_vllm.step.online_share import OnlineShare
 
 
 class Pipeline:
@@ -21,9 +21,9 @@ class Pipeline:
         self._steps: deque[tuple[int, float]] = deque(maxlen=num_stages)
         """(online decodes, seconds of the online work), the last one at the end."""
 
-    def enter(self, load: OnlineLoad) -> None:
+    def enter(self, share: OnlineShare) -> None:
         """Add a step."""
-        self._steps.append((load.num_decodes, load.alone_s))
+        self._steps.append((share.num_decodes, share.alone_s))
 
     @property
     def num_decodes(self) -> float:

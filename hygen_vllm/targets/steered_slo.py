@@ -15,7 +15,8 @@ import math
 from dataclasses import dataclass
 
 from hygen_vllm.slo import Slo
-from hygen_vllm.step.terms import OnlineLoad, StepTerms
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.terms import StepTerms
 from hygen_vllm.targets.allowance import Allowance
 from hygen_vllm.targets.latency_window import LatencyWindow
 from hygen_vllm.targets.online_alone import AloneRequest
@@ -133,15 +134,15 @@ class SteeredSlo:
     def first_token(self, request: AloneRequest, ttft_s: float, now_s: float) -> None:
         """Count a request, whose TTFT would have been `ttft_s` if online had been alone."""
 
-    def bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+    def bound(self, terms: StepTerms, share: OnlineShare) -> None:
         """Lower the limit and raise the price of a step to what this target wants."""
         if self.alone_s is not None and self.limit_s is not None:
-            self._bound(terms, load)
-        elif load.has_online:
-            careful_s = load.alone_s * (1.0 + (self.slo.rise or 0.0))
+            self._bound(terms, share)
+        elif share.has_online:
+            careful_s = share.alone_s * (1.0 + (self.slo.rise or 0.0))
             terms.limit_s = min(terms.limit_s, careful_s)
 
-    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+    def _bound(self, terms: StepTerms, share: OnlineShare) -> None:
         raise NotImplementedError
 
 
@@ -181,7 +182,7 @@ class MeanTbt(SteeredSlo):
             allowed_s = self.slo.limit_s * count - alone_s
         self.allowance.settle(allowed_s, real_s - alone_s, now_s)
 
-    def _bound(self, terms: StepTerms, _: OnlineLoad) -> None:
+    def _bound(self, terms: StepTerms, _: OnlineShare) -> None:
         usual = max(1.0, self._measures.decodes)
         waits = self._measures.decodes_at_once
         factor = self.allowance.factor
@@ -250,18 +251,18 @@ class TailTbt(SteeredSlo):
         lower_s = alone.percentile_s(max(0.0, share - RANK_ERRORS * error)) or 0.0
         return min(self.limit_s, lower_s * (1.0 + self.slo.rise))
 
-    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+    def _bound(self, terms: StepTerms, share: OnlineShare) -> None:
         """A step longer than the limit exceeds it once for every decode.
 
         Where online alone is beyond the limit, the tokens exceed it anyhow. What is saved under a
         limit that may fall would be owed under the lower one, so it buys nothing.
         """
-        if load.num_decodes == 0:
+        if share.num_decodes == 0:
             return
-        most_s = max(load.alone_s, self.cap_s)
-        gained_s = load.full_s - most_s
+        most_s = max(share.alone_s, self.cap_s)
+        gained_s = share.full_s - most_s
         factor = min(1.0, self.allowance.factor) if self._may_fall else self.allowance.factor
-        if gained_s * factor <= load.num_decodes * SECONDS_PER_TOKEN:
+        if gained_s * factor <= share.num_decodes * SECONDS_PER_TOKEN:
             terms.limit_s = min(terms.limit_s, most_s)
 
 
@@ -321,13 +322,13 @@ class Ttft(SteeredSlo):
         allowed_s = self._delays_allowed * (planned_s / self.alone_s - 1.0) * ttft_s
         self.allowance.settle(allowed_s, delay_s, now_s)
 
-    def _bound(self, terms: StepTerms, load: OnlineLoad) -> None:
+    def _bound(self, terms: StepTerms, share: OnlineShare) -> None:
         """A step delays who comes while it runs. After a quiet time nobody is expected to."""
-        if not load.has_online and self._is_quiet():
+        if not share.has_online and self._is_quiet():
             return
-        terms.limit_s = min(terms.limit_s, max(load.alone_s, self.cap_s))
+        terms.limit_s = min(terms.limit_s, max(share.alone_s, self.cap_s))
         expected = self._measures.arrivals_per_s * self.cap_s
-        terms.price += load.num_first / max(expected, 1e-3)
+        terms.price += share.num_first / max(expected, 1e-3)
 
     def _is_quiet(self) -> bool:
         """Whether none has come for QUIET_GAPS of the window's mean gaps, or for all of it."""

@@ -155,7 +155,7 @@ def test_one_that_fits_but_for_the_watermark_hides_nobody(is_async):
     for _ in range(round((NO_ROOM_S + 4 * STEP_S) / STEP_S) + 40):
         engine.step()
     assert {f"offline-small-{number}" for number in range(4)} <= engine.finished
-    assert 4 == engine.scheduler.hygen.offline_log.num_started
+    assert 4 == engine.scheduler.hygen.load_report.num_started
 
 
 @pytest.mark.parametrize("min_chunk", [16, 512])

@@ -14,8 +14,8 @@ from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
 from hygen_vllm.engine.leftovers import Leftovers
 from hygen_vllm.engine.make_room import RoomMaker
-from hygen_vllm.engine.planner import StepPlanner
 from hygen_vllm.engine.slo_control import SloControl
+from hygen_vllm.engine.step_builder import StepBuilder
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.labels import ClassRule
 from hygen_vllm.lane.offline_queue import OfflineQueue
@@ -42,7 +42,7 @@ PARTS = [
     (CostLearner, "observe"),
     *((StepFeedback, name) for name in ("scheduled", "completed")),
     *((step_builder, name) for name in ("chunk_caps", "expected_arrivals", "room_of_decodes")),
-    (StepPlanner, "plan"),
+    (StepBuilder, "_pace"),
     (open_step, "grant_chunk"),
     (open_step, "grant_decode"),
     (online_arrivals, "is_ready"),
@@ -126,7 +126,7 @@ def test_part_that_raises_now_and_then_costs_nobody_anything(
 @pytest.mark.parametrize("has_online", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(StepPlanner, "plan"), (step_builder, "chunk_caps"), (RoomMaker, "make_room")],
+    [(StepBuilder, "_pace"), (step_builder, "chunk_caps"), (RoomMaker, "make_room")],
 )
 def test_part_that_always_raises_leaves_online_as_with_vllm(
     is_async, has_online, module, name, monkeypatch, faults_are_caught

@@ -2,6 +2,7 @@
 """The request router among replicas that are not there."""
 
 import asyncio
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ BUSY = EngineLoad(free_tokens=10_000, prefill_token_s=1e-4, online_prefill_token
 
 
 def replica(name, load, at_s=0.0):
-    stats = {} if load is None else {STATS: {**load.to_dict(), "at_s": at_s}}
+    stats = {} if load is None else {STATS: {**asdict(load), "at_s": at_s}}
     return SimpleNamespace(replica_id=name, routing_stats=stats)
 
 

@@ -13,7 +13,7 @@ def starts(rate, times_s, wanted=100):
     counts = []
     for now_s in times_s:
         counts.append(min(wanted, rate.num_ready(now_s)))
-        rate.started(counts[-1])
+        rate.count(counts[-1])
     return counts
 
 
@@ -73,7 +73,7 @@ def test_asking_takes_nothing():
     """Only what started counts, so a step in which none did costs none."""
     rate = OfflineRate(2.0, 0.0)
     assert [1, 2, 2, 2] == [rate.num_ready(now_s) for now_s in (0.0, 0.5, 1.0, 1.0)]
-    rate.started(1)
+    rate.count(1)
     assert 1 == rate.num_ready(1.0)
 
 

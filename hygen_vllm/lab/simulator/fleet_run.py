@@ -35,7 +35,7 @@ from hygen_vllm.lab.simulator.simulation import (
 )
 from hygen_vllm.lab.simulator.virtual_engine import VirtualClock, VirtualStep
 from hygen_vllm.lane.admission_order import OrderRules
-from hygen_vllm.lane.offline_queue import Labels, QueueRules
+from hygen_vllm.lane.offline_queue import LaneKey, QueueRules
 
 REPORT_EVERY_S = 1.0
 """As Ray Serve is told to ask."""
@@ -182,12 +182,12 @@ class _FleetServing:
         slo_class, _, arrival = self._next
         request = self._maker.make(*self._next)
         if slo_class == OFFLINE and self._pulls:
-            labels = Labels(
+            key = LaneKey(
                 tenant=arrival.tenant,
                 hashes=request.shared_prefix,
                 tokens=arrival.prompt_tokens + arrival.output_tokens,
             )
-            work = Work(request.request_id, (request, arrival), labels)
+            work = Work(request.request_id, (request, arrival), key)
             self._pool.add(work, arrival.time_s)
         else:
             routed = RoutedRequest(arrival.prompt_tokens, request.shared_prefix, self._block_size)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job says of the online requests beside it."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ def after(num_requests, ttft_s, alone_s):
 
 
 def replica(interference, doing=0, targets=""):
-    told = None if interference is None else interference.to_dict()
+    told = None if interference is None else asdict(interference)
     return {"doing": doing, "interference": told, "targets": targets}
 
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hygen_vllm.fleet.work_pool import MOST_DEATHS, MOST_FAILURES, Work, WorkPool
 from hygen_vllm.lane.admission_order import OrderRules
-from hygen_vllm.lane.offline_queue import Labels, QueueRules
+from hygen_vllm.lane.offline_queue import LaneKey, QueueRules
 
 LEASE_S = 5.0
 WORKERS = st.sampled_from("abc")
@@ -17,7 +17,7 @@ WORKERS = st.sampled_from("abc")
 def pool_of(*ids, rules=None, hashes=()):
     pool = WorkPool(LEASE_S, rules)
     for request_id in ids:
-        pool.add(Work(request_id, f"content {request_id}", Labels(hashes=hashes)), 0.0)
+        pool.add(Work(request_id, f"content {request_id}", LaneKey(hashes=hashes)), 0.0)
     return pool
 
 
@@ -39,7 +39,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(count=st.one_of(st.integers(1, 8), st.integers(60, 200)), family=st.integers(0, 3))
     def add(self, count, family):
         for _ in range(count):
-            labels = Labels(tenant=str(family % 2), hashes=(family, (family, self.next_id)))
+            labels = LaneKey(tenant=str(family % 2), hashes=(family, (family, self.next_id)))
             self.pool.add(Work(self.next_id, None, labels), self.now_s)
             self.waiting.add(self.next_id)
             self.failures[self.next_id] = 0
@@ -139,7 +139,7 @@ def test_neighbours_are_taken_together():
     """Each of two workers gets one family."""
     pool = WorkPool(LEASE_S, QueueRules(OrderRules()))
     for i in range(40):
-        pool.add(Work(i, None, Labels(hashes=(i % 2, (i % 2, i)))), 0.0)
+        pool.add(Work(i, None, LaneKey(hashes=(i % 2, (i % 2, i)))), 0.0)
     for worker in "ab":
         assert 1 == len({request_id % 2 for request_id in ids(pool.take(worker, 20, 1.0))})
 

@@ -29,7 +29,7 @@ from hygen_vllm.lane.offline_queue import (
     SET_ASIDE_SEEN,
     STUCK_S,
     TAKEN_PER_SCAN,
-    Labels,
+    LaneKey,
     OfflineQueue,
     QueueRules,
     Start,
@@ -46,8 +46,8 @@ class Request:
     tokens: float = 10.0
 
 
-def label(request: Request) -> Labels:
-    return Labels(request.urgency, request.tenant, chain(request.words), request.tokens)
+def label(request: Request) -> LaneKey:
+    return LaneKey(request.urgency, request.tenant, chain(request.words), request.tokens)
 
 
 def queue_of(*requests: Request, by_prefix: bool = False) -> OfflineQueue[Request]:
@@ -198,7 +198,7 @@ class SlowQueue:
         for number in range(len(seconds)):
             self.queue.add(Request(number), 0.0)
 
-    def _label(self, request: Request) -> Labels:
+    def _label(self, request: Request) -> LaneKey:
         self.now_s += self._seconds[request.request_id]
         return label(request)
 

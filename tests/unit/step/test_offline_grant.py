@@ -18,7 +18,8 @@ from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.gate import LatencyGate
 from hygen_vllm.step.grant import LEAST_PRICE, ChunkView, Refusal, grant_chunk, grant_decode
-from hygen_vllm.step.plan import OnlineShare, StepPlan
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.plan import StepPlan
 from hygen_vllm.step.terms import StepTerms
 from tests.support.prices import costs
 
@@ -103,6 +104,21 @@ def test_decode_refused_leaves_the_plan_to_others() -> None:
     before = replace(budget)
     assert grant_decode(budget, 1, 0, 0) == Refusal.LATENCY
     assert budget == before
+
+
+def test_chunk_that_may_end_nowhere_charges_nothing() -> None:
+    """Where vLLM splits a prompt at some places only, and none is in reach."""
+    budget = _budget(limit_s=10)
+    before = replace(budget)
+    assert _grant(budget, replace(CHUNK, end_at=lambda _: 0)) == Refusal.LATENCY
+    assert budget == before
+
+
+def test_chunk_that_has_to_end_earlier_is_charged_for_what_it_is() -> None:
+    """At a multiple of eight tokens here, though the seconds are enough for nine."""
+    budget = _budget(limit_s=10)
+    assert _grant(budget, replace(CHUNK, end_at=lambda tokens: tokens // 8 * 8)) == 8
+    assert (budget.tokens_left, budget.seconds, budget.blocks_left) == (92, 1 + 8, 98)
 
 
 def test_decode_alone_is_granted_whatever_it_costs_and_the_next_is_not() -> None:

@@ -16,8 +16,9 @@ from hygen_vllm.price.cost import StepCost
 from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.gate import LatencyGate
-from hygen_vllm.step.plan import OnlineShare, StepPlan
-from hygen_vllm.step.terms import OnlineLoad, StepTerms, idle_limit_s
+from hygen_vllm.step.online_share import OnlineShare
+from hygen_vllm.step.plan import StepPlan
+from hygen_vllm.step.terms import StepTerms
 
 COST = StepCost(8, 2, 0.5, 4, 1, 0.25, 0.125)
 
@@ -27,10 +28,10 @@ class HalfMore:
 
     mode = "half more"
 
-    def terms(self, load: OnlineLoad) -> StepTerms:
-        if not load.has_online:
-            return StepTerms(idle_limit_s(load, 3.0), is_idle=True)
-        return StepTerms(1.5 * load.alone_s)
+    def terms(self, share: OnlineShare) -> StepTerms:
+        if not share.has_online:
+            return StepTerms(share.idle_limit_s(3.0), is_idle=True)
+        return StepTerms(1.5 * share.alone_s)
 
 
 HALF_MORE = HalfMore()
@@ -78,8 +79,8 @@ def test_gate_of_the_other_modes_limits_every_step_alike(
 def test_step_without_online_work_is_two_of_the_smallest_at_least(base_s: float) -> None:
     """On an engine so slow that no step is shorter than idle_step_s more than one request runs."""
     share = _share(cost=replace(COST, base_s=base_s))
-    assert max(0.1, 2 * base_s) == idle_limit_s(share, 0.1)
-    assert idle_limit_s(_share(cost=None), 0.1) == 0.1
+    assert max(0.1, 2 * base_s) == share.idle_limit_s(0.1)
+    assert _share(cost=None).idle_limit_s(0.1) == 0.1
 
 
 def test_charge_takes_tokens_and_slots_of_each_request() -> None:
@@ -167,8 +168,8 @@ class _Asked:
         self.loads: list[tuple[float, int, bool]] = []
         self._terms = StepTerms(limit_s, price)
 
-    def terms(self, load: OnlineLoad) -> StepTerms:
-        self.loads.append((load.alone_s, load.num_decodes, load.has_online))
+    def terms(self, share: OnlineShare) -> StepTerms:
+        self.loads.append((share.alone_s, share.num_decodes, share.has_online))
         return self._terms
 
 
@@ -262,9 +263,9 @@ def test_online_prefill_that_is_capped_gets_what_is_left_of_the_cap(name: str, f
 def test_online_prefill_that_is_not_capped_gets_all_it_wants(name: str, field: str) -> None:
     """However much others are capped."""
     left = {"prefill_left": 0, "arrival_prefill_left": 0}
-    share = _share(**(left | {field: None}))
+    share = _share(**(left | {field: math.inf}))
     assert [500, 500] == [getattr(share, name)(500) for _ in range(2)]
-    assert getattr(share, field) is None
+    assert getattr(share, field) == math.inf
 
 
 @pytest.mark.parametrize("is_decode", [True, False])

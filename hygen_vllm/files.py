@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of people: read or one line says why not, written whole or not at all."""
+"""User files: read, or one line says why not; written whole, or not at all."""
 
 import os
 import shutil

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the class and the tenant of a request from its labels; knows nothing of queues or steps."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from hygen_vllm.json_types import JsonView
 
 LABEL_KEY = "slo_class"
 TENANT_KEY = "tenant"
+PRIORITY_HEADER = "x-vllm-priority"
 LONGEST_TENANT = 128
 """Characters of a tenant's name."""
 OTHERS = "(others)"
@@ -59,3 +62,14 @@ def tenant_of(extra_args: JsonView | None) -> str:
 
 
 _CLASS_OF_LABEL = {each.value: each for each in RequestClass}
+
+
+def priority_in_header(raw_request: Any) -> int | None:
+    """Return the priority in vLLM's header; None if there is none that an engine can be told.
+
+    Args: raw_request: an HTTP request with `headers`, names in lower case; or None.
+    """
+    header = "" if raw_request is None else raw_request.headers.get(PRIORITY_HEADER, "")
+    with suppress(ValueError):
+        return priority if abs(priority := int(header)) < 1 << 63 else None
+    return None

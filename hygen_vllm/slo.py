@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLOs: a latency metric, a statistic of it, and a limit in seconds or relative to no offline work.
+"""SLOs: a latency metric, a statistic of it, and a limit in seconds or relative to online alone.
 
     tbt_p99=45ms    tbt_mean=+5%    ttft_p99=0.5s    ttft_mean=+10%
 

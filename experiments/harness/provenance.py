@@ -91,7 +91,7 @@ PROFILES = (
 """What measures a real engine's steps."""
 ENGINES = (
     *SIMULATES,
-    "hygen_vllm/engine/plugin.py",
+    *_modules("hygen_vllm/engine", "endpoints plugin"),
     "hygen_vllm/lab/profile/engine_flags.py",
     *_modules("hygen_vllm/lab/tune", "engine_server served simulated_server"),
 )

@@ -244,30 +244,28 @@ class OpenStep:
         return self.state.blocks_to_add(request, computed + new_tokens)
 
 
+@dataclass(frozen=True)
 class OnlineOnlyStep:
     """Stands for an OpenStep that could not be made, or not be finished: nothing for offline.
 
     Args:
         offline_ids: requests of the offline class.
-        num_online: running online requests.
+        num_online_running: running online requests.
         granted: who may have started before.
+        num_preempted: before.
     """
 
+    offline_ids: Container[str]
+    num_online_running: int
+    granted: Sequence[Request]
+    num_preempted: int
     plan: StepPlan | None = None
-    num_preempted = 0
-    offline_is_stuck = False
+    offline_is_stuck: bool = False
     refused: Sequence[Refusal] = ()
-
-    def __init__(
-        self, offline_ids: Container[str], num_online: int, granted: Sequence[Request]
-    ) -> None:
-        self.num_online_running = num_online
-        self.granted = granted
-        self._offline_ids = offline_ids
 
     def limit(self, request: Request, _: int, wanted: int) -> int:
         """Return the tokens a request gets in this step, 0 if it is offline."""
-        return 0 if request.request_id in self._offline_ids else wanted
+        return 0 if request.request_id in self.offline_ids else wanted
 
     def may_load(self, _: Request) -> bool:
         """Whether the KV of an offline request may be loaded: not now."""

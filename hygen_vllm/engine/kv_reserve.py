@@ -24,7 +24,7 @@ class KvReserve(Follower):
         self._forecast: KvForecast | None = None
         """None until it is asked for."""
         self._offline: list[Request] = []
-        """Those that run, as of when it was last time to look."""
+        """Those that ran at the last look."""
         self._is_stale = True
         self._started: set[str] = set()
         """Offline requests that have run and are not finished."""
@@ -60,7 +60,7 @@ class KvReserve(Follower):
 
     @property
     def num_running(self) -> int:
-        """Offline requests that ran when it was last looked."""
+        """Offline requests that ran at the last look."""
         return len(self._offline)
 
     def remaining_tokens(self, request: Request) -> float:

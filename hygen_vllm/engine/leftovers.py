@@ -53,7 +53,10 @@ class Leftovers(Follower):
         self._regret = 0.0
 
     def came(self, request: Request, is_offline: bool) -> None:
-        """Note a request that came: it may want what others left. O(blocks)."""
+        """Note what a new request wants of what was, or would have been, forgotten. O(blocks).
+
+        What an online one wants is no longer forgotten.
+        """
         if not self._first_left:
             return
         for block_hash in self._prefix_of(request):

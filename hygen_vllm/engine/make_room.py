@@ -24,7 +24,7 @@ from hygen_vllm.engine.state import EngineState, lora_id, num_coming_free
 from hygen_vllm.engine.victims import BlockVictims
 
 PATIENCE_TOKENS = 100.0
-"""Beside so many, a few tokens less to make hardly matter."""
+"""Added to the tokens that a victim has still to make, so that a few more hardly matter."""
 PLENTY = 8
 """Where so many times the blocks are free that decodes could take, nobody counts which do."""
 

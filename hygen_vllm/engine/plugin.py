@@ -2,21 +2,22 @@
 """Entry point of `vllm.general_plugins`: wrong settings stop an engine before a model is loaded.
 
 vLLM builds the scheduler after the model, which on a large one is minutes too late to learn of a
-misspelt key. vLLM calls `register` in each of its processes; it does nothing but look at engines
-whose scheduler class comes from this package.
+misspelt key. vLLM calls `register` in each of its processes; where another scheduler is used it
+changes nothing.
 """
 
 import functools
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hygen_vllm.engine.endpoints import read_labels_of_pooling, refuse_offline_beams
+
 if TYPE_CHECKING:
     from hygen_vllm.config import HyGenConfig
-    from hygen_vllm.labels import ClassRule
 
 OURS = "hygen_vllm."
 
@@ -80,109 +81,6 @@ def checked_settings(additional_config: Any) -> "HyGenConfig":
 
     check_release(vllm.__version__)
     return HyGenConfig.load(additional_config)
-
-
-def refuse_offline_beams(rule: "ClassRule") -> None:
-    """Let this process refuse beam search for offline requests.
-
-    vLLM makes a request of each beam and token, without the labels of the one that was sent: they
-    would be served as users' requests. Does nothing where no OpenAI endpoint is.
-    """
-    for name, kind in ENDPOINTS:
-        protocol = sys.modules.get(f"vllm.entrypoints.openai.{name}.protocol")
-        if protocol is not None:
-            _refuse_beams_of(getattr(protocol, kind), rule)
-            _tell_beams_the_header(f"vllm.entrypoints.openai.{name}.serving", f"create_{name}")
-
-
-ENDPOINTS = (("completion", "CompletionRequest"), ("chat_completion", "ChatCompletionRequest"))
-
-
-def _tell_beams_the_header(module: str, method: str) -> None:
-    """Let a request for beam search have the priority of its header, as others have it."""
-    try:
-        names = vars(importlib.import_module(module))
-    except ImportError:  # this process serves no endpoint, and may lack what one needs
-        return
-    for serving in names.values():
-        whole = vars(serving).get(method) if isinstance(serving, type) else None
-        if whole is None or hasattr(whole, "tells_header"):
-            continue
-
-        @functools.wraps(whole)
-        async def create(
-            self: Any, request: Any, raw_request: Any = None, *, whole: Any = whole
-        ) -> Any:
-            priority = _priority_of_header(raw_request)
-            if request.use_beam_search and priority is not None:
-                request.priority = priority
-            return await whole(self, request, raw_request)
-
-        create.tells_header = True  # type: ignore[attr-defined]
-        setattr(serving, method, create)
-
-
-def _priority_of_header(raw_request: Any) -> int | None:
-    """Return the number in the header; None if there is none that an engine can be told."""
-    header = "" if raw_request is None else raw_request.headers.get(PRIORITY_HEADER, "")
-    with suppress(ValueError):
-        return priority if abs(priority := int(header)) < 1 << 63 else None
-    return None
-
-
-def _refuse_beams_of(kind: Any, rule: "ClassRule") -> None:
-    from vllm.exceptions import VLLMValidationError
-
-    from hygen_vllm.labels import RequestClass
-
-    whole = getattr(kind.to_beam_search_params, "__wrapped__", kind.to_beam_search_params)
-
-    @functools.wraps(whole)
-    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if rule.classify(self.vllm_xargs, self.priority) is RequestClass.OFFLINE:
-            raise VLLMValidationError(
-                "beam search cannot be offline: leave out use_beam_search or the label",
-                parameter="use_beam_search",
-            )
-        return whole(self, *args, **kwargs)
-
-    kind.to_beam_search_params = to_beam_search_params
-
-
-def read_labels_of_pooling() -> None:
-    """Let this process read the labels of pooling requests: embeddings, scores, classes.
-
-    vLLM reads the header X-Vllm-Priority and `vllm_xargs` of generating requests only. Does nothing
-    where no OpenAI endpoint is.
-    """
-    if not any(f"vllm.entrypoints.openai.{name}.protocol" in sys.modules for name, _ in ENDPOINTS):
-        return
-    from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
-
-    from hygen_vllm.labels import LABEL_KEY, TENANT_KEY
-
-    whole = PoolingBaseServing._init_ctx
-    if hasattr(whole, "reads_labels"):
-        return
-
-    @functools.wraps(whole)
-    async def init_ctx(self: Any, io_processor: Any, request: Any, raw_request: Any = None) -> Any:
-        context = await whole(self, io_processor, request, raw_request)
-        priority = _priority_of_header(raw_request)
-        if priority is not None:
-            context.priorities = priority
-        given = (request.model_extra or {}).get("vllm_xargs")
-        if isinstance(given, dict):
-            labels = {name: given[name] for name in (LABEL_KEY, TENANT_KEY) if name in given}
-            params = context.pooling_params
-            params.extra_kwargs = {**(params.extra_kwargs or {}), **labels}
-        return context
-
-    init_ctx.reads_labels = True  # type: ignore[attr-defined]
-    PoolingBaseServing._init_ctx = init_ctx
-
-
-PRIORITY_HEADER = "X-Vllm-Priority"
 
 
 def check_files(config: "HyGenConfig") -> None:

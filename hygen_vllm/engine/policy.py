@@ -213,7 +213,8 @@ class Policy:
         if not has_online:
             return None
         granted = [] if step is None else step.granted
-        return OnlineOnlyStep(self.requests.offline_ids, num_online, granted)
+        num_preempted = 0 if step is None else step.num_preempted
+        return OnlineOnlyStep(self.requests.offline_ids, num_online, granted, num_preempted)
 
     def step_made(
         self,

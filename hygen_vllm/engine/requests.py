@@ -19,7 +19,7 @@ logger = engine_logger()
 
 
 class Follower:
-    """Follows the requests of an engine; events that it has no use for it leaves out."""
+    """Follows the requests of an engine; overrides the events that it needs."""
 
     def came(self, request: Request, is_offline: bool) -> None:
         """Note a request that the engine has not seen before."""
@@ -38,7 +38,7 @@ class Follower:
 
 
 class Requests:
-    """Tells requests apart by class, and followers of them.
+    """Keeps the class of each request, and tells followers what becomes of them.
 
     Args:
         rule: says which class a label or a priority means.

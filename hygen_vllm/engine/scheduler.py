@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """HyGenScheduler: vLLM's own scheduler with an offline class behind the online one.
 
-Never copies `Scheduler.schedule()`. A step is: plan what online needs, make room for it by
-preempting offline requests, call vLLM once, and cap each offline request through the one hook that
-vLLM passes every request through. Without offline requests in the engine nothing is planned and
-nothing capped: the schedule is vLLM's. Here vLLM's calls come in; what is made of them is in
-`policy.Policy`, and no exception of it leaves this class.
+Never copies `Scheduler.schedule()`. A step is: make room for what online needs by preempting
+offline requests, plan what that leaves, call vLLM once, and cap each offline request through the
+one hook that vLLM passes every request through. Without offline requests in the engine nothing is
+planned and nothing capped: the schedule is vLLM's. Here vLLM's calls come in; what is made of them
+is in `policy.Policy`, and no exception of it leaves this class.
 
 vLLM 0.32.0, v1/core/sched/scheduler.py: the hook is called at :751 and :1213 after all other caps;
 0 skips a running request and ends the admission of waiting ones (0.33: skips those too).
@@ -168,7 +168,7 @@ class HyGenScheduler(Scheduler):
             self, request: Request, num_computed_tokens: int, num_new_tokens: int
         ) -> int:
             if self._step is not None:
-                try:  # as above, which a call more would make a tenth slower
+                try:  # not through the method above: another call costs a tenth of the hook
                     num_new_tokens = self._step.limit(request, num_computed_tokens, num_new_tokens)
                 except Exception:
                     num_new_tokens = self._limit_failed(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mode `slo` in vLLM's scheduler: tells the budget controller what happens to online requests."""
+"""Mode `slo` in vLLM's scheduler: tells the TargetController what happens to online requests."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +75,7 @@ class SloControl(Follower):
     def foresee(
         self, step: MeasuredStep, plan: StepPlan | None, cost: StepCost | None, now_s: float
     ) -> None:
-        """Put into a step that was made what is expected of it.
+        """Attach to a step that was made what is expected of it.
 
         Args: plan: None where no offline request was in the engine.
         """

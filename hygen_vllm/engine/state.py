@@ -94,7 +94,6 @@ class EngineState:
             and not getattr(scheduler.kv_cache_manager.coordinator, "eagle_group_ids", ())
         )
         self.block_size: int = scheduler.block_size
-        self.num_blocks: int = self._pool.num_gpu_blocks
         self.max_step_tokens: int = scheduler.max_num_scheduled_tokens
         self.max_running: int = scheduler.max_num_running_reqs
         lora = scheduler.lora_config

@@ -215,7 +215,7 @@ class StepBuilder(Follower):
         has_others = bool(self.state.running or num_arrivals)
         slots_left = self.state.slots - len(self.state.running) - num_arrivals
         queue.offline_is_open = slots_left > 0 and (blocks_left >= needed or not has_others)
-        queue.gives_one = has_others  # room was looked for one of them
+        queue.closes_after_one = has_others  # room was looked for one of them
 
     def _room_for(self, room: Room, num_online: int, request: Request) -> Start:
         """Return whether an offline request could start now, or where no other one ran."""

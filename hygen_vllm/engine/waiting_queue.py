@@ -52,7 +52,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         self._make_offline = make_offline
         self.offline: OfflineQueue[Request] | PlainQueue[Request] = make_offline()
         self.offline_is_open = True
-        self.gives_one = False
+        self.closes_after_one = False
         """The offline lane closes when one has been taken from it."""
         self.offered: Request | None = None
         """The offline request that was peeked last, None if it was an online one."""
@@ -95,7 +95,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
         if request is None:
             raise IndexError("pop from an empty queue")
         self._change(request, partial(self.offline.take, request), is_in=False)
-        if self.gives_one:
+        if self.closes_after_one:
             self.offline_is_open = False
         return request
 

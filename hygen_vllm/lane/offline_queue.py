@@ -60,7 +60,7 @@ LEVELS_SEEN = 8
 OFFERED_SCANS = 8
 """Scans for which the next request stays the same where only time passes."""
 PAUSE_SHARE = 0.1
-"""Of the bound of waiting: so long nobody is held up after somebody was."""
+"""Of `offline_max_wait_s`: for so long nobody is held up after somebody was."""
 
 
 class Start(Enum):
@@ -70,7 +70,7 @@ class Start(Enum):
     LATER = "later"
     """Once running offline requests have finished."""
     NOT = "not"
-    """Online requests have it."""
+    """Not even after all offline work has ended: online requests have what it needs."""
 
 
 class Queued(Protocol):
@@ -153,8 +153,11 @@ class _Level(Generic[R]):
             return oldest if is_overdue else next(reversed(self.preempted.values()))
         return self.in_order.next(now_s)
 
-    def seen(self, held: Waiting[R] | None) -> list[Waiting[R]]:
-        """Return those set aside that are looked at in this scan, the one that is held too."""
+    def look_at(self, held: Waiting[R] | None) -> list[Waiting[R]]:
+        """Return those set aside whose turn it is in this scan, and the one that is held.
+
+        Moves all but the first to the end of the turns.
+        """
         names = [*islice(self.set_aside, SET_ASIDE_SEEN)]
         found = [self.set_aside[name] for name in names]
         if held is not None and held not in found and held.request.request_id in self.set_aside:
@@ -311,7 +314,7 @@ class OfflineQueue(Generic[R]):
         """Say who of those set aside has room now, and for whom all others have to wait."""
         held_before, self._held_for = self._held_for, None
         for level in self._levels_seen(held_before):
-            for waiting in level.seen(held_before):
+            for waiting in level.look_at(held_before):
                 found = room(waiting.request)
                 if found is Start.NOW and level.has_room is None:
                     level.has_room = waiting

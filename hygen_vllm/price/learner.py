@@ -10,7 +10,8 @@ is noticed within tens of steps and a single stray step hardly at all.
 At each fit the two are settled. Either the engine did change: then all kept steps are brought to
 the present level, also those of kinds not seen since. Or the form was wrong, for example about
 longer contexts than it had seen: then a new form explains the steps as they were measured, and the
-level starts anew. The second is assumed unless the first explains the steps better.
+level starts anew. The second is believed unless the first explains the steps better by 1 %; where
+costs were given, the first is, unless it explains them worse by 2 %.
 """
 
 import math
@@ -96,7 +97,7 @@ class CostLearner:
             surprise = math.log(seconds / predicted_s)
             surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
             self._level += LEVEL_GAIN * surprise
-        kind = step.num_prefills > 0, step.total_tokens.bit_length()
+        kind = step.has_prefill, step.total_tokens.bit_length()
         ring = self._kept.setdefault(kind, deque(maxlen=STEPS_PER_KIND))
         ring.append(_Kept(step.features(), seconds, self._level))
         self.largest_prefill_tokens = max(self.largest_prefill_tokens, step.prefill_tokens)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step traces: what was in each step of an engine, and how long it took. lab/profile reads them.
 
-A trace is a CSV file (gzip if its name ends in .gz). The first line is "# " and a JSON object with
-`format`, `version`, `engine` (EngineInfo) and, from the profiler, `plan`; the second names the
-columns:
+A trace is a CSV file; one that ends in .gz is read, never written, as gzip. The first line is "# "
+and a JSON object with `format`, `version`, `engine` (EngineInfo) and, from the profiler, `plan`;
+the second names the columns:
 
     step            number of the step, from 1
     completed_s     when it completed, seconds since the trace began

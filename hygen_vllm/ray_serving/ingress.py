@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
@@ -24,12 +23,11 @@ from ray.serve.llm.openai_api_models import (
 )
 
 from hygen_vllm.json_types import Json
-from hygen_vllm.labels import ClassRule, RequestClass
+from hygen_vllm.labels import ClassRule, RequestClass, priority_in_header
 from hygen_vllm.openai_request import INVALID, URLS, XARGS, error_of
 
 logger = logging.getLogger("ray.serve")
 
-PRIORITY_HEADER = "x-vllm-priority"
 RESPONSES = {"chat": ChatCompletionResponse, "completions": CompletionResponse}
 URL_OF = {method: url for url, method in URLS.items()}
 BAD_REQUEST = 400
@@ -68,11 +66,9 @@ class HyGenIngress(OpenAiIngress):
             yield answer
 
     def _is_offline(self, body: Any, raw_request: Any) -> bool:
-        priority = getattr(body, "priority", 0) or 0
-        header = None if raw_request is None else raw_request.headers.get(PRIORITY_HEADER)
-        if header is not None:
-            with suppress(ValueError):  # then it says nothing, as to vLLM
-                priority = int(header)
+        priority = priority_in_header(raw_request)
+        if priority is None:
+            priority = getattr(body, "priority", 0) or 0
         labels = getattr(body, XARGS, None)
         return self._class_rule.classify(labels, priority) is RequestClass.OFFLINE
 

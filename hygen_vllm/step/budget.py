@@ -13,7 +13,7 @@ class OfflineBudget:
     """What is left of a step whose online share is closed. Is a `StepSoFar`.
 
     Args:
-        cost: prices; None while nothing is known yet, or if nothing is to be priced.
+        cost: None while nothing is known yet, or if nothing is to be priced.
         tokens_left: step tokens not taken; a request takes its tokens plus `slots_per_request`.
         blocks_left: free KV blocks that offline may take.
         prefill_tokens_left: offline prefill tokens up to which the prices are trusted.
@@ -49,9 +49,9 @@ class OfflineBudget:
         return not (self.has_online or self.has_offline)
 
     def begin_alone(self, seconds: float) -> None:
-        """Let a step of offline work alone take two of its first request; its terms are idle.
+        """Allow an idle step twice the seconds that its first request makes it.
 
-        A price that is wrong about what a step takes at least would keep a second one out.
+        A cost that is wrong about the shortest step would keep a second request out.
         """
         if self.is_alone:
             limit_s = IDLE_STEPS * (self.seconds + seconds)
@@ -69,8 +69,8 @@ class OfflineBudget:
         """Charge online work that was not foreseen when offline work was first granted."""
         self.tokens_left -= new_tokens + self.slots_per_request
         if self.cost is not None:
-            price = self.cost.added_decode_seconds if is_decode else self.cost.added_chunk_seconds
-            seconds = price(self, new_tokens, computed_tokens)
+            added = self.cost.added_decode_seconds if is_decode else self.cost.added_chunk_seconds
+            seconds = added(self, new_tokens, computed_tokens)
             self.seconds += seconds
             self.alone_s += seconds
         self.has_prefill = self.has_prefill or not is_decode

@@ -123,7 +123,7 @@ def grant_chunk(
 
 
 def _worth_its_price(budget: OfflineBudget, chunk: ChunkView, tokens: int) -> int:
-    """Return the chunk that is worth most more than online pays for it, or a larger one for free.
+    """Return the chunk whose worth exceeds most what online pays for it, or a larger one for free.
 
     What the KV cache asks for prefill has to be paid in any case.
     """

@@ -4,8 +4,8 @@
 What is saved or owed is counted in seconds of allowance: the time in which the target, at the rate
 of the last moments, allows so much. It is an account with two bounds. No more is ever saved than a
 fifteenth of the window, and a debt makes offline work ever more careful, until it stops where twice
-that is owed. So in any window online requests are taken from what the target allows there, what was
-saved before and what is still owed after: a fifth more than is allowed, at most.
+that is owed. So in any window offline work takes at most what the target allows there, plus what
+was saved before, plus what is still owed after: a fifth more than is allowed.
 
 The factor on what offline work may do is that of a PI controller, in its logarithm:
 
@@ -35,7 +35,7 @@ LEAST_SETTLED, MOST_SETTLED = math.log(0.03), math.log(20.0)
 RESERVE_SHARE = 1.0 / 180.0
 """What is kept in reserve."""
 LEAST_LEFT = 1e-3
-"""A target with the most saved that there may be binds no more: the factor is as large."""
+"""A target with the most saved that there may be no longer binds: its factor is 1 / LEAST_LEFT."""
 SHORTEST_S = 300.0
 """Shares are of a window so long at least: controlling takes a few seconds, however short it is."""
 FLOW_S = 20.0
@@ -45,8 +45,8 @@ FLOW_S = 20.0
 class Allowance:
     """The balance of one target. Times are monotonic seconds.
 
-    Where online alone is beyond its target nothing is allowed, and nothing can be owed either: that
-    is nobody's debt.
+    Where online alone is beyond its target nothing is allowed: offline work stops, as at the
+    largest debt, but that is nobody's debt.
 
     Args:
         window_s: time over which the target is kept.

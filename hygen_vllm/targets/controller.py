@@ -167,7 +167,7 @@ class TargetController:
         factors = self._errors.factors
 
         def step_seconds(step: StepComposition) -> float:
-            return cost.seconds(step) * factors[step.num_prefills > 0]
+            return cost.seconds(step) * factors[step.has_prefill]
 
         self.alone.advance(step_seconds, self.online.first_waiting_s(self._now_s))
 

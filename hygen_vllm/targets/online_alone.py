@@ -105,7 +105,7 @@ class OnlineAlone:
         self._start(0.0)
 
     def _start(self, now_s: float) -> None:
-        self._begin_anew(now_s)
+        self._restart_pipeline(now_s)
         self._waiting: list[AloneRequest] = []
         self._prefills: list[AloneRequest] = []
         self._decodes = [Decodes() for _ in range(self._limits.num_stages)]
@@ -137,7 +137,9 @@ class OnlineAlone:
             if not self._is_busy:
                 if not self._waiting or self._waiting[0].arrival_s > until_s:
                     return
-                self._begin_anew(self._after_stalls(max(self._now_s, self._waiting[0].arrival_s)))
+                self._restart_pipeline(
+                    self._after_stalls(max(self._now_s, self._waiting[0].arrival_s))
+                )
             if self._now_s > until_s or not self._knows_next_tokens():
                 return
             self._admit()
@@ -148,7 +150,7 @@ class OnlineAlone:
     def _now_s(self) -> float:
         return self._completions_s[-1]
 
-    def _begin_anew(self, now_s: float) -> None:
+    def _restart_pipeline(self, now_s: float) -> None:
         """Let the next step be made now, with none in flight."""
         self._completions_s = deque([now_s] * (self._limits.num_stages + 1))
         """Of the last steps; the last of them is now."""

@@ -212,10 +212,10 @@ class TailTbt(SteeredSlo):
         allowed_share = 1.0 - self.slo.share
         saved_s, spent = self._saved_s(self.limit_s, allowed_share)
         self.allowance.set_saved(saved_s, now_s, spent)
-        owed = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
+        lowered = min(1.0, self.allowance.factor) ** CAP_PER_FACTOR
         limit_to_come_s = self._limit_to_come_s(self.slo.share)
         self._may_fall = limit_to_come_s < FALLEN * self.limit_s
-        self.cap_s = limit_to_come_s / measures.error_margin * owed
+        self.cap_s = limit_to_come_s / measures.error_margin * lowered
 
     def _saved_s(self, limit_s: float, allowed_share: float) -> tuple[float, float]:
         """Return the most that can be saved, less what is owed of any time up to now.

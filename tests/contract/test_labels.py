@@ -17,7 +17,8 @@ from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import PoolingParams
 from vllm.v1.request import Request
 
-from hygen_vllm.engine.plugin import read_labels_of_pooling, refuse_offline_beams, uses_hygen
+from hygen_vllm.engine.endpoints import read_labels_of_pooling, refuse_offline_beams
+from hygen_vllm.engine.plugin import uses_hygen
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.labels import ClassRule, RequestClass
 from tests.support.classes import HYGEN

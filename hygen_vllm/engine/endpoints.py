@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-from hygen_vllm.labels import LABEL_KEY, TENANT_KEY, ClassRule, RequestClass, priority_in_header
+from hygen_vllm.labels import LABEL_KEY, TENANT_KEY, ClassRule, RequestClass, priority_in
 
 ENDPOINTS = (("completion", "CompletionRequest"), ("chat_completion", "ChatCompletionRequest"))
 
@@ -39,7 +39,7 @@ def _tell_beams_the_header(module: str, method: str) -> None:
         async def create(
             self: Any, request: Any, raw_request: Any = None, *, whole: Any = whole
         ) -> Any:
-            priority = priority_in_header(raw_request)
+            priority = priority_in(getattr(raw_request, "headers", {}))
             if request.use_beam_search and priority is not None:
                 request.priority = priority
             return await whole(self, request, raw_request)
@@ -82,7 +82,7 @@ def read_labels_of_pooling() -> None:
     @functools.wraps(whole)
     async def init_ctx(self: Any, io_processor: Any, request: Any, raw_request: Any = None) -> Any:
         context = await whole(self, io_processor, request, raw_request)
-        priority = priority_in_header(raw_request)
+        priority = priority_in(getattr(raw_request, "headers", {}))
         if priority is not None:
             context.priorities = priority
         given = (request.model_extra or {}).get("vllm_xargs")

@@ -23,7 +23,7 @@ from ray.serve.llm.openai_api_models import (
 )
 
 from hygen_vllm.json_types import Json
-from hygen_vllm.labels import ClassRule, RequestClass, priority_in_header
+from hygen_vllm.labels import ClassRule, RequestClass, priority_in
 from hygen_vllm.openai_request import INVALID, URLS, XARGS, error_of
 
 logger = logging.getLogger("ray.serve")
@@ -66,7 +66,7 @@ class HyGenIngress(OpenAiIngress):
             yield answer
 
     def _is_offline(self, body: Any, raw_request: Any) -> bool:
-        priority = priority_in_header(raw_request)
+        priority = priority_in(getattr(raw_request, "headers", {}))
         if priority is None:
             priority = getattr(body, "priority", 0) or 0
         labels = getattr(body, XARGS, None)

@@ -272,7 +272,7 @@ def test_result_that_is_read_can_be_shown(tmp_path, monkeypatch):
     for place in drawn:
         path.write_bytes(_dumped(path.name, _changed(content, place, rng.choice(ODD))))
         check_read_or_refused(path, lambda path: write_report([path], out))
-    monkeypatch.setattr(page, "charts_html", lambda *_: "")
+    monkeypatch.setattr(page, "timelines_of", lambda *_: [])
     for place in _places(content):
         for value in rng.sample(ODD, 6):
             path.write_bytes(_dumped(path.name, _changed(content, place, value)))

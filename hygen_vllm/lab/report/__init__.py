@@ -4,7 +4,7 @@
 The path of a result: result_file.py (reads and checks it) -> comparison.py (what the results have
 in common, in what they differ) -> table.py (a row for each policy, numbers from number_text.py) and
 distributions.py, timelines.py (charts, drawn by svg_chart.py, colours from chart_style.py) ->
-page.py (the page, looks from page_style.py) -> report.py (the file). Same results, same bytes.
+page.py (the page, by page.html) -> report.py (the file). Same results, same bytes.
 
 Everything that comes from a result is text to escape, never HTML. Nothing here imports vllm.
 """

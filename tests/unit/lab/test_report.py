@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of simulations as one HTML page."""
 
+import html
 import json
 import re
 import shlex
@@ -280,7 +281,7 @@ class TestPage:
     def test_commands_in_the_footer_make_the_results_again(self):
         """Each parses to the options that the result says it was made with."""
         found = re.search(r"<pre>(.*?)</pre>", report_page([undrawn("my file.json")]))
-        command = shlex.split(found[1].replace("&#x27;", "'"))
+        command = shlex.split(html.unescape(found[1]))
         parsed = vars(build_parser().parse_args(command[1:]))
         expected = {**OPTIONS, "slowdown": [(2.0, 1.3)], "json": "my file.json"}
         assert expected == {name: parsed[name] for name in expected}

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "engine": ENGINES,
     "ray_serving": {"ray", "vllm"},
     "batch": {"ray"},
-    "lab": {*ENGINES, "pandas", "sklearn", "matplotlib"},
+    "lab": {*ENGINES, "jinja2", "pandas", "sklearn", "matplotlib"},
 }
 """Beside PLAIN, by folder."""
 NOT_VLLMS = {"_exit", "_SubParsersAction", "_engine_client", "_get_response"}

@@ -107,7 +107,7 @@ def project_urls(project_url: str) -> dict[str, str]:
 # and pip would put another one on top.
 BASE = [
     "numpy>=1.26",
-    "pydantic>=2.9",
+    "pydantic>=2.10",
     "pyyaml>=6.0",
     "scipy>=1.11",
     "sortedcontainers>=2.4",

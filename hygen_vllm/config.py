@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from hygen_vllm.json_types import Json, JsonView
@@ -29,8 +37,6 @@ CONFIG_ENV = "HYGEN_CONFIG"
 DEFAULT_SLOS = ["tbt_mean=+20%", "ttft_mean=+20%"]
 
 _LONGEST_LINE = 600
-_UNKNOWN = ("extra_forbidden", "invalid_key")
-"""What pydantic calls a key that is no field."""
 
 
 class ConfigError(ValueError):
@@ -55,6 +61,9 @@ class Settings(BaseModel):
     """Settings of earlier versions, and what there is instead."""
 
     def __init__(self, /, **values: Any) -> None:
+        for key in values:
+            if key not in type(self).model_fields:
+                raise ConfigError(self._unknown(key))
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -62,10 +71,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _first_line(cls, errors: Sequence[ErrorDetails], values: JsonView) -> str:
-        """Say what is wrong: with the first key that is no field, or else the first value."""
-        for error in errors:
-            if error["type"] in _UNKNOWN:
-                return cls._unknown(str(error["loc"][0]))
+        """Say what is wrong with the first value that is."""
         error = errors[0]
         name = str(error["loc"][0]) if error["loc"] else ""
         if error["type"] == "missing":
@@ -82,12 +88,12 @@ class Settings(BaseModel):
         if len(first["loc"]) > 1 and given is value:  # it fits none of several types
             kinds = [_text_of(each) for each in errors if each["loc"][0] == name]
             wanted = " or ".join(kinds).replace(" or be ", " or ")
-        else:
-            place += "".join(f"[{part!r}]" for part in first["loc"][1:] if part != "[key]")
+        for part in first["loc"][1:]:
+            if isinstance(value, Mapping | list) and _has(value, part):
+                place, value = f"{place}[{part!r}]", value[part]  # type: ignore[index]
         line = f"{place} must {wanted}, got {given!r:.80}"
-        close = _closest(
-            str(given), re.findall("'(.*?)'", first.get("ctx", {}).get("expected", ""))
-        )
+        choices = re.findall("'(.*?)'", first.get("ctx", {}).get("expected", ""))
+        close = _closest(given, choices) if isinstance(given, str) else None
         if close:
             return f'{line}; did you mean "{close}"?'
         line = f"{line} ({type(given).__name__})"
@@ -104,6 +110,10 @@ class Settings(BaseModel):
         close = _closest(key, cls.model_fields)
         hint = f'did you mean "{close}"? ' if close else ""
         return f"unknown key {key!r}; {hint}valid keys: {', '.join(cls.model_fields)}"
+
+
+def _mode(mode: object) -> object:
+    return "off" if mode is False else mode  # an unquoted off is false to YAML 1.1
 
 
 def _slo_text(text: str) -> str:
@@ -133,7 +143,7 @@ class HyGenConfig(Settings):
         "utility_ratio": "offline_max_wait_s bounds the wait for others that share a prefix",
     }
 
-    mode: Literal["slo", "fixed", "off"] | None = None
+    mode: Annotated[Literal["slo", "fixed", "off"] | None, BeforeValidator(_mode)] = None
     """What bounds the seconds of a step: `slo`, `fixed` or `off`. Default: `fixed` if
     latency_budget_s is set and slos is not, else `slo`. `off` is online first without a gate:
     offline work fills whatever tokens, slots and KV blocks the online class leaves."""
@@ -265,7 +275,7 @@ class HyGenConfig(Settings):
             values = {}
         if not isinstance(values, Mapping):
             raise ConfigError(f"{path} must hold key: value pairs, got {type(values).__name__}")
-        return cls.from_mapping(with_mode_off(values), path)
+        return cls.from_mapping(values, path)
 
     @classmethod
     def load(
@@ -285,11 +295,6 @@ class HyGenConfig(Settings):
         if environ.get(CONFIG_ENV):
             return cls.from_file(environ[CONFIG_ENV])
         return cls()
-
-
-def with_mode_off(values: JsonView) -> Json:
-    """Return settings that YAML 1.1 has read: to it an unquoted off is false."""
-    return {**values, "mode": "off"} if values.get("mode") is False else {**values}
 
 
 def _read(path: str) -> str:
@@ -334,6 +339,12 @@ def _check_yaml_keys(node: object, path: str) -> None:
         _without_doubles(path, [(str(key.value), None) for key, _ in node.value])
         for _, value in node.value:
             _check_yaml_keys(value, path)
+
+
+def _has(values: Mapping[Any, object] | list[object], place: int | str) -> bool:
+    if isinstance(values, list):
+        return isinstance(place, int) and place < len(values)
+    return place in values
 
 
 def _text_of(error: ErrorDetails) -> str:

@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Container, MutableMapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import cache, partial
+from functools import partial
 
 from vllm.v1.request import Request, RequestStatus
 
@@ -97,11 +97,17 @@ class OpenStep:
             return self._limit_offline_prefill(request, computed, wanted)
         if request_id in self._arrivals:
             return int(min(wanted, self._arrivals[request_id]))
-        plan, is_prefill = self.plan, request.is_prefill_chunk
+        plan, share = self.plan, self.plan.share
+        if request.status is RUNNING:
+            is_prefill, cap = request.is_prefill_chunk, share.cap_prefill
+        else:  # nobody expected that it could start in this step
+            is_prefill, cap = not is_decode(request, computed), share.cap_arrival_prefill
         if is_prefill and self.state.can_split(request):
-            wanted = plan.share.cap_prefill(wanted)
+            wanted = cap(wanted)
+            if not wanted:
+                return 0
         if plan.budget is None:  # as in charge_online, with a call less
-            plan.share.charge(wanted, computed, not is_prefill)
+            share.charge(wanted, computed, not is_prefill)
         else:
             plan.charge_online(wanted, computed, not is_prefill)
         return wanted
@@ -153,8 +159,10 @@ class OpenStep:
         if request.num_computed_tokens > 0:
             # It holds KV blocks while it waits: only running can it finish or be preempted. So it
             # gets a little although it was refused, and nothing of the plan.
-            is_padded = _is_padded(request, computed, wanted)
-            return wanted if is_padded else min(wanted, self.min_chunk_tokens)
+            if _is_padded(request, computed, wanted) or not self.state.can_chunk:
+                return wanted
+            least = min(wanted, self.min_chunk_tokens)
+            return self.state.allowed_chunk(request, computed, least) or wanted
         self._do_not_start(request, result)
         return 0
 
@@ -218,9 +226,21 @@ class OpenStep:
         )
         if request.status is RUNNING:
             return grant_chunk(budget, chunk, partial(self._blocks_to_grow, request, computed))
-        # a waiting request needs the same blocks however small its first chunk is
-        blocks = cache(lambda: math.ceil(self.blocks_to_start(request)))
-        return grant_chunk(budget, chunk, lambda _: blocks())
+        return grant_chunk(budget, chunk, self._blocks_of_start(request))
+
+    def _blocks_of_start(self, request: Request) -> Callable[[int], int]:
+        """Return what counts the blocks a waiting request needs, however small its first chunk is.
+
+        They are counted once, when first asked for.
+        """
+        counted: list[int] = []
+
+        def blocks_needed(_: int) -> int:
+            if not counted:
+                counted.append(math.ceil(self.blocks_to_start(request)))
+            return counted[0]
+
+        return blocks_needed
 
     def _end_of_chunk(
         self, budget: OfflineBudget, request: Request, computed: int, wanted: int, tokens: int

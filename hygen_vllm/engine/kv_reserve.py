@@ -77,6 +77,7 @@ class KvReserve(Follower):
         if not is_offline or request.request_id not in self._started:
             return
         self._started.remove(request.request_id)
+        self._is_stale = True
         if request.status in FINISHED_ITSELF:
             self.output_lengths.add(request.num_output_tokens)
 
@@ -90,4 +91,4 @@ class KvReserve(Follower):
             freed.append(state.num_unshared(request))
             if request.is_prefill_chunk:
                 prompt_blocks += state.blocks_to_add(request, request.num_tokens)
-        return KvForecast(remaining, freed, prompt_blocks, state.block_size)
+        return KvForecast(remaining, freed, prompt_blocks, state.tokens_per_block)

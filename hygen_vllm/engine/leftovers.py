@@ -57,7 +57,7 @@ class Leftovers(Follower):
 
         What an online one wants is no longer forgotten.
         """
-        if not self._first_left:
+        if not (self._first_left or self._made_from):
             return
         for block_hash in self._prefix_of(request):
             if self._first_left.discard(block_hash):
@@ -67,7 +67,7 @@ class Leftovers(Follower):
 
     def started(self, request: Request, is_offline: bool, computed_tokens: int) -> None:
         hashes = request.block_hashes
-        num_found = computed_tokens // self._state.block_size
+        num_found = computed_tokens // self._state.hash_block_size
         if self._is_on and is_offline and num_found < len(hashes):
             self._made_from.add(hashes[num_found])
 
@@ -84,7 +84,7 @@ class Leftovers(Follower):
         self._first_left.add(hashes[num_kept])
         self._regret *= 1.0 - REGRET_FADES
         if self._regret < MOST_REGRET:
-            self._state.forget_unshared(request, num_kept)
+            self._state.forget_unshared(request, num_kept * self._state.hash_block_size)
 
 
 class _Remembered(OrderedDict[Hashable, None]):

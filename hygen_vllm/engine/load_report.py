@@ -59,11 +59,12 @@ class LoadReport(Follower):
         """Return the present load. Takes O(requests that run or hold KV)."""
         state, lanes, offline_ids = self.state, self.lanes, self.offline_ids
         holding = [*lanes.holding.online]
-        offline = [r for r in state.running if r.request_id in offline_ids]
         running = [r for r in state.running if r.request_id not in offline_ids]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]
-        free_blocks = state.free_blocks() + sum(map(state.num_held, offline))
+        # shared blocks are counted for each online request that holds them
+        held = sum(map(state.num_held, [*running, *holding]))
+        free_blocks = max(state.free_blocks(), state.num_blocks - held)
         decode_step_s, prefill_token_s = self._seconds(decodes)
         return EngineLoad(
             num_online=len(running) + lanes.num_online(),
@@ -71,7 +72,7 @@ class LoadReport(Follower):
             + sum(max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + holding),
             num_offline=len(offline_ids),
             offline_wanted=max(0, self._most_ahead() - lanes.num_offline()),
-            free_tokens=state.block_size * free_blocks,
+            free_tokens=int(state.tokens_per_block * free_blocks),
             decode_step_s=decode_step_s,
             prefill_token_s=prefill_token_s,
         )

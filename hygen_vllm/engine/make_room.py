@@ -43,6 +43,8 @@ class Room:
     """Those of them that online requests hold."""
     hits: AbstractSet[int] = frozenset()
     """Cached blocks that arrivals share, by id."""
+    num_arrivals: int = 0
+    """Those that vLLM can admit in this step, the first of all."""
 
 
 def room_of_decodes(state: EngineState, num_online: int) -> Room | None:
@@ -125,15 +127,15 @@ class RoomMaker:
             offline_is_stuck: a running offline request lacked KV blocks in the last step.
         """
         has_loras = self._state.max_loras is not None
+        self._leave_out_arrivals(self._without_room())
         if self._offline():
             if self._arrivals:
                 self._free_slots()
             if has_loras:
                 self._free_adapters()
-        if self._holders():
-            if self._encodes:
-                self._free_encoder_cache()
-            self._free_blocks()
+        if self._holders() and self._encodes:
+            self._free_encoder_cache()
+        self._free_blocks()
         if offline_is_stuck and not self.num_preempted and len(self._holders()) > 1:
             self._preempt(min(self._holders(), key=self._loss))
         return Room(
@@ -143,6 +145,7 @@ class RoomMaker:
             encoder_is_reserved=bool(self._encodes),
             online_adapters=self._adapters(self._online) if has_loras else frozenset(),
             hits=self._adopted,
+            num_arrivals=len(self._arrivals),
         )
 
     def _offline(self) -> list[Request]:
@@ -209,6 +212,26 @@ class RoomMaker:
 
         self._preempt_until(is_enough, filter(state.holds_encoder_cache, self._holders()))
 
+    def _leave_out_arrivals(self, first: int) -> None:
+        """Leave out those that vLLM does not admit in this step, from a place on."""
+        self._arrivals = self._arrivals[:first]
+
+    def _without_room(self) -> int:
+        """Return the place of the first arrival that has no room even if all offline work made way.
+
+        A guess from above, which counts shared blocks more than once; `_free_blocks` looks closely.
+        """
+        if not self._arrivals:
+            return 0
+        most = self._free() + sum(map(self._state.num_held, self._holders()))
+        taken = self._taken
+        for place, arrival in enumerate(self._arrivals):
+            num_hits = sum(len(hits.blocks) for hits in arrival.hits)
+            if taken + arrival.all_blocks - num_hits > most:
+                return place
+            taken += max(0, arrival.chunk_blocks - num_hits)
+        return len(self._arrivals)
+
     def _free_blocks(self) -> None:
         """Free blocks for running online requests, then for arrivals, in order.
 
@@ -216,8 +239,8 @@ class RoomMaker:
         vLLM admits none behind it, so preempting for those would help nobody.
         """
         self._preempt_until_free(lambda: self._taken + self._ahead)
-        for arrival in self._arrivals:
-            is_first = arrival is self._arrivals[0]
+        for place, arrival in enumerate(self._arrivals):
+            is_first = place == 0
             num_held = arrival.num_held(self._adopted)
             adopts = arrival.adopts(self._adopted)
             self._adopted.update(adopts)
@@ -226,6 +249,7 @@ class RoomMaker:
             wanted = partial(self._blocks_wanted, rest, is_first)
             if self._free() < wanted():
                 if not self._would_have(rest, is_first):
+                    self._leave_out_arrivals(place)
                     return
                 self._preempt_until_free(wanted)
             self._taken += max(0, arrival.chunk_blocks - num_held)

@@ -192,8 +192,11 @@ class Policy:
     def _step_without_plan(self, now_s: float) -> OnlineOnlyStep | None:
         if self._had_no_plan and self.lanes.num_online():
             # without a plan they would never make room
-            for request in filter(self.requests.is_offline, [*self.state.running]):
-                self.state.preempt(request, now_s)
+            try:
+                for request in filter(self.requests.is_offline, [*self.state.running]):
+                    self.state.preempt(request, now_s)
+            except Exception:
+                self.faults.note("preemption of a request")
         self._had_no_plan = True
         for queue in (self.lanes.waiting, self.lanes.holding):
             queue.start_step(True, now_s)

@@ -67,6 +67,10 @@ def lora_id(request: Request) -> int:
     return request.lora_request.lora_int_id if request.lora_request else 0
 
 
+def _is_kept(block: KVCacheBlock) -> bool:
+    return not block.is_null
+
+
 def _waits_without_kv(request: Request) -> bool:
     is_ready = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
     return is_ready and not request.num_computed_tokens
@@ -93,7 +97,14 @@ class EngineState:
             and self._managers[0].block_size == self.hash_block_size
             and not getattr(scheduler.kv_cache_manager.coordinator, "eagle_group_ids", ())
         )
-        self.block_size: int = scheduler.block_size
+        whole = [
+            m for m, is_whole in zip(self._managers, self.are_prefixes, strict=True) if is_whole
+        ]
+        blocks_per_token = sum(1.0 / each.block_size for each in whole or self._managers[:1])
+        self.tokens_per_block = 1.0 / blocks_per_token
+        """Tokens of context for one KV block, with a block in each group that keeps all of them."""
+        self.num_blocks = self.free_blocks_now()
+        """Of the KV cache, all free as yet."""
         self.max_step_tokens: int = scheduler.max_num_scheduled_tokens
         self.max_running: int = scheduler.max_num_running_reqs
         lora = scheduler.lora_config
@@ -165,7 +176,7 @@ class EngineState:
         return EngineLimits(
             max_step_tokens=self.max_step_tokens,
             max_requests=self.max_running,
-            kv_tokens=self.free_blocks_now() * self.block_size,
+            kv_tokens=int(self.free_blocks_now() * self.tokens_per_block),
             is_async=isinstance(scheduler, AsyncScheduler),
             num_stages=scheduler.parallel_config.pipeline_parallel_size,
         )
@@ -178,9 +189,9 @@ class EngineState:
         if request.status != RequestStatus.RUNNING:
             self.wait_without_kv(request)
             return
-        scheduler.running.remove(request)
         is_stale = scheduler.requires_kv_delivery
         scheduler._preempt_request(request, now_s, drop_stale_output=is_stale)
+        scheduler.running.remove(request)
 
     def wait_without_kv(self, request: Request) -> None:
         """Let a request that waits with loaded KV wait as before its load.
@@ -229,11 +240,12 @@ class EngineState:
     def free_encoder_cache(self, request: Request) -> None:
         self._scheduler.encoder_cache_manager.free(request)
 
-    def forget_unshared(self, request: Request, num_kept: int) -> None:
-        """Take blocks that only a request holds out of the prefix cache, but for the first."""
+    def forget_unshared(self, request: Request, first_token: int) -> None:
+        """Take blocks that only one request holds out of the prefix cache, from a token on."""
         manager = self._scheduler.kv_cache_manager
         held = (
-            each.req_to_blocks.get(request.request_id, ())[num_kept:] for each in self._managers
+            each.req_to_blocks.get(request.request_id, ())[-(-first_token // each.block_size) :]
+            for each in self._managers
         )
         ids = {block.block_id for blocks in held for block in blocks if block.ref_cnt == 1}
         manager.evict_blocks(ids)
@@ -376,9 +388,7 @@ class EngineState:
 
     def num_held(self, request: Request) -> int:
         """Blocks a request holds, shared ones included."""
-        return sum(
-            len(manager.req_to_blocks.get(request.request_id, ())) for manager in self._managers
-        )
+        return sum(len(blocks) - first for blocks, first in self._held(request))
 
     def num_unshared(self, request: Request) -> int:
         """Blocks that come free with a request. O(log blocks): prefixes are shared."""
@@ -387,13 +397,22 @@ class EngineState:
     def last_shared(self, request: Request) -> list[int]:
         """Return the id of the last block in each group of layers that others hold as well."""
         unshared = self._first_unshared(request)
-        return [blocks[first - 1].block_id for blocks, first in unshared if first]
+        last = [blocks[first - 1] for blocks, first in unshared if first]
+        return [block.block_id for block in last if not block.is_null]
+
+    def _held(self, request: Request) -> Iterator[tuple[Sequence[KVCacheBlock], int]]:
+        """Yield the blocks of each group of layers, and where those begin that are kept.
+
+        Before them stand null blocks, for tokens that a sliding window or a state needs no more.
+        """
+        for manager, is_prefix in zip(self._managers, self.are_prefixes, strict=True):
+            blocks = manager.req_to_blocks.get(request.request_id, ())
+            yield blocks, 0 if is_prefix else bisect_left(blocks, True, key=_is_kept)
 
     def _first_unshared(self, request: Request) -> Iterator[tuple[Sequence[KVCacheBlock], int]]:
         """Yield the blocks of each group of layers, and where the unshared ones begin."""
-        for manager in self._managers:
-            blocks = manager.req_to_blocks.get(request.request_id, ())
-            yield blocks, bisect_left(blocks, True, key=lambda b: b.ref_cnt <= 1)
+        for blocks, first in self._held(request):
+            yield blocks, bisect_left(blocks, True, lo=first, key=lambda b: b.ref_cnt <= 1)
 
     def block_holders(self, requests: Iterable[Request]) -> dict[int, int]:
         """How many of `requests` hold each block, by block id."""

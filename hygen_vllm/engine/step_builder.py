@@ -115,6 +115,8 @@ class StepBuilder(Follower):
                 remaining_tokens=self.kv_reserve.remaining_tokens,
                 now_s=now_s,
             ).make_room(self.offline_is_stuck)
+        num_behind += len(arrivals) - room.num_arrivals
+        arrivals = arrivals[: room.num_arrivals]
         self.kv_reserve.start_step(num_online)
         state.forget_passed_over(self._is_offline)
         if len(holding.offline):
@@ -152,7 +154,7 @@ class StepBuilder(Follower):
             num_online_running=num_online,
             min_chunk_tokens=self.config.min_chunk_tokens,
             max_chunk_tokens=offline_cap,
-            is_throttled=is_throttled,
+            is_throttled=is_throttled if num_online or num_waiting[0] else defers_prefills,
         )
         return step, defers_prefills
 
@@ -168,7 +170,7 @@ class StepBuilder(Follower):
         following = None if gate.mode == "off" else self.lanes.waiting.offline.next_candidate()
         if following is None:
             return NO_PACE
-        its_blocks = max(1.0, following.num_tokens / self.state.block_size)
+        its_blocks = max(1.0, following.num_tokens / self.state.tokens_per_block)
         return pace_of(blocks_left, its_blocks, self.kv_reserve.num_running)
 
     def _put_online_first(self) -> tuple[int, bool]:

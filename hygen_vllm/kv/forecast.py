@@ -19,7 +19,7 @@ class KvForecast:
         remaining_tokens: that each is expected to make, float64 (n,).
         freed_blocks: that come free when it ends, of those it holds now, float64 (n,).
         prompt_blocks: that their prompts still lack.
-        block_size: tokens of a block.
+        block_size: tokens of context for a block.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class KvForecast:
         remaining_tokens: Sequence[float],
         freed_blocks: Sequence[float],
         prompt_blocks: float,
-        block_size: int,
+        block_size: float,
     ) -> None:
         remaining = np.asarray(remaining_tokens, dtype=np.float64)
         order = np.argsort(remaining, kind="stable")

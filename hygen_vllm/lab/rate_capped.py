@@ -5,6 +5,7 @@ HyGen, arXiv 2501.14808, section 5. A token bucket that holds at most one second
 one request. Requests that were preempted start again without counting.
 """
 
+from copy import copy
 from typing import Any
 
 from vllm.v1.request import Request, RequestStatus
@@ -87,7 +88,8 @@ class RateCappedScheduler(HyGenScheduler):
     """HyGenScheduler that starts so many offline requests a second; for comparisons.
 
     `offline_rate_per_s` stands beside the settings of HyGenConfig. vLLM's fcfs policy only, no KV
-    that is loaded from elsewhere.
+    that is loaded from elsewhere. For engines that are built in this process: `vllm serve` knows no
+    such setting.
     """
 
     policy_class = RateCappedPolicy
@@ -96,7 +98,8 @@ class RateCappedScheduler(HyGenScheduler):
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         settings = dict(vllm_config.additional_config[CONFIG_KEY])
         rate_per_s = settings.pop(RATE)
-        vllm_config.additional_config = {CONFIG_KEY: settings}
-        super().__init__(vllm_config, *args, **kwargs)
+        own_config = copy(vllm_config)
+        own_config.additional_config = {**vllm_config.additional_config, CONFIG_KEY: settings}
+        super().__init__(own_config, *args, **kwargs)
         self.hygen.rate = OfflineRate(rate_per_s, self.hygen.clock())
         self.hygen.requests.followers = [*self.hygen.requests.followers, self.hygen.rate]

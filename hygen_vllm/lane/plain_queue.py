@@ -31,6 +31,10 @@ class PlainQueue(Generic[R]):
     def __contains__(self, request: R) -> bool:
         return request.request_id in self._waiting or request.request_id in self._first
 
+    @property
+    def num_new(self) -> int:
+        return 0
+
     def add(self, request: R, _: float) -> None:
         self._waiting[request.request_id] = request
 

@@ -25,8 +25,12 @@ def _as_texts(values: object) -> object:
     """Turn numbers into the text that environment variables are."""
     if not isinstance(values, Mapping):
         return _section(values)
-    is_number = {name: type(value) in (int, float) for name, value in values.items()}
-    return {name: str(value) if is_number[name] else value for name, value in values.items()}
+    return {
+        name: str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else value
+        for name, value in values.items()
+    }
 
 
 Section = Annotated[Json, BeforeValidator(_section)]

@@ -56,6 +56,23 @@ def test_prefill_that_is_to_be_done_is_counted(is_async):
     assert (2, 1) == (engine.load().num_online, engine.load().num_offline)
 
 
+def test_room_of_offline_requests_that_share_a_prefix_is_counted_once(is_async):
+    """Online requests could have it, but no more than there is."""
+    engine = Clocked(is_async)
+    for number in range(4):
+        prompt = [*range(100), number, 2, 3]
+        name = f"offline-{number}"
+        engine.engine.add(make_request(name, prompt, slo_class="offline", max_tokens=50))
+    for _ in range(8):
+        engine.engine.step()
+    assert 4 == len(engine.scheduler.running)
+    assert 100 * BLOCK == engine.load().free_tokens
+    engine.add("online", 0, num_tokens=80)
+    for _ in range(4):
+        engine.engine.step()
+    assert 75 * BLOCK <= engine.load().free_tokens <= 80 * BLOCK
+
+
 def test_seconds_are_predicted(is_async):
     """Of the online decodes, and of a token in a step full of prefill."""
     engine = Clocked(is_async)

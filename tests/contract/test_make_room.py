@@ -9,6 +9,7 @@ from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.request import RequestStatus
 
 from hygen_vllm.engine import arrivals as online_arrivals
+from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, PrefixProbe
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.price.cost import StepCost
@@ -93,6 +94,51 @@ def test_offline_is_kept_where_preempting_it_would_not_help(is_async):
     engine.step()
     assert 0 == engine.scheduler.hygen.offline_log.num_preemptions
     assert 2 == len(engine.scheduler.running)
+
+
+def test_online_request_that_has_no_room_takes_nothing_from_offline(is_async):
+    """It waits for another online one. Until then offline requests go on as without it."""
+    steps = []
+    for has_another in (False, True):
+        engine = engine_of(is_async, {"mode": "off"}, num_blocks=101, max_num_batched_tokens=128)
+        others = (offline(i, num_tokens=20, max_tokens=60) for i in range(4))
+        fill(engine, [online(0, num_tokens=200, max_tokens=60), *others])
+        if has_another:
+            engine.add(online(1, num_tokens=380, max_tokens=2))
+        steps.append([engine.step().num_scheduled_tokens for _ in range(20)])
+        engine.run()
+        assert 5 + has_another == len(engine.finished)
+    assert steps[0] == steps[1]
+    assert any("offline-0" in tokens for tokens in steps[0])
+
+
+def test_first_offline_request_after_a_pause_starts_wherever_its_prompt_fits(is_async):
+    """None that ran before is waited for."""
+    engine = engine_of(is_async, {"mode": "off"})
+    fill(engine, [offline(0, max_tokens=3)])
+    assert 1 == len(engine.finished)
+    engine.add(offline(1, max_tokens=3))
+    engine.step()
+    assert 0 == engine.scheduler.hygen.kv_reserve.num_running
+
+
+def test_request_that_was_not_expected_gets_no_more_than_those_that_were(is_async, monkeypatch):
+    """A running prefill is shortened, which leaves tokens to one that was to get none."""
+
+    def shorten(_, share, *__):
+        share.prefill_left, share.arrival_prefill_left = 20, 0
+
+    engine = engine_of(is_async, {"slos": ["tbt_p99=+20%"]}, max_num_batched_tokens=64)
+    engine.add(offline(0, max_tokens=60))
+    engine.step()
+    engine.add(online(0, num_tokens=400))
+    engine.step()
+    monkeypatch.setattr(SloControl, "shorten_online", shorten)
+    engine.add(online(1, num_tokens=300))
+    for _ in range(6):
+        tokens = engine.step().num_scheduled_tokens
+        assert tokens["online-0"] == 20
+        assert "online-1" not in tokens
 
 
 @pytest.mark.parametrize("sharing", ["nobody", "offline pairs", "each arrival with a victim"])

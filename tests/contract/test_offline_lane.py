@@ -335,13 +335,13 @@ def test_order_is_timed_by_the_clock_of_the_scheduler(is_async):
     clock = SteppingClock()
     engine = engine_with_a_backlog(is_async, 40, max_tokens=200, clock=clock, max_num_seqs=2)
     queue = engine.scheduler.waiting.offline
-    label = queue._label
+    key = queue._key
 
-    def slow_label(request):
+    def slow_key(request):
         clock.now_s += 0.001
-        return label(request)
+        return key(request)
 
-    queue._label = slow_label
+    queue._key = slow_key
     while queue.num_new > 35:
         engine.step()
     num_steps = 0

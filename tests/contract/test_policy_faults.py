@@ -175,3 +175,29 @@ def test_part_that_always_raises_hands_back_what_offline_holds(
     assert {f"online-{number}" for number in range(3)} <= set(engine.finished)
     engine.run()
     assert len(engine.finished) == 15
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_preemption_that_fails_ends_no_engine(is_async, monkeypatch, faults_are_caught):
+    """Where a plan fails again and again, offline requests make way one way or another."""
+
+    def broken(*_, **__):
+        raise BrokenError
+
+    engine = FakeEngine(
+        make_scheduler(HYGEN[is_async], Limits(max_num_seqs=3), {}), depth=2 if is_async else 1
+    )
+    for number in range(3):
+        prompt = [number, 5, 7]
+        engine.add(make_request(f"offline-{number}", prompt, slo_class="offline", max_tokens=9))
+    for _ in range(3):
+        engine.step()
+    monkeypatch.setattr(StepBuilder, "_pace", broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(HYGEN[is_async], "_preempt_request", broken)
+        engine.add(make_request("online-0", [1, 2, 3], slo_class="online", max_tokens=3))
+        for _ in range(4):
+            engine.step()
+        check_places(engine.scheduler)
+    engine.run()
+    assert 4 == len(engine.finished)

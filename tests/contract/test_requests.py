@@ -55,7 +55,7 @@ class Broken(Follower):
 
 def serve(is_async, *before, seed=5):
     """Serve a crowd in a small KV cache; return the diary, the steps and the engine."""
-    limits = Limits(num_blocks=50, max_num_seqs=6, max_num_batched_tokens=48)
+    limits = Limits(num_blocks=40, max_num_seqs=6, max_num_batched_tokens=48)
     scheduler = make_scheduler(HYGEN[is_async], limits, clock=SteppingClock())
     engine = FakeEngine(scheduler, depth=2 if is_async else 1)
     diary, rng = Diary(), random.Random(seed)

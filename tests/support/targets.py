@@ -3,17 +3,22 @@
 
 from dataclasses import dataclass, field
 
+from hygen_vllm.price.cost import StepCost
+from hygen_vllm.step.online_share import OnlineShare
+
 
 @dataclass
-class Load:
+class Load(OnlineShare):
     """The online class in a step of 20 ms, without requests if not told otherwise."""
 
+    cost: StepCost | None = None
+    max_tokens: int = 0
     num_decodes: int = 0
-    num_first: int = 0
     alone_s: float = 0.02
+    has_online: bool = True
+    num_first: int = 0
     full_s: float = 0.2
     least_s: float = 0.0
-    has_online: bool = True
 
 
 @dataclass

@@ -342,6 +342,26 @@ def test_load_prefers_additional_config_to_the_environment(tmp_path: Path) -> No
     assert HyGenConfig.load({}, {"HYGEN_CONFIG": ""}) == HyGenConfig()
 
 
+def test_mode_off_without_quotes_is_off_wherever_it_stands() -> None:
+    """To YAML 1.1, in a file of Ray Serve as well, it is false."""
+    assert HyGenConfig.load({"hygen": {"mode": False}}, {}).gate_mode == "off"
+    with pytest.raises(ConfigError, match="got True"):
+        HyGenConfig.load({"hygen": {"mode": True}}, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"\ud800": 1}, "unknown key '\\ud800'; valid keys: "),
+        ({"default_class": None}, "default_class must be 'online' or 'offline', got None (None"),
+        ({"tenant_weights": {"a": {}}}, "tenant_weights['a'] must be a valid number, got {} (di"),
+    ],
+)
+def test_odd_keys_and_values_are_refused_as_others_are(values: dict[str, Any], line: str) -> None:
+    """Whatever pydantic makes of them."""
+    assert _error(values).startswith(line)
+
+
 def test_load_without_environ_reads_the_process_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

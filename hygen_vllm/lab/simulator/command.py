@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hygen_vllm.config import HyGenConfig, with_mode_off
+from hygen_vllm.config import HyGenConfig
 from hygen_vllm.files import write_text
 from hygen_vllm.lab.policies import POLICIES, Policy, PolicyInput, find_policy
 from hygen_vllm.lab.simulator.figures import WINDOW_S, Latencies, result_of, slo_results
@@ -103,7 +103,7 @@ def _latencies_of(run: Run | FleetRuns) -> Latencies:
 def _settings(options: SimulateOptions, policy: Policy, slos: Sequence[Slo]) -> dict[str, Any]:
     """Return the settings of a policy's scheduler. Raises ValueError, ConfigError."""
     settings = policy.settings(replace(_policy_input(options), slos=slos))
-    given = with_mode_off(dict(options.setting)) if policy.is_hygen else {}
+    given = dict(options.setting) if policy.is_hygen else {}
     for name in settings.keys() & given.keys():
         if settings[name] != given[name]:
             raise ValueError(

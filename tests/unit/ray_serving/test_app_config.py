@@ -36,6 +36,7 @@ from hygen_vllm.ray_serving.app_config import AppConfig
         ({"model": "m", "env": {"A": True}}, r"env\['A'\] must be a valid string, got True"),
         ({"model": "m", "env": {"A": [1]}}, r"env\['A'\] must be a valid string"),
         ({"model": "m", "hygen": 5}, "hygen must be a valid dictionary or a valid string, got 5"),
+        ({"model": "m", "hygen": {7: 1}}, r"hygen\[7\] must be a valid string, got 7|^hygen must"),
         ({"model": "m", "engine": {"additional_config": 5}}, "additional_config"),
         ([], "model is missing|key: value"),
         ({"model": "m", "tensor_parallel_size": 0}, "tensor_parallel_size"),

@@ -29,7 +29,7 @@ import pytest
 import yaml
 
 from hygen_vllm.command_line import setting
-from hygen_vllm.config import CONFIG_KEY, HyGenConfig, with_mode_off
+from hygen_vllm.config import CONFIG_KEY, HyGenConfig
 from hygen_vllm.lab.cli import build_parser
 from hygen_vllm.lab.policies import NAMES
 from hygen_vllm.lab.workloads import sources
@@ -687,7 +687,7 @@ def setting_errors(text: str) -> list[str]:
     is_file = isinstance(values, str)
     if is_file or values.keys() <= AppConfig.model_fields.keys():
         return []
-    return errors_of(HyGenConfig.from_mapping, with_mode_off(values), "settings")
+    return errors_of(HyGenConfig.from_mapping, values, "settings")
 
 
 def app_errors(application: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,7 @@ MOST_README_LINES = 120
 VLLM_FLAGS = frozenset(
     {
         "--additional-config",
+        "--disable-log-stats",
         "--dtype",
         "--enforce-eager",
         "--kv-offloading-size",

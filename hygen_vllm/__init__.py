@@ -11,7 +11,7 @@ modules, in order.
     step/           one step: what online takes, what offline may
     lane/           which offline request is next
     kv/             who will want how many KV blocks
-    price/          what a step costs
+    cost/           what a step costs
     targets/        what the latency targets still allow
     operate/        what an operator sees
     fleet/          several engines as one; `ray_serving/` and `batch/` are that on Ray

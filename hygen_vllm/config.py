@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -60,7 +60,7 @@ class Settings(BaseModel):
     gone: ClassVar[Mapping[str, str]] = {}
     """Settings of earlier versions, and what there is instead."""
 
-    def __init__(self, /, **values: Any) -> None:
+    def __init__(self, /, **values: object) -> None:
         for key in values:
             if key not in type(self).model_fields:
                 raise ConfigError(self._unknown(key))
@@ -210,7 +210,7 @@ class HyGenConfig(Settings):
     on."""
 
     trace: str | None = None
-    """CSV file in which every step is recorded (`price.trace`), for `hygen fit` and
+    """CSV file in which every step is recorded (`cost.trace`), for `hygen fit` and
     `hygen evaluate`. A file that exists is kept; NAME.1.csv is the next. Default: none;
     recording takes some 4 us a step, and every step is looked at instead of one in four."""
 
@@ -341,7 +341,7 @@ def _check_yaml_keys(node: object, path: str) -> None:
             _check_yaml_keys(value, path)
 
 
-def _has(values: Mapping[Any, object] | list[object], place: int | str) -> bool:
+def _has(values: Mapping[str, object] | list[object], place: int | str) -> bool:
     if isinstance(values, list):
         return isinstance(place, int) and place < len(values)
     return place in values

@@ -42,7 +42,7 @@ IMPORT = """
 import importlib.util, sys
 import hygen_vllm, hygen_vllm.lab.cli
 from hygen_vllm import ConfigError, HyGenConfig, RequestClass
-from hygen_vllm.price.profile import load_profile
+from hygen_vllm.cost.profile import load_profile
 
 assert hygen_vllm.__file__.startswith(sys.prefix), hygen_vllm.__file__
 for name in ("vllm", "torch"):

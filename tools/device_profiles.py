@@ -20,11 +20,11 @@ import pandas as pd
 from operator_shapes import Gpu, Llm, Split
 
 from experiments.harness.provenance import ROOT, stamp
+from hygen_vllm.cost.engine_info import EngineInfo
 from hygen_vllm.lab.profile.fit import FittedProfile, fit_steps
 from hygen_vllm.lab.profile.report import write_profile
 from hygen_vllm.lab.simulator.device_model import DeviceModel, save_device
 from hygen_vllm.lab.simulator.modelled_steps import modelled_steps
-from hygen_vllm.price.engine_info import EngineInfo
 
 FILES = ("device.json", "profile.json", "report.md", "report.png")
 MEASURES = (

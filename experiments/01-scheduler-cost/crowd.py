@@ -35,9 +35,9 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 
 from hygen_vllm import HyGenScheduler
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 
 MEASURES = (
     "serves",

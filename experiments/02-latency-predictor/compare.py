@@ -29,14 +29,14 @@ from sklearn.preprocessing import FunctionTransformer
 from tables import write_table
 from tqdm import tqdm
 
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.fit import total_tokens
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.profile.accuracy import Accuracy, noise_floor
 from hygen_vllm.lab.profile.estimator import StepTimeRegressor
 from hygen_vllm.lab.profile.fit import MeasuredSteps
 from hygen_vllm.lab.simulator.device_model import DeviceModel, load_device
 from hygen_vllm.lab.simulator.modelled_steps import modelled_steps
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.fit import total_tokens
-from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 MEASURES = (

@@ -21,10 +21,10 @@ from serving import PROFILES, Disturbance, DisturbedDevice, ServedStep, serve
 from tables import write_table
 from tqdm import tqdm
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.profile.read_trace import read_trace
 from hygen_vllm.lab.simulator.device_model import load_device
-from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 THIS = "experiments/02-latency-predictor/learning.py"

@@ -12,14 +12,14 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import numpy as np
 
 from hygen_vllm import HyGenScheduler
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lab.simulator.device_model import DeviceModel
 from hygen_vllm.lab.simulator.step_work import StepWork
 from hygen_vllm.lab.simulator.virtual_engine import VirtualClock, VirtualEngine, VirtualStep
 from hygen_vllm.lab.workloads.arrival_processes import generate_azure_like
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 LIMITS = Limits(

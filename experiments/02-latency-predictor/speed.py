@@ -25,15 +25,15 @@ from harness.provenance import stamp_out
 from harness.regression import Row, add_check, compare, read_rows, report
 from tables import write_table
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.profile.estimator import StepTimeRegressor
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parents[1] / "profiles/a100/llama2-7b"
 MEASURES = (
-    "hygen_vllm/price/*.py",
+    "hygen_vllm/cost/*.py",
     "hygen_vllm/lab/profile/estimator.py",
     "hygen_vllm/lab/profile/read_trace.py",
     "experiments/02-latency-predictor/speed.py",

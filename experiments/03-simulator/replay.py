@@ -23,6 +23,8 @@ import numpy as np
 from harness.provenance import stamp
 from record import LATENCY_BUDGET_S, LONE_TOKENS, POLICIES, RECORDED, RUN_S
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.demo.client import RequestLog
 from hygen_vllm.lab.demo.measure import Window, measure_offline, measure_online, token_gaps
 from hygen_vllm.lab.policies import PolicyInput, find_policy
@@ -32,8 +34,6 @@ from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.lab.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.lab.simulator.step_time import Disturbance
 from hygen_vllm.lab.workloads.arrivals import Arrival
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.profile import load_profile
 
 HERE = Path(__file__).parent
 MEASURES = (

@@ -14,7 +14,7 @@ from unittest import mock
 import hygen_vllm
 
 PACKAGE = Path(hygen_vllm.__file__).parent
-POLICY = ("kv", "lane", "price", "step", "targets", "engine")
+POLICY = ("cost", "kv", "lane", "step", "targets", "engine")
 """Folders whose numbers decide something."""
 
 

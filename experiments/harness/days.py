@@ -28,6 +28,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.lab.bare_scheduler import block_hasher, make_scheduler
 from hygen_vllm.lab.policies import Policy, find_policy
 from hygen_vllm.lab.simulator.figures import Latencies, ratios_of, windows_kept
@@ -45,7 +46,6 @@ from hygen_vllm.lab.workloads.arrival_processes import (
     SHAREGPT_LENGTHS,
 )
 from hygen_vllm.lab.workloads.arrivals import Arrival, fit_length
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.slo import Slo
 
 HOUR_S, DAY_S = 3600.0, 86400.0

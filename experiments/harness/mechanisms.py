@@ -94,7 +94,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "first chunk": Mechanism(
         "a price of a step's first chunk",
         replaced={
-            P + "price.fit:has_prefill": lambda X: 0.0 * X[:, 0],
+            P + "cost.fit:has_prefill": lambda X: 0.0 * X[:, 0],
             P + "engine.policy:given_cost": Around(_no_first_price),
         },
     ),
@@ -174,16 +174,16 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "level": Mechanism(
         "predictions follow the level of steps at once",
-        replaced={P + "price.learner:LEVEL_GAIN": 0.0},
+        replaced={P + "cost.learner:LEVEL_GAIN": 0.0},
     ),
     "change or form": Mechanism(
         "a fit tells a changed engine from a wrong form",
-        replaced={P + "price.learner:CostLearner._is_change": staticmethod(lambda *_: False)},
+        replaced={P + "cost.learner:CostLearner._is_change": staticmethod(lambda *_: False)},
     ),
     "trusted sizes": Mechanism(
         setups=("unprofiled",),
         does="learned prices are trusted up to twice the prefill seen",
-        replaced={P + "price.learner:CostLearner.trusts_any_size": property(lambda _: True)},
+        replaced={P + "cost.learner:CostLearner.trusts_any_size": property(lambda _: True)},
     ),
     "best chunk": Mechanism(
         "the chunk that is worth most more than it costs, not the largest",

@@ -9,12 +9,12 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from hygen_vllm.cost.profile import load_profile, shipped_profiles
 from hygen_vllm.lab.profile.accuracy import Accuracy, noise_floor
 from hygen_vllm.lab.profile.estimator import StepTimeRegressor
 from hygen_vllm.lab.profile.fit import MeasuredSteps
 from hygen_vllm.lab.simulator.modelled_steps import modelled_steps
 from hygen_vllm.lab.simulator.step_time import load_step_times
-from hygen_vllm.price.profile import load_profile, shipped_profiles
 
 KEPT_SHARE = 0.8
 """Of the batches that were measured, drawn anew with each seed."""

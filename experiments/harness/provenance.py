@@ -47,7 +47,7 @@ def _modules(folder: str, names: str) -> tuple[str, ...]:
 
 SERVES = (
     *_modules("hygen_vllm", "__init__ config labels slo"),
-    *(f"hygen_vllm/{name}/*.py" for name in ("kv", "lane", "operate", "price", "step", "targets")),
+    *(f"hygen_vllm/{name}/*.py" for name in ("cost", "kv", "lane", "operate", "step", "targets")),
     *_modules(
         "hygen_vllm/engine",
         "arrivals hook identity kv_reserve leftovers load_report make_room offload_tier "
@@ -78,7 +78,7 @@ SIMULATES = (
     ),
 )
 FITS = (
-    "hygen_vllm/price/*.py",
+    "hygen_vllm/cost/*.py",
     *_modules("hygen_vllm/lab/profile", "accuracy estimator fit read_trace"),
     *MODELS,
 )

@@ -24,13 +24,13 @@ import vllm
 from tqdm import tqdm
 from vllm.platforms import current_platform
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.profile.engine_flags import parse_engine_flags
 from hygen_vllm.lab.simulator.options import SimulateOptions
 from hygen_vllm.lab.simulator.simulation import Requests
 from hygen_vllm.lab.tune.engine_server import EngineServer
 from hygen_vllm.lab.tune.simulated_server import find_requests
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.slo import LatencyStats, Slo
 
 HYGEN = "hygen_vllm.HyGenScheduler"

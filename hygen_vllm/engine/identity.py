@@ -10,11 +10,11 @@ from vllm import __version__ as vllm_version
 from vllm.platforms import current_platform
 
 from hygen_vllm.config import ConfigError, HyGenConfig
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.profile import load_profile
+from hygen_vllm.cost.step_cost import StepCost
+from hygen_vllm.cost.trace import TraceWriter
 from hygen_vllm.operate.log import engine_logger
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.profile import load_profile
-from hygen_vllm.price.trace import TraceWriter
 
 logger = engine_logger()
 
@@ -51,7 +51,7 @@ def engine_info(vllm_config: Any) -> EngineInfo:
 
 
 def given_cost(config: HyGenConfig, vllm_config: Any) -> StepCost | None:
-    """Return the prices in the configured profile. Raises ConfigError if they are not for it."""
+    """Return the costs in the configured profile. Raises ConfigError if they are not for it."""
     if config.profile is None:
         return None
     profile = load_profile(config.profile)

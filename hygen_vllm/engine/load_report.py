@@ -12,14 +12,14 @@ from typing import Any
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, tokens_waiting
-from hygen_vllm.engine.waiting_queue import Lanes
+from hygen_vllm.engine.waiting_queue import WaitingQueues
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.fleet.interference import Interference
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
 
 AHEAD_S = 2.0
 """Offline requests are wanted for so long, at the rate at which they started lately."""
@@ -41,7 +41,7 @@ class LoadReport(Follower):
     """
 
     state: EngineState
-    lanes: Lanes
+    queues: WaitingQueues
     offline_ids: Collection[str]
     cost: Callable[[], StepCost | None]
     control: SloControl | None
@@ -57,8 +57,8 @@ class LoadReport(Follower):
 
     def now(self) -> EngineLoad:
         """Return the present load. Takes O(requests that run or hold KV)."""
-        state, lanes, offline_ids = self.state, self.lanes, self.offline_ids
-        holding = [*lanes.holding.online]
+        state, queues, offline_ids = self.state, self.queues, self.offline_ids
+        holding = [*queues.holding.online]
         running = [r for r in state.running if r.request_id not in offline_ids]
         prefills = [r for r in running if r.is_prefill_chunk]
         decodes = [r for r in running if not r.is_prefill_chunk]
@@ -67,11 +67,11 @@ class LoadReport(Follower):
         free_blocks = max(state.free_blocks(), state.num_blocks - held)
         decode_step_s, prefill_token_s = self._seconds(decodes)
         return EngineLoad(
-            num_online=len(running) + lanes.num_online(),
-            online_prefill_tokens=tokens_waiting(lanes.waiting.online)
+            num_online=len(running) + queues.num_online(),
+            online_prefill_tokens=tokens_waiting(queues.waiting.online)
             + sum(max(0, r.num_tokens - r.num_computed_tokens) for r in prefills + holding),
             num_offline=len(offline_ids),
-            offline_wanted=max(0, self._most_ahead() - lanes.num_offline()),
+            offline_wanted=max(0, self._most_ahead() - queues.num_offline()),
             free_tokens=int(state.tokens_per_block * free_blocks),
             decode_step_s=decode_step_s,
             prefill_token_s=prefill_token_s,

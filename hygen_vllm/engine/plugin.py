@@ -85,7 +85,7 @@ def checked_settings(additional_config: Any) -> "HyGenConfig":
 
 def check_files(config: "HyGenConfig") -> None:
     """Raise ConfigError for a reference that cannot be used, or a trace that cannot be written."""
-    from hygen_vllm.price.trace import check_trace_path
+    from hygen_vllm.cost.trace import check_trace_path
     from hygen_vllm.slo import Slo
     from hygen_vllm.targets.reference import find_reference
 

@@ -12,6 +12,7 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.engine.hook import OnlineOnlyStep, OpenStep
 from hygen_vllm.engine.identity import given_cost, new_trace
 from hygen_vllm.engine.kv_reserve import KvReserve
@@ -23,11 +24,10 @@ from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState
 from hygen_vllm.engine.step_builder import StepBuilder
 from hygen_vllm.engine.step_meter import StepMeter
-from hygen_vllm.engine.waiting_queue import make_lanes
+from hygen_vllm.engine.waiting_queue import make_queues
 from hygen_vllm.operate.faults import PolicyFaults
 from hygen_vllm.operate.log import engine_logger, remarks, start_line
 from hygen_vllm.operate.offline_log import OfflineLog
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.gate import Gate, LatencyGate
 from hygen_vllm.step.terms import StepTerms
 
@@ -69,7 +69,7 @@ class Policy:
         self.requests = Requests(config.class_rule(vllm_policy.value), faults)
         self.kv_reserve = KvReserve(self.state)
         """How many KV blocks have to be free for an offline request to start."""
-        self.lanes = make_lanes(
+        self.queues = make_queues(
             config,
             policy=vllm_policy,
             is_offline=self.requests.is_offline,
@@ -98,7 +98,7 @@ class Policy:
         self.builder = StepBuilder(
             self.state,
             config,
-            self.lanes,
+            self.queues,
             self.requests.offline_ids,
             self.kv_reserve,
             self.slo_control,
@@ -109,7 +109,7 @@ class Policy:
         self.offline_log = OfflineLog()
         self.load_report = LoadReport(
             self.state,
-            self.lanes,
+            self.queues,
             self.requests.offline_ids,
             cost=self._cost,
             control=self.slo_control,
@@ -122,7 +122,7 @@ class Policy:
             kv_offloading,
             self.leftovers,
             *steering,
-            self.lanes,
+            self.queues,
             self.kv_reserve,
             self.builder,
             self.load_report,
@@ -152,7 +152,7 @@ class Policy:
         return self.prefix_of(request)
 
     def _num_shared(self, hashes: Sequence[Any]) -> int:
-        return self.lanes.waiting.offline.num_shared(hashes)
+        return self.queues.waiting.offline.num_shared(hashes)
 
     def _cost(self) -> Any:
         return self.learner.cost
@@ -190,7 +190,7 @@ class Policy:
         return found
 
     def _step_without_plan(self, now_s: float) -> OnlineOnlyStep | None:
-        if self._had_no_plan and self.lanes.num_online():
+        if self._had_no_plan and self.queues.num_online():
             # without a plan they would never make room
             try:
                 for request in filter(self.requests.is_offline, [*self.state.running]):
@@ -198,7 +198,7 @@ class Policy:
             except Exception:
                 self.faults.note("preemption of a request")
         self._had_no_plan = True
-        for queue in (self.lanes.waiting, self.lanes.holding):
+        for queue in (self.queues.waiting, self.queues.holding):
             queue.start_step(True, now_s)
         return self.leave_out_offline(None)
 
@@ -211,8 +211,8 @@ class Policy:
         """
         running, is_offline = self.state.running, self.requests.is_offline
         num_online = sum(not is_offline(request) for request in running)
-        has_online = bool(self.lanes.num_online() or num_online)
-        self.lanes.waiting.offline_is_open = self.lanes.holding.offline_is_open = not has_online
+        has_online = bool(self.queues.num_online() or num_online)
+        self.queues.waiting.offline_is_open = self.queues.holding.offline_is_open = not has_online
         if not has_online:
             return None
         granted = [] if step is None else step.granted
@@ -247,7 +247,7 @@ class Policy:
             budget = step.plan.budget
             terms = StepTerms() if budget is None else budget.terms
             self.step_limit_s, self.step_price = terms.limit_s, terms.price
-        waiting = self.lanes.waiting.offline
+        waiting = self.queues.waiting.offline
         for request in step.granted:
             if request in waiting:  # vLLM had no room for it
                 waiting.no_room(request)
@@ -274,7 +274,7 @@ class Policy:
         self.meter.completed(output, outputs, self.learner, is_busy=is_busy, now_s=now_s)
 
     def _log_offline(self, now_s: float) -> None:
-        num_waiting = self.lanes.num_offline()
+        num_waiting = self.queues.num_offline()
         num_running = len(self.requests.offline_ids) - num_waiting
         line = self.offline_log.line(now_s, num_running, num_waiting)
         if line is not None:

@@ -77,9 +77,9 @@ class HyGenScheduler(Scheduler):
         super().__init__(vllm_config, *args, **kwargs)
         clocks = Clocks(clock, wall_clock)
         self.hygen = self.policy_class(self, config, kv_offloading, self.faults, clocks)
-        lanes = self.hygen.lanes
-        self.waiting: TwoLaneQueue = lanes.waiting
-        self.kv_holding_waiting: TwoLaneQueue = lanes.holding
+        queues = self.hygen.queues
+        self.waiting: TwoLaneQueue = queues.waiting
+        self.kv_holding_waiting: TwoLaneQueue = queues.holding
         self.has_policy = True
 
     def is_offline(self, request: Request) -> bool:

@@ -8,10 +8,10 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.requests import Follower
 from hygen_vllm.operate.log import engine_logger
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.online_share import OnlineShare

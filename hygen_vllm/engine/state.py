@@ -21,8 +21,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 
+from hygen_vllm.cost.composition import StepComposition
 from hygen_vllm.engine.release import release_of
-from hygen_vllm.price.composition import StepComposition
 from hygen_vllm.targets.online_alone import EngineLimits
 
 MOST_LOOKED_AT = 256

@@ -9,6 +9,7 @@ from itertools import chain
 from vllm.v1.request import Request
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.engine.arrivals import Arrival, expected_arrivals, is_ready, ready_with_kv
 from hygen_vllm.engine.hook import OpenStep
 from hygen_vllm.engine.kv_reserve import KvReserve
@@ -16,10 +17,9 @@ from hygen_vllm.engine.make_room import Room, RoomMaker, room_of_decodes
 from hygen_vllm.engine.requests import Follower
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, lora_id, sum_over
-from hygen_vllm.engine.waiting_queue import Lanes
+from hygen_vllm.engine.waiting_queue import WaitingQueues
 from hygen_vllm.kv.pace import Pace, pace_of
 from hygen_vllm.lane.offline_queue import Start
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.gate import BATCH_GATE, Gate
 from hygen_vllm.step.online_share import OnlineShare
 from hygen_vllm.step.plan import StepPlan
@@ -48,7 +48,7 @@ class StepBuilder(Follower):
 
     state: EngineState
     config: HyGenConfig
-    lanes: Lanes
+    queues: WaitingQueues
     offline_ids: Collection[str]
     kv_reserve: KvReserve
     slo_control: SloControl | None
@@ -90,8 +90,8 @@ class StepBuilder(Follower):
         num_online, is_decoding = self._put_online_first()
         can_admit = state.can_admit_waiting()
         defers_prefills = is_throttled and self._defers_prefills(num_online)
-        waiting, holding = self.lanes.waiting, self.lanes.holding
-        num_waiting = self.lanes.num_online(), self.lanes.num_offline()
+        waiting, holding = self.queues.waiting, self.queues.holding
+        num_waiting = self.queues.num_online(), self.queues.num_offline()
         cap, offline_cap = chunk_caps(state, num_online, *num_waiting)
         arrivals: list[Arrival] = []
         num_behind = 0
@@ -159,7 +159,7 @@ class StepBuilder(Follower):
         return step, defers_prefills
 
     def _trusted_prefill(self, gate: Gate, learner: CostLearner, expects_online: bool) -> int:
-        """Return the offline prefill tokens up to which the prices are trusted."""
+        """Return the offline prefill tokens up to which the costs are trusted."""
         if gate.mode == "off" or not expects_online or learner.trusts_any_size:
             return self.state.max_step_tokens
         seen = learner.largest_prefill_tokens
@@ -167,7 +167,7 @@ class StepBuilder(Follower):
 
     def _pace(self, gate: Gate, blocks_left: int) -> Pace:
         """Return what the KV blocks that are left make of offline work."""
-        following = None if gate.mode == "off" else self.lanes.waiting.offline.next_candidate()
+        following = None if gate.mode == "off" else self.queues.waiting.offline.next_candidate()
         if following is None:
             return NO_PACE
         its_blocks = max(1.0, following.num_tokens / self.state.tokens_per_block)
@@ -205,7 +205,7 @@ class StepBuilder(Follower):
         vLLM admits nobody behind one of them that cannot go on. One whose load failed has none and
         waits like any other.
         """
-        queue = self.lanes.holding
+        queue = self.queues.holding
         for request in [*queue.offline]:
             if not request.num_computed_tokens and self.state.has_loaded(request):
                 self.state.wait_without_kv(request)
@@ -244,13 +244,13 @@ class StepBuilder(Follower):
         Where no online request is here nobody waits for it: then every free slot gets a request.
         """
         order_s = ORDERING_SHARE * (step_s or UNKNOWN_STEP_S)
-        if num_online or self.lanes.num_online():
+        if num_online or self.queues.num_online():
             return order_s, 1
         return order_s, max(1, self.state.max_running - len(self.state.running))
 
     def _defers_prefills(self, num_online: int) -> bool:
         """Whether a throttled step defers prefills (:636): online ones for online decodes only."""
-        has_online = num_online or self.lanes.num_online()
+        has_online = num_online or self.queues.num_online()
         return self.state.defers_prefills(num_online if has_online else len(self.state.running))
 
     def _is_offline(self, request: Request) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the steps of an engine: prices, targets and the trace learn from what they took."""
+"""Measures the steps of an engine: costs, targets and the trace learn from what they took."""
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
@@ -8,10 +8,10 @@ from typing import Any
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreOutputs
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.trace import TracedStep, TraceWriter
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState
-from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.price.trace import TracedStep, TraceWriter
 from hygen_vllm.step.feedback import MeasuredStep, StepFeedback
 from hygen_vllm.step.plan import StepPlan
 

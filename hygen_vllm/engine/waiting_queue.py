@@ -182,7 +182,7 @@ class TwoLaneQueue(RequestQueue, Sequence[Request]):
 
 
 @dataclass(frozen=True)
-class Lanes(Follower):
+class WaitingQueues(Follower):
     """Both of vLLM's waiting queues: of requests that wait, and that hold KV blocks meanwhile."""
 
     waiting: TwoLaneQueue
@@ -203,7 +203,7 @@ class Lanes(Follower):
             self.holding.offline.settle(request, 0.0)
 
 
-def make_lanes(  # noqa: PLR0913 - made in one place
+def make_queues(  # noqa: PLR0913 - made in one place
     config: HyGenConfig,
     *,
     policy: SchedulingPolicy,
@@ -212,7 +212,7 @@ def make_lanes(  # noqa: PLR0913 - made in one place
     remaining_tokens: Callable[[Request], float],
     clock: Callable[[], float],
     faults: PolicyFaults,
-) -> Lanes:
+) -> WaitingQueues:
     """Return the waiting queues of an engine, empty.
 
     Args:
@@ -234,7 +234,7 @@ def make_lanes(  # noqa: PLR0913 - made in one place
     def queue(make_offline: Callable[[], OfflineQueue[Request]]) -> TwoLaneQueue:
         return TwoLaneQueue(policy, make_offline, is_offline, clock, faults)
 
-    return Lanes(
+    return WaitingQueues(
         queue(lambda: OfflineQueue(key, rules, clock, place)),
         queue(lambda: OfflineQueue(lambda _: LaneKey())),
     )

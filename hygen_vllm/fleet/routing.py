@@ -3,7 +3,7 @@
 
 A router knows what the engines told of their load some time ago, and what it sent since. The one of
 ours, SloRouter, sends a request where its first token is expected soonest and where it delays the
-tokens of others least: both are seconds, from the engines' own prices of a step.
+tokens of others least: both are seconds, by what a step costs each engine.
 """
 
 import random

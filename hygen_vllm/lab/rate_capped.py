@@ -61,7 +61,7 @@ class CappedStep:
         is_waiting = request.status is RequestStatus.WAITING
         starts = is_waiting and self._policy.requests.is_offline(request)
         if starts and not self._starts_left:
-            self._policy.lanes.waiting.offline_is_open = False
+            self._policy.queues.waiting.offline_is_open = False
             return 0
         granted = self._step.limit(request, computed, wanted)
         self._starts_left -= starts and granted > 0

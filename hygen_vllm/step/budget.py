@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass, field
 
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.kv.pace import Pace
-from hygen_vllm.price.cost import StepCost
 from hygen_vllm.step.terms import IDLE_STEPS, StepTerms
 
 
@@ -13,10 +13,10 @@ class OfflineBudget:
     """What is left of a step whose online share is closed. Is a `StepSoFar`.
 
     Args:
-        cost: None while nothing is known yet, or if nothing is to be priced.
+        cost: None while nothing is known yet, or if nothing is to be predicted.
         tokens_left: step tokens not taken; a request takes its tokens plus `slots_per_request`.
         blocks_left: free KV blocks that offline may take.
-        prefill_tokens_left: offline prefill tokens up to which the prices are trusted.
+        prefill_tokens_left: offline prefill tokens up to which the costs are trusted.
         pace: what the KV cache makes of offline work.
         total_tokens: tokens in the step so far, of either class.
         has_prefill: the step has a prefill chunk, of either class.

@@ -16,7 +16,7 @@ where its neighbours are of its kind.
 from collections import deque
 from dataclasses import dataclass
 
-from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.cost.composition import StepComposition
 from hygen_vllm.step.terms import StepForecast
 
 

@@ -4,8 +4,8 @@
 import math
 from dataclasses import dataclass, field
 
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.step.terms import IDLE_STEPS
 
 
@@ -14,7 +14,7 @@ class OnlineShare:
     """What the online class takes of a step, charged until offline first asks for a part of it.
 
     Args:
-        cost: prices; None while nothing is known yet, or if nothing is to be priced.
+        cost: None while nothing is known yet, or if nothing is to be predicted.
         max_tokens: of the step. A request takes its tokens plus `slots_per_request`.
         slots_per_request: input slots a request takes beside its tokens (speculative drafting).
         has_online: online requests run or can start in this step.
@@ -65,7 +65,7 @@ class OnlineShare:
 
     @property
     def least_s(self) -> float:
-        """Seconds of the smallest step that there can be, 0 while no price is known."""
+        """Seconds of the smallest step that there can be, 0 while no cost is known."""
         return 0.0 if self.cost is None else self.cost.base_s
 
     def idle_limit_s(self, idle_step_s: float) -> float:

@@ -25,7 +25,7 @@ class StepPlan:
         gate: says what offline may do.
         share: charged with online requests.
         blocks_left: free KV blocks that offline may take.
-        prefill_tokens_left: offline prefill tokens up to which the prices are trusted.
+        prefill_tokens_left: offline prefill tokens up to which the costs are trusted.
         pace: what the KV cache makes of offline work.
     """
 

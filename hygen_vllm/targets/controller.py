@@ -9,8 +9,8 @@ a step may take. Nothing has to be tuned or profiled before.
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.online_share import OnlineShare

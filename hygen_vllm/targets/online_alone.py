@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.cost.composition import StepComposition
 
 MOST_STEPS_AT_ONCE = 64
 """Bounds the time that catching up takes in one real step."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hygen_vllm.config import ConfigError, HyGenConfig
+from hygen_vllm.cost.profile import find_profile
 from hygen_vllm.files import one_line_errors
 from hygen_vllm.json_types import JsonView
-from hygen_vllm.price.profile import find_profile
 from hygen_vllm.slo import METRICS, Slo
 
 FILE_NAME = "online-alone.json"

@@ -7,12 +7,12 @@ import pytest
 from vllm.v1.request import RequestStatus
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.profile import Profile, save_profile
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.identity import engine_info
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
-from hygen_vllm.price.profile import Profile, save_profile
 from hygen_vllm.step.grant import Refusal
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens

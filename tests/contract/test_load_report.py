@@ -4,11 +4,11 @@
 import pytest
 from vllm.v1.engine.core import EngineCore
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.load_report import LEAST_AHEAD
 from hygen_vllm.fleet.engine_load import UTILITY, EngineLoad
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 

@@ -8,12 +8,12 @@ import pytest
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.request import RequestStatus
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine import arrivals as online_arrivals
 from hygen_vllm.engine.slo_control import SloControl
 from hygen_vllm.engine.state import EngineState, PrefixProbe
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine, expected_tokens
 

@@ -6,10 +6,10 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lane.offline_queue import NO_ROOM_S
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 from tests.support.classes import HYGEN
 from tests.support.clocks import STEP_S, SteppingClock
 from tests.support.fake_engine import FakeEngine
@@ -50,7 +50,7 @@ class OnlineLoad:
     def step(self):
         scheduler = self.engine.scheduler
         here = sum(r.request_id.startswith("online") for r in scheduler.running)
-        for _ in range(2 - here - scheduler.hygen.lanes.num_online()):
+        for _ in range(2 - here - scheduler.hygen.queues.num_online()):
             request = make_request(
                 f"online-{self.count}", tokens_of(self.count, 200), max_tokens=100
             )
@@ -88,7 +88,7 @@ def test_large_request_starts_in_the_end_among_small_ones_without_number(is_asyn
     engine.add(make_request("online-0", [1, 2, 3], max_tokens=2))
     count = 0
     for step in range(1200):
-        while engine.scheduler.hygen.lanes.num_offline() < 6:
+        while engine.scheduler.hygen.queues.num_offline() < 6:
             engine.add(offline(f"{count}", count, length=20, max_tokens=3 + count % 9))
             count += 1
         if step == 20:
@@ -107,7 +107,7 @@ def test_other_adapter_gets_its_turn(is_async, order, max_num_seqs):
     engine = engine_of(is_async, {"offline_order": order}, max_loras=1, max_num_seqs=max_num_seqs)
     count = 0
     for step in range(1500):
-        while engine.scheduler.hygen.lanes.num_offline() < 4:
+        while engine.scheduler.hygen.queues.num_offline() < 4:
             lengths = {"length": 8, "max_tokens": 3 + (count * 7) % 11}
             engine.add(offline(f"a{count}", count, lora=1, **lengths))
             count += 1
@@ -130,7 +130,7 @@ def test_clients_without_number_leave_a_tenant_its_share(is_async):
     for number in range(40):
         engine.add(offline(f"victim-{number}", number, tenant="victim"))
     for step in range(3000):
-        if engine.scheduler.hygen.lanes.num_offline() < 60:
+        if engine.scheduler.hygen.queues.num_offline() < 60:
             engine.add(offline(f"{step}", 100 + step, tenant=f"tenant-{step}"))
         engine.step()
     assert {f"offline-victim-{number}" for number in range(40)} <= engine.finished

@@ -11,10 +11,10 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine import arrivals as online_arrivals
 from hygen_vllm.lab.bare_scheduler import Limits, block_hasher, make_request, make_scheduler
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.gate import LatencyGate
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
@@ -476,5 +476,5 @@ def test_step_and_report_look_at_a_part_of_a_long_queue(is_async, policy, monkey
     report = scheduler.hygen.load_report.now()
     assert len(looked_at) < num_waiting
     assert num_waiting == report.num_online
-    waiting = 20 * scheduler.hygen.lanes.num_online()
+    waiting = 20 * scheduler.hygen.queues.num_online()
     assert waiting <= report.online_prefill_tokens <= waiting + 20 * 4

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.engine import arrivals as online_arrivals
 from hygen_vllm.engine import hook as open_step
 from hygen_vllm.engine import step_builder
@@ -20,7 +21,6 @@ from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.labels import ClassRule
 from hygen_vllm.lane.offline_queue import OfflineQueue
 from hygen_vllm.operate.faults import PolicyFaults
-from hygen_vllm.price.learner import CostLearner
 from hygen_vllm.step.feedback import StepFeedback
 from hygen_vllm.targets.controller import TargetController
 from tests.support.classes import HYGEN

@@ -4,11 +4,11 @@
 import pandas as pd
 import pytest
 
+from hygen_vllm.cost import trace as step_trace
 from hygen_vllm.engine.identity import engine_info
 from hygen_vllm.engine.step_meter import MEASURE_EVERY
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
 from hygen_vllm.lab.profile.read_trace import read_trace
-from hygen_vllm.price import trace as step_trace
 from tests.support.classes import HYGEN
 from tests.support.fake_engine import FakeEngine
 

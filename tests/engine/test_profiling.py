@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.fit import predict_seconds
+from hygen_vllm.cost.profile import Profile, load_profile
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, design
 from hygen_vllm.lab.profile.read_trace import features_of, read_trace
 from hygen_vllm.lab.profile.run import plan_visits
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.fit import predict_seconds
-from hygen_vllm.price.profile import Profile, load_profile
 from tests.support.engine_runner import TOGETHER, Job, Run
 from tests.support.processes import ENGINE_ENVIRONMENT, log_tail, run_process
 from tests.support.step_traces import composition

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from hygen_vllm.cost.profile import Profile, save_profile
 from hygen_vllm.lab.cli import main
 from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
-from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.simulation import engine_of, simulate_command, simulate_flags
 from tests.support.step_traces import COST, ENGINE
 

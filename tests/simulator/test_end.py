@@ -3,10 +3,10 @@
 
 import pytest
 
+from hygen_vllm.cost.profile import Profile, save_profile
 from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.lab.simulator.simulation import STUCK_S, Requests, limits_of
 from hygen_vllm.lab.workloads.arrivals import Arrival
-from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.simulation import SimpleDevice, column, engine_of, figures, run_of
 from tests.support.step_traces import COST, ENGINE
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An engine to make profiles and traces of."""
 
-from hygen_vllm.price.engine_info import EngineInfo
+from hygen_vllm.cost.engine_info import EngineInfo
 
 ENGINE = EngineInfo(
     model="Llama-2-7b",

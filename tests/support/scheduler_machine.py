@@ -24,12 +24,12 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.profile import Profile, save_profile
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.identity import engine_info
 from hygen_vllm.lab.bare_scheduler import Limits, make_request, make_scheduler
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
-from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.classes import HYGEN, STOCK
 from tests.support.fake_engine import FakeEngine, expected_tokens
 from tests.support.kv_transfer import storing, write_loaded

@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.profile import Profile, save_profile
 from hygen_vllm.lab.bare_scheduler import Clock
 from hygen_vllm.lab.policies import Policy, find_policy
 from hygen_vllm.lab.simulator.figures import result_of
@@ -17,8 +19,6 @@ from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.lab.simulator.simulation import Requests, Run, simulate
 from hygen_vllm.lab.simulator.step_work import StepWork
 from hygen_vllm.lab.workloads.arrivals import Arrival
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.step_traces import COST, ENGINE
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.step_cost import StepCost
+from hygen_vllm.cost.trace import TracedStep, header, row
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape, design
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.trace import TracedStep, header, row
 
 ENGINE = EngineInfo(
     model="Tiny",

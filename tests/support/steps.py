@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
-from hygen_vllm.price.fit import Matrix
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.fit import Matrix
+from hygen_vllm.cost.step_cost import StepCost
 
 TRUE = StepCost(0.02, 2e-4, 3e-8, 1e-3, 1.2e-4, 2e-8, 1e-7, TokenCurve((128, 512), (5e-5, 1.5e-4)))
 """About a small model on a CPU: 20 ms a step, 0.12 ms a prefill token, bends at 128 and 512."""

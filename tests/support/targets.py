@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from hygen_vllm.price.cost import StepCost
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.step.online_share import OnlineShare
 
 

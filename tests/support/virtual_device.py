@@ -3,10 +3,10 @@
 
 import random
 
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.engine.state import EngineState
 from hygen_vllm.lab.bare_scheduler import Limits, make_scheduler
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
 from tests.support.fake_engine import FakeWorker
 
 GPU = StepCost(8e-3, 2e-5, 3e-9, 1e-4, 5e-5, 1e-9, 1e-9, TokenCurve((128,), (1e-5,)))

@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 from hygen_vllm.batch.batch_file import read_rows
 from hygen_vllm.batch.results_file import ResultsFile
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.profile import Profile, load_profile, save_profile
+from hygen_vllm.cost.trace import TracedStep, header, row
 from hygen_vllm.lab.profile.read_trace import read_trace
 from hygen_vllm.lab.report import page
 from hygen_vllm.lab.report.report import write_report
@@ -29,9 +32,6 @@ from hygen_vllm.lab.simulator.device_model import load_device
 from hygen_vllm.lab.workloads.prompts import read_gsm8k
 from hygen_vllm.lab.workloads.sources import OnlineQuery, find_offline, find_online
 from hygen_vllm.lab.workloads.tokenizers import HashTokenizer
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.profile import Profile, load_profile, save_profile
-from hygen_vllm.price.trace import TracedStep, header, row
 from hygen_vllm.ray_serving.app_config import AppConfig
 from hygen_vllm.targets.reference import load_reference
 from tests.support.results import document

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from tqdm import tqdm
 
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.plan.report import write_plan
 from hygen_vllm.lab.plan.slot_job import SampledSlot, SlotJob, serve
 from hygen_vllm.lab.plan.slots import Slot, TokenPrices, choose, slot_seconds, slots_of
@@ -18,7 +19,6 @@ from hygen_vllm.lab.simulator.many_runs import import_for_processes, in_processe
 from hygen_vllm.lab.simulator.options import SimulateOptions, load_engine, tokenizer_of
 from hygen_vllm.lab.workloads.arrivals import Arrival, thin
 from hygen_vllm.lab.workloads.sources import OnlineQuery, find_offline, find_online
-from hygen_vllm.price.profile import load_profile
 
 OFFLINE_PER_S = 10
 """Offline requests that wait, for each second of a slot."""

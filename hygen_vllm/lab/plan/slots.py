@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.workloads.arrivals import Arrival
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.engine_info import EngineInfo
 
 USUAL_S = 120.0
 """Of a slot: the bursts of a load are in it, its simulation takes a few seconds."""

@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.fit import Matrix, total_tokens
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.fit import Matrix, total_tokens
 
 
 @dataclass(frozen=True)

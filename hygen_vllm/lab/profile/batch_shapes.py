@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
-from hygen_vllm.price.curve import fine_knees
-from hygen_vllm.price.engine_info import EngineInfo
+from hygen_vllm.cost.curve import fine_knees
+from hygen_vllm.cost.engine_info import EngineInfo
 
 NUM_STEPS = 4
 """Steps measured in a row of each batch."""

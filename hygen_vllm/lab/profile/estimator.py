@@ -15,10 +15,10 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.curve import COARSE_KNEES, fine_knees
+from hygen_vllm.cost.fit import Matrix, fit_cost, predict_seconds, total_tokens
 from hygen_vllm.lab.profile.read_trace import is_measured
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.curve import COARSE_KNEES, fine_knees
-from hygen_vllm.price.fit import Matrix, fit_cost, predict_seconds, total_tokens
 
 STEPS_PER_KNEE = 5
 """A knee is used only if so many steps lie between it and the next one."""

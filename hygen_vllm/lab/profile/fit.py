@@ -10,13 +10,13 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.fit import Matrix, predict_seconds
+from hygen_vllm.cost.profile import Profile, load_profile
 from hygen_vllm.lab.profile.accuracy import Accuracy, by_region, noise_floor
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS
 from hygen_vllm.lab.profile.estimator import StepTimeRegressor
 from hygen_vllm.lab.profile.read_trace import features_of, read_trace
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.fit import Matrix, predict_seconds
-from hygen_vllm.price.profile import Profile, load_profile
 
 if TYPE_CHECKING:
     import pandas as pd

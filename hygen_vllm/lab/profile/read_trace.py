@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads step traces, which price/trace.py writes."""
+"""Reads step traces, which cost/trace.py writes."""
 
 import gzip
 import io
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.trace import FORMAT, VERSION
 from hygen_vllm.files import one_line_errors
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.trace import FORMAT, VERSION
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.fit import total_tokens
+from hygen_vllm.cost.profile import save_profile
 from hygen_vllm.files import replacing, write_text
 from hygen_vllm.lab.profile.accuracy import masks_by_kind
 from hygen_vllm.lab.profile.fit import FittedProfile
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.fit import total_tokens
-from hygen_vllm.price.profile import save_profile
 
 COLOURS = {"decodes only": "tab:blue", "prefills only": "tab:orange", "both": "tab:green"}
 

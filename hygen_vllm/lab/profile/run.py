@@ -18,11 +18,11 @@ from typing import Any
 from tqdm import tqdm
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.trace import header, row
 from hygen_vllm.files import naming, write_text
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape, design
 from hygen_vllm.lab.profile.read_trace import read_trace
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.trace import header, row
 
 WARM_UP_VISITS = 5
 

@@ -17,9 +17,9 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 from vllm.v1.request import Request, RequestStatus
 
+from hygen_vllm.cost.trace import TracedStep
 from hygen_vllm.engine.identity import engine_info
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape
-from hygen_vllm.price.trace import TracedStep
 
 ENGINE_SETTINGS: dict[str, Any] = {
     "scheduler_cls": "hygen_vllm.HyGenScheduler",

@@ -4,12 +4,12 @@
 import numpy as np
 import pandas as pd
 
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.engine_info import EngineInfo
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, design
 from hygen_vllm.lab.profile.fit import MeasuredSteps
 from hygen_vllm.lab.simulator.step_time import Device
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.engine_info import EngineInfo
 
 
 def modelled_steps(

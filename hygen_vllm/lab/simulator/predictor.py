@@ -7,13 +7,13 @@ wrong on purpose, by a systematic error that learning from steps does not remove
 
 import numpy as np
 
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.fit import Matrix, fit_cost, predict_seconds
+from hygen_vllm.cost.learner import CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.profile.batch_shapes import design
 from hygen_vllm.lab.simulator.step_time import Device
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.fit import Matrix, fit_cost, predict_seconds
-from hygen_vllm.price.learner import CostLearner
 
 NUM_MIXES = 600
 NOISE = 0.03
@@ -24,9 +24,9 @@ LEAST_FACTOR = 0.05
 def profile_device(
     device: Device, engine: EngineInfo, knees: tuple[int, ...], seed: int
 ) -> tuple[StepCost, Matrix]:
-    """Return prices fitted to noisy steps of a device, and the sums of those steps.
+    """Return costs fitted to noisy steps of a device, and the sums of those steps.
 
-    Args: knees: where the curve of the prices may bend.
+    Args: knees: where the curve of the costs may bend.
     """
     works = [StepWork.of(shape) for shape in design(engine, NUM_MIXES, seed)]
     X = np.array([work.composition().features() for work in works], dtype=np.float64)
@@ -36,7 +36,7 @@ def profile_device(
 
 
 class Distortion:
-    """A systematic error of prices: all are too high, or all too low, each by a share of its own.
+    """A systematic error of costs: all are too high, or all too low, each by a share of its own.
 
     Which and by how much is seeded. The shares are half to one and a half times `mape` and such
     that predictions of the given steps are off by `mape` on average; what steps an engine really
@@ -52,12 +52,12 @@ class Distortion:
         self._factors = np.maximum(LEAST_FACTOR, 1.0 + sign * mape / mean_share * shares)
 
     def __call__(self, cost: StepCost) -> StepCost:
-        """Return prices that are off."""
+        """Return costs that are off."""
         return _scaled(cost, self._factors)
 
 
 def _scaled(cost: StepCost, factors: Matrix) -> StepCost:
-    """Return prices with each coefficient, and last the curve, times a factor of its own."""
+    """Return costs with each coefficient, and last the curve, times a factor of its own."""
     *some, curve_factor = factors.tolist()
     values = [factor * value for factor, value in zip(some, cost.coefficients(), strict=True)]
     first_prefill_s = curve_factor * cost.first_prefill_s
@@ -65,7 +65,7 @@ def _scaled(cost: StepCost, factors: Matrix) -> StepCost:
 
 
 class DistortedLearner(CostLearner):
-    """Learns as CostLearner does, and publishes prices that are off all the same."""
+    """Learns as CostLearner does, and publishes costs that are off all the same."""
 
     def __init__(self, given: StepCost, distortion: Distortion) -> None:
         self._distortion = distortion

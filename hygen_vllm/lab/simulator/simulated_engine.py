@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.profile import load_profile
 from hygen_vllm.lab.simulator.step_time import Device, Disturbance, load_step_times
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.profile import load_profile
 
 SHORTEST = 2
 """Tokens of the shortest request: one of prompt, one of output."""
@@ -19,9 +19,9 @@ class SimulatedEngine:
 
     Args:
         info: model and limits; `is_async` says how it is stepped.
-        knees: where prices fitted to the device may bend.
+        knees: where costs fitted to the device may bend.
         predictor_error: MAPE of a systematic error of the scheduler's predictions.
-        is_profiled: the scheduler starts with prices fitted to the device, else with none.
+        is_profiled: the scheduler starts with costs fitted to the device, else with none.
     """
 
     info: EngineInfo

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.lab.bare_scheduler import Limits, block_hasher, make_scheduler
 from hygen_vllm.lab.policies import Policy
 from hygen_vllm.lab.simulator.lazy_request import LazyRequest, quick_hash, sampling_params
@@ -28,7 +29,6 @@ from hygen_vllm.lab.simulator.simulated_engine import SimulatedEngine
 from hygen_vllm.lab.simulator.step_time import StepClock
 from hygen_vllm.lab.simulator.virtual_engine import Observer, VirtualClock, VirtualEngine
 from hygen_vllm.lab.workloads.arrivals import Arrival, fit_length
-from hygen_vllm.price.learner import CostLearner
 
 ONLINE, OFFLINE = "online", "offline"
 OFFLINE_PRIORITY = 1

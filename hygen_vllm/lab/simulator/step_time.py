@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from hygen_vllm.cost.profile import find_profile, load_profile
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.lab.simulator.device_model import FILE_NAME, load_device
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.profile import find_profile, load_profile
 
 
 class Device(Protocol):

@@ -4,8 +4,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hygen_vllm.cost.composition import StepComposition
 from hygen_vllm.lab.profile.batch_shapes import BatchShape
-from hygen_vllm.price.composition import StepComposition
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from hygen_vllm.cost.composition import StepComposition
 from hygen_vllm.lab.profile.accuracy import Accuracy, by_region, noise_floor
-from hygen_vllm.price.composition import StepComposition
 from tests.support.steps import matrix
 
 SIGMA = 0.03

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
+from hygen_vllm.cost.engine_info import EngineInfo
 from hygen_vllm.lab.profile import batch_shapes
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape, Limits, design
-from hygen_vllm.price.engine_info import EngineInfo
 from tests.support.step_traces import ENGINE
 
 LAW = settings(derandomize=True, deadline=None, max_examples=60)

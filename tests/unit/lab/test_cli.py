@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from hygen_vllm import __version__
+from hygen_vllm.cost.profile import Profile, load_profile, save_profile
 from hygen_vllm.lab.cli import main
-from hygen_vllm.price.profile import Profile, load_profile, save_profile
 from tests.support.step_traces import COST, ENGINE, served_rows, write_trace
 
 PROFILE = ["profile", "--model", "m", "--out", "d"]

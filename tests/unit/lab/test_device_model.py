@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.profile import load_profile, shipped_profiles
 from hygen_vllm.lab.profile.batch_shapes import BatchShape, design
 from hygen_vllm.lab.profile.read_trace import read_trace
 from hygen_vllm.lab.simulator.device_model import DeviceModel, load_device, save_device
 from hygen_vllm.lab.simulator.modelled_steps import modelled_steps
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.profile import load_profile, shipped_profiles
 from tests.support.step_traces import ENGINE, composition
 
 LAW = settings(derandomize=True, deadline=None, max_examples=80)

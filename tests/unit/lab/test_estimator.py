@@ -12,10 +12,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from hygen_vllm.cost.composition import FEATURES, StepComposition
+from hygen_vllm.cost.curve import COARSE_KNEES
+from hygen_vllm.cost.fit import Matrix
 from hygen_vllm.lab.profile.estimator import STEPS_PER_KNEE, StepTimeRegressor
-from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.curve import COARSE_KNEES
-from hygen_vllm.price.fit import Matrix
 from tests.support.steps import TRUE, matrix, measured
 
 X, SECONDS = measured(0, 400)

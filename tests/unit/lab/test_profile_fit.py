@@ -14,13 +14,13 @@ import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.fit import predict_seconds
+from hygen_vllm.cost.profile import load_profile
+from hygen_vllm.cost.trace import COLUMNS
 from hygen_vllm.lab.profile.estimator import StepTimeRegressor
 from hygen_vllm.lab.profile.fit import MeasuredSteps, evaluate_profile, fit_profile
 from hygen_vllm.lab.profile.report import report_text, write_profile
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.fit import predict_seconds
-from hygen_vllm.price.profile import load_profile
-from hygen_vllm.price.trace import COLUMNS
 from tests.support.step_traces import COST, ENGINE, profiled_rows, served_rows, write_trace
 
 NOISE = 0.02

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.trace import TracedStep, header
 from hygen_vllm.lab.profile import run
 from hygen_vllm.lab.profile.batch_shapes import NUM_STEPS, BatchShape, design
 from hygen_vllm.lab.profile.read_trace import read_trace
 from hygen_vllm.lab.profile.run import WARM_UP_VISITS, ProfileOptions, Visit, measure, plan_visits
-from hygen_vllm.price.engine_info import EngineInfo
-from hygen_vllm.price.trace import TracedStep, header
 from tests.support.step_traces import ENGINE, steps_in_a_row
 
 SMALL = replace(ENGINE, max_num_batched_tokens=16, max_num_seqs=2, max_model_len=32)

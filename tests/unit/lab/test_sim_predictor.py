@@ -6,13 +6,13 @@ import random
 import numpy as np
 import pytest
 
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.fit import predict_seconds
+from hygen_vllm.cost.learner import CostLearner
 from hygen_vllm.lab.profile.batch_shapes import design
 from hygen_vllm.lab.simulator.predictor import DistortedLearner, Distortion, profile_device
 from hygen_vllm.lab.simulator.step_time import PricedDevice, load_step_times
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.fit import predict_seconds
-from hygen_vllm.price.learner import CostLearner
 from tests.support.step_traces import COST, ENGINE
 
 DEVICE = PricedDevice(COST)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.profile import Profile, save_profile
 from hygen_vllm.lab.profile.batch_shapes import BatchShape
 from hygen_vllm.lab.simulator.device_model import DeviceModel, save_device
 from hygen_vllm.lab.simulator.step_time import Disturbance, PricedDevice, StepClock, load_step_times
 from hygen_vllm.lab.simulator.step_work import StepWork
-from hygen_vllm.price.profile import Profile, save_profile
 from tests.support.step_traces import COST, ENGINE, composition
 
 SHAPE = BatchShape(contexts=(5, 9), chunks=((16, 0), (3, 40)))

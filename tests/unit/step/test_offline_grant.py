@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.kv.pace import Pace
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.gate import LatencyGate
 from hygen_vllm.step.grant import LEAST_PRICE, ChunkView, Refusal, grant_chunk, grant_decode
 from hygen_vllm.step.online_share import OnlineShare
 from hygen_vllm.step.plan import StepPlan
 from hygen_vllm.step.terms import StepTerms
-from tests.support.prices import costs
+from tests.support.costs import costs
 
 BLOCK_SIZE = 4
 FLAT = StepCost(1, 1, 0, 0, 1, 0, 0)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.config import HyGenConfig
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.kv.pace import Pace
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
 from hygen_vllm.step.budget import OfflineBudget
 from hygen_vllm.step.gate import LatencyGate
 from hygen_vllm.step.online_share import OnlineShare

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.price.composition import StepComposition
+from hygen_vllm.cost.composition import StepComposition
 from hygen_vllm.targets.online_alone import (
     MOST_LAG_S,
     MOST_STEPS_AT_ONCE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hygen_vllm.price.cost import StepCost
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.slo import Slo
 from hygen_vllm.step.feedback import MeasuredStep
 from hygen_vllm.step.terms import StepForecast, StepTerms

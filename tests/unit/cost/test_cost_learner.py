@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hygen_vllm.price import learner as cost_learner
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.learner import REFIT_EVERY, STEPS_PER_KIND, CostLearner
+from hygen_vllm.cost import learner as cost_learner
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.learner import REFIT_EVERY, STEPS_PER_KIND, CostLearner
+from hygen_vllm.cost.step_cost import StepCost
 from tests.support.steps import TRUE, decodes, mixed, mixed_steps, noise
 
 GIVEN = [None, TRUE]

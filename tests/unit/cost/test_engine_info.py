@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hygen_vllm.price.engine_info import EngineInfo
+from hygen_vllm.cost.engine_info import EngineInfo
 from tests.support.engines import ENGINE, OTHERS
 
 DECIDING = [field for field, _ in OTHERS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles: the price of a step on one engine, as JSON. Data only, nothing in it runs.
+"""Profiles: the cost of a step on one engine, as JSON. Data only, nothing in it runs.
 
 A profile is a folder with `profile.json` (this file), made by `hygen profile` or `hygen fit`; those
 that ship are found by name, DEVICE-MODEL for `profiles/DEVICE/MODEL`.
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.engine_info import EngineInfo
+from hygen_vllm.cost.step_cost import StepCost
 from hygen_vllm.files import one_line_errors, write_text
 from hygen_vllm.json_types import Json, JsonView
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
-from hygen_vllm.price.engine_info import EngineInfo
 
 FORMAT = "hygen-profile"
 VERSION = 1
@@ -31,7 +31,7 @@ REMEDY = "make a new one with: hygen profile --model MODEL [engine flags] --out 
 
 @dataclass(frozen=True)
 class Profile:
-    """The price of a step on an engine.
+    """The cost of a step on an engine.
 
     Args:
         source: "measured" on it, "modelled" from figures published about it, or "derived" from

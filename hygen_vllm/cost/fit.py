@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits the prices of a step: non-negative, by the absolute relative error, deaf to outliers.
+"""Fits the costs of a step: non-negative, by the absolute relative error, deaf to outliers.
 
 The mean of |predicted / measured - 1| is what users of a prediction see (MAPE), and one step that
 stalled counts in it once, however long it took. It is minimised by a few rounds of weighted
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from hygen_vllm.price.composition import FEATURES
-from hygen_vllm.price.cost import NUM_COEFFICIENTS, StepCost
-from hygen_vllm.price.curve import TokenCurve, segments
+from hygen_vllm.cost.composition import FEATURES
+from hygen_vllm.cost.curve import TokenCurve, segments
+from hygen_vllm.cost.step_cost import NUM_COEFFICIENTS, StepCost
 
 Matrix = NDArray[np.float64]
 
 SUMS = ("base", *FEATURES, "has_prefill")
-"""Columns of the matrix that prices are fitted to, before those of the curve."""
+"""Columns of the matrix that costs are fitted to, before those of the curve."""
 LAUNCHES_AND_CONTEXTS = [
     i for i, name in enumerate(SUMS) if name not in ("base", "decode_tokens", "prefill_tokens")
 ]
@@ -39,7 +39,7 @@ def fit_cost(X: Matrix, seconds: Matrix, knees: Sequence[int], ridge: float = 1e
     Args:
         X: float64 (num_steps, len(FEATURES)).
         seconds: float64 (num_steps,), all finite and > 0.
-        ridge: shares the price among sums that have only been seen together; see BASE_RIDGE.
+        ridge: shares the cost among sums that have only been seen together; see BASE_RIDGE.
     """
     columns = np.column_stack([_base_and_sums(X), has_prefill(X), segments(total_tokens(X), knees)])
     ridges = np.full(columns.shape[1], ridge * TOKEN_RIDGE)

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hygen_vllm.price.cost import NUM_COEFFICIENTS, StepCost
-from hygen_vllm.price.curve import TokenCurve
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.step_cost import NUM_COEFFICIENTS, StepCost
 
 KNEES = st.sampled_from((0, 1, 8, 63, 64, 65, 72, 128, 256, 512)) | st.integers(0, 600)
 

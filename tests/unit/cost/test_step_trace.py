@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost import trace as step_trace
+from hygen_vllm.cost.composition import FEATURES, StepComposition
+from hygen_vllm.cost.trace import COLUMNS, FORMAT, VERSION, TracedStep, TraceWriter, header, row
 from hygen_vllm.lab.profile.read_trace import features_of, is_measured, read_trace
-from hygen_vllm.price import trace as step_trace
-from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.trace import COLUMNS, FORMAT, VERSION, TracedStep, TraceWriter, header, row
 from tests.support.engines import ENGINE
 from tests.support.steps import matrix, mixed_steps
 

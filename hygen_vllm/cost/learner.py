@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learns the price of a step from measured steps while the engine serves.
+"""Learns the cost of a step from measured steps while the engine serves.
 
 Two things are learned at two speeds. The form: the latest steps of each kind (with or without
 prefill, by size) are kept, so that a long time of one kind does not wash out the others, and the
@@ -20,24 +20,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import COARSE_KNEES
-from hygen_vllm.price.fit import Matrix, fit_cost, predict_seconds, refit_cost
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import COARSE_KNEES
+from hygen_vllm.cost.fit import Matrix, fit_cost, predict_seconds, refit_cost
+from hygen_vllm.cost.step_cost import StepCost
 
 STEPS_PER_KIND = 32
-"""Steps that tell the form of a kind: several for each of the nine prices."""
+"""Steps that tell the form of a kind: several for each of the nine coefficients."""
 REFIT_EVERY = 32
 """Steps between two fits once there are many; the first steps are all fitted at once."""
 RIDGE = 1e-3
-"""Of a fit to few steps: a price that they say little about stays as it was."""
+"""Of a fit to few steps: a coefficient that they say little about stays as it was."""
 LEVEL_GAIN = 0.1
 """Share of a step's difference by which the level follows."""
 LARGEST_SURPRISE = 0.1
 """Logarithm of measured / predicted beyond which a step says no more: 10 times as long moves the
 level by LEVEL_GAIN * LARGEST_SURPRISE, 1 %."""
 LEVEL_TO_PUBLISH = 0.005
-"""Change of the level below which prices stay as they are: half a percent decides nothing."""
+"""Change of the level below which costs stay as they are: half a percent decides nothing."""
 CLEARLY_BETTER = 0.01
 """Difference of mean relative errors that decides between a change of level and a new form."""
 
@@ -54,13 +54,13 @@ class CostLearner:
     """Holds the current StepCost: a given one, a learned one, or none yet.
 
     Args:
-        given: known prices, for example from a profile; learning goes on from there, and prices of
+        given: known costs, for example from a profile; learning goes on from there, and costs of
             what the engine has not done yet stay as they are but for the level.
     """
 
     def __init__(self, given: StepCost | None = None) -> None:
         self.cost = given
-        """Prices at the present level."""
+        """Costs at the present level."""
         self.largest_prefill_tokens = 0
         """Most prefill tokens seen in one step; the model is not trusted far beyond."""
         self._given = given
@@ -74,7 +74,7 @@ class CostLearner:
 
     @property
     def trusts_any_size(self) -> bool:
-        """True if the prices were given rather than learned from steps seen so far."""
+        """True if the costs were given rather than learned from steps seen so far."""
         return self._given is not None
 
     @property
@@ -133,7 +133,7 @@ class CostLearner:
     ) -> bool:
         """Whether a change of level explains the steps, rather than a new form.
 
-        Given prices that need nothing but another level are believed to be right otherwise.
+        Given costs that need nothing but another level are believed to be right otherwise.
         """
         if given is not None and _error(given, X, seconds) < error + 2 * CLEARLY_BETTER:
             return True

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TextIO
 
 from hygen_vllm.config import ConfigError
+from hygen_vllm.cost.composition import FEATURES, StepComposition
+from hygen_vllm.cost.engine_info import EngineInfo
 from hygen_vllm.json_types import JsonView
-from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.engine_info import EngineInfo
 
 logger = logging.getLogger("vllm.hygen")
 

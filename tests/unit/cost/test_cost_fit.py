@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import COARSE_KNEES, TokenCurve
-from hygen_vllm.price.fit import (
+from hygen_vllm.cost.composition import FEATURES, StepComposition
+from hygen_vllm.cost.curve import COARSE_KNEES, TokenCurve
+from hygen_vllm.cost.fit import (
     Matrix,
     fit_cost,
     fit_relative,
@@ -20,7 +19,8 @@ from hygen_vllm.price.fit import (
     refit_cost,
     total_tokens,
 )
-from tests.support.prices import costs
+from hygen_vllm.cost.step_cost import StepCost
+from tests.support.costs import costs
 from tests.support.steps import TRUE, matrix, measured, mixed_steps
 
 LAW = settings(derandomize=True, deadline=None, max_examples=60)

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from hygen_vllm.config import ConfigError
-from hygen_vllm.price import profile as profile_file
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.cost import StepCost
-from hygen_vllm.price.curve import TokenCurve
-from hygen_vllm.price.profile import (
+from hygen_vllm.cost import profile as profile_file
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.profile import (
     FILE_NAME,
     FORMAT,
     SOURCES,
@@ -25,6 +24,7 @@ from hygen_vllm.price.profile import (
     save_profile,
     shipped_profiles,
 )
+from hygen_vllm.cost.step_cost import StepCost
 from tests.support.engines import ENGINE, OTHERS
 
 COST = StepCost(

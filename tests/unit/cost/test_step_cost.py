@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.price.composition import FEATURES, StepComposition
-from hygen_vllm.price.cost import FLAT, NUM_COEFFICIENTS, StepCost
-from hygen_vllm.price.curve import TokenCurve
-from tests.support.prices import costs
+from hygen_vllm.cost.composition import FEATURES, StepComposition
+from hygen_vllm.cost.curve import TokenCurve
+from hygen_vllm.cost.step_cost import FLAT, NUM_COEFFICIENTS, StepCost
+from tests.support.costs import costs
 
 FREE = StepCost(0, 0, 0, 0, 0, 0, 0)
 LAW = settings(derandomize=True, deadline=None, max_examples=80)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hygen_vllm.price.curve import TokenCurve, fine_knees, segments
-from tests.support.prices import curves
+from hygen_vllm.cost.curve import TokenCurve, fine_knees, segments
+from tests.support.costs import curves
 
 LAW = settings(derandomize=True, deadline=None, max_examples=100)
 TOKENS = st.integers(0, 1000)

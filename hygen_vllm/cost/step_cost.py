@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The price of a step: a form that is additive over requests, and its inverse. Pure.
+"""The cost of a step: a form that is additive over requests, and its inverse. Pure.
 
 seconds = base + sum over decodes (decode + decode_context * c)
         + sum over chunks (prefill + prefill_token * n + prefill_attention * n * (c + n / 2)
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hygen_vllm.price.composition import StepComposition
-from hygen_vllm.price.curve import TokenCurve
+from hygen_vllm.cost.composition import StepComposition
+from hygen_vllm.cost.curve import TokenCurve
 
 NUM_COEFFICIENTS = 7
 """Of the sums: the base, and one for each of FEATURES."""

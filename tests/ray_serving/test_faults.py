@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.two_replicas, pytest.mark.timeout(
 REPLICA, ENGINE = "ray::ServeReplica:default:HyGenServer", "VLLM::EngineCore"
 POOL = "ray::ServeReplica:default:OfflinePool"
 STANDSTILL, JOB_INTERRUPTED, JOB_KILLED = "standstill", "job interrupted", "job killed"
-STANDS_STILL_S = 2 * AppConfig.lease_s
+STANDS_STILL_S = 2 * AppConfig.model_fields["lease_s"].default
 TIMES = int(os.environ.get("FAULT_TIMES", "1"))
 """How often each fault is made."""
 ROWS = 60

@@ -30,6 +30,7 @@ INSTALL_LIMIT_S, COMMAND_LIMIT_S, ENGINE_LIMIT_S = 900.0, 60.0, 400.0
 BUILD_FILES = {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
 NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "demo-results")
 PROFILE_FILES = ("profile.json", "device.json")
+DATA_FILES = ("py.typed", "lab/report/page.html")
 BAD_ARGUMENTS = 2
 ENGINE_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
@@ -208,7 +209,7 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive_of_wheel:
         in_wheel = set(archive_of_wheel.namelist())
     about = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/"
-    package = modules | {f"hygen_vllm/{name}" for name in profiles} | {"hygen_vllm/py.typed"}
+    package = modules | {f"hygen_vllm/{name}" for name in (*profiles, *DATA_FILES)}
     report("missing in the sdist", (modules | profiles | BUILD_FILES) - in_sdist)
     report("missing in the wheel", (package | {f"{about}licenses/LICENSE"}) - in_wheel)
     report("in the wheel", {name for name in in_wheel if not name.startswith(about)} - package)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
 from check_wheel import (
     BUILD_FILES,
+    DATA_FILES,
     ROOT,
     StepError,
     check_contents,
@@ -47,8 +48,8 @@ def archives(folder: Path, without: str = "", extra: Iterable[str] = ()) -> tupl
             if name != without:
                 archive.addfile(tarfile.TarInfo(f"hygen_vllm-9/{name}"), io.BytesIO())
     with zipfile.ZipFile(wheel, "w") as archive_of_wheel:
-        shipped = [f"hygen_vllm/{name}" for name in profiles]
-        for name in [*modules, *shipped, "hygen_vllm/py.typed", LICENSE, *extra]:
+        shipped = [f"hygen_vllm/{name}" for name in (*profiles, *DATA_FILES)]
+        for name in [*modules, *shipped, LICENSE, *extra]:
             if name != without:
                 archive_of_wheel.writestr(name, "")
     return sdist, wheel
@@ -66,6 +67,7 @@ def test_complete_archives_are_fine(tmp_path: Path) -> None:
         ("hygen_vllm/slo.py", "missing in the sdist"),
         ("hygen_vllm/profiles/a100/llama2-7b/profile.json", "missing in the wheel"),
         ("hygen_vllm/py.typed", "missing in the wheel"),
+        ("hygen_vllm/lab/report/page.html", "missing in the wheel"),
         (LICENSE, "missing in the wheel"),
     ],
 )
